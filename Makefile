@@ -1,0 +1,42 @@
+# Every target installs what it needs into .venv. PYTHON chooses the interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test bench lint clean
+
+help:  ## Say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[binary,local]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet -e '.[binary,local,test,lint]'
+	tests/install-system-packages
+	@touch $@
+
+setup: $(VENV)/.test  ## Make .venv with everything that development needs
+
+demo: $(VENV)/.demo  ## An agent is killed in the middle of a step, and goes on where it stopped
+	$(BIN)/python python/examples/demo.py
+
+test: setup lint  ## Run every test, on every Postgres that is there
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: setup  ## Look at what a step costs: round trips, WAL, HOT updates
+	$(BIN)/python -m tests.bench
+
+lint: setup  ## Style and types
+	$(BIN)/ruff check python tests
+	$(BIN)/ruff format --check python tests
+	$(BIN)/mypy
+
+clean:  ## Remove what the targets made (not the data of a local Postgres)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

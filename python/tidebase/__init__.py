@@ -1,0 +1,88 @@
+"""Tidebase in Postgres: durable checkpoints for agents, kept in your own database.
+
+Wrap each unit of work in a named step; its result is stored the moment it completes. A run that crashed is called again
+with the same id and goes on where it stopped::
+
+    from tidebase import Tidebase
+
+    tide = Tidebase()
+
+    def research(run, input):
+        plan = run.step("plan", make_plan, input["question"])
+        return run.step("write", write, plan)
+
+    tide.run("research", research, run_id="question-1", input={"question": "..."})
+"""
+
+from .aio import AsyncRun, AsyncRunSession, AsyncTidebase
+from .calls import Event, RunInfo, StepInfo
+from .client import Tidebase
+from .decorators import step
+from .errors import (
+    BudgetExhausted,
+    DatabaseUnavailable,
+    InputMismatch,
+    Interruption,
+    InvalidArgument,
+    LeaseLost,
+    LeaseLostError,
+    NotEntitled,
+    NotFound,
+    NotMigrated,
+    NotSerializable,
+    ReviewNotOpen,
+    RunCancelled,
+    RunCancelledError,
+    RunFinal,
+    RunHeld,
+    RunNeedsReview,
+    RunNotFound,
+    RunSuspendedError,
+    StepNotRunning,
+    StepOutputDecodeError,
+    StepTimeout,
+    Suspended,
+    TidebaseError,
+    VersionConflict,
+)
+from .run import Run, RunSession
+from .step import StepOptions
+
+__all__ = [
+    "AsyncRun",
+    "AsyncRunSession",
+    "AsyncTidebase",
+    "BudgetExhausted",
+    "DatabaseUnavailable",
+    "Event",
+    "InputMismatch",
+    "Interruption",
+    "InvalidArgument",
+    "LeaseLost",
+    "LeaseLostError",
+    "NotEntitled",
+    "NotFound",
+    "NotMigrated",
+    "NotSerializable",
+    "ReviewNotOpen",
+    "Run",
+    "RunCancelled",
+    "RunCancelledError",
+    "RunFinal",
+    "RunHeld",
+    "RunInfo",
+    "RunNeedsReview",
+    "RunNotFound",
+    "RunSession",
+    "RunSuspendedError",
+    "StepInfo",
+    "StepNotRunning",
+    "StepOptions",
+    "StepOutputDecodeError",
+    "StepTimeout",
+    "Suspended",
+    "Tidebase",
+    "TidebaseError",
+    "VersionConflict",
+    "step",
+]

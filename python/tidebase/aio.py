@@ -1,0 +1,397 @@
+"""``AsyncTidebase``: the same names as in ``client`` and ``run``, awaited. What they do is in the flows both share."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+
+import psycopg
+
+from . import calls, codec, migrations, workflow
+from .calls import Event, RunInfo, StepInfo
+from .client import Registry
+from .database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool
+from .errors import Interruption, LeaseLostError, RunCancelledError, RunFinal, TidebaseError, interruption
+from .event import emit
+from .flow import Flow, drive_async, one
+from .lease import AsyncHeartbeats, Hold, new_holder
+from .step import Checkpoints, StepOptions, Work, describe, inside, perform
+from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
+from .workflow import Invocation, Started
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .migrations import MigrationReport
+
+P = ParamSpec("P")
+T = TypeVar("T")
+W = TypeVar("W", bound=Callable[..., Any])
+
+
+class AsyncStep:
+    """``await run.step(...)``: see :class:`tidebase.run.Step`. The function may be async or plain; a plain one runs in
+    the event loop's thread, so wrap it in ``asyncio.to_thread`` when it blocks.
+    """
+
+    def __init__(self, run: AsyncRun, options: StepOptions | None = None) -> None:
+        self._run = run
+        self._options = options
+
+    @overload
+    async def __call__(
+        self, name: str, function: Callable[[], Awaitable[T]], /, **options: Unpack[StepOptions]
+    ) -> T: ...
+
+    @overload
+    async def __call__(self, name: str, function: Callable[[], T], /, **options: Unpack[StepOptions]) -> T: ...
+
+    @overload
+    async def __call__(
+        self, name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    @overload
+    async def __call__(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def __call__(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return await self._run._perform(Work.of(name, function, args, kwargs, self._options))
+
+    def options(self, **options: Unpack[StepOptions]) -> AsyncStep:
+        """The same, with these options for the next call."""
+        return AsyncStep(self._run, cast(StepOptions, {**(self._options or {}), **options}))
+
+
+class AsyncTransaction(Transaction[AsyncConnection]):
+    """A :class:`~tidebase.transaction.Transaction` on a :class:`psycopg.AsyncConnection`."""
+
+    async def execute(self, query: Any, parameters: Any = None) -> psycopg.AsyncCursor[Any]:
+        """``connection.execute``; on a replay nothing happens, and the cursor has no rows."""
+        if self.replayed:
+            return cast("psycopg.AsyncCursor[Any]", Skipped())
+        return await self.connection.execute(query, parameters)
+
+
+class AsyncRun:
+    """A run that is being worked on; see :class:`tidebase.run.Run`. Safe under ``asyncio.gather``."""
+
+    def __init__(self, database: AsyncDatabase, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
+        self._database = database
+        self._hold = hold
+        self._checkpoints = checkpoints
+        self.workflow = workflow
+        self.step = AsyncStep(self)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._hold.run_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the run this is, from 1."""
+        return self._hold.attempt
+
+    @property
+    def token(self) -> int:
+        """The lease's fencing token, for calls to the SQL functions of one's own."""
+        return self._hold.token
+
+    async def emit(self, type: str, payload: Any = None, *, transient: bool = False) -> int:
+        """Appends an event of one's own; see :meth:`tidebase.run.Run.emit`."""
+        return await self._do(emit(self._hold, type, payload, transient))
+
+    @asynccontextmanager
+    async def transaction(self, name: str, **options: Unpack[StepOptions]) -> AsyncIterator[AsyncTransaction]:
+        """A step whose block is a transaction; see :meth:`tidebase.run.Run.transaction`."""
+        work = Work(name, nothing, options=options)
+        stored = await self._do(begin_transaction(self._hold, self._checkpoints, work))
+        if stored is not None:
+            yield AsyncTransaction(None, codec.decode(stored))
+            return
+        try:
+            async with self._database.connection() as connection, connection.transaction():
+                transaction = AsyncTransaction(connection)
+                yield transaction
+                call = completion(self._hold, work.full_name, transaction.result)
+                await self._database.execute_on(connection, call)
+        except Interruption as error:
+            raise self._interruption(error) from error.__cause__
+        except Exception as error:
+            if await self._do(was_rolled_back(self._hold, work.full_name, error)):
+                raise
+
+    async def _perform(self, work: Work[T]) -> T:
+        return await self._do(perform(self._hold, self._checkpoints, work))
+
+    async def _do(self, flow: Flow[T]) -> T:
+        return await drive_async(inside(flow), self._database)
+
+    def _interruption(self, error: BaseException) -> BaseException:
+        return interruption(error)
+
+
+class AsyncRunSession(AsyncRun):
+    """A run that is worked on outside a function; see :class:`tidebase.run.RunSession`."""
+
+    def __init__(
+        self, database: AsyncDatabase, started: Started, workflow_name: str, leave: Callable[[Hold], None]
+    ) -> None:
+        assert started.hold is not None
+        super().__init__(database, started.hold, started.checkpoints, workflow_name)
+        self.input = codec.decode(started.lease.input)
+        self._leave = leave
+        self._open = True
+
+    async def heartbeat(self) -> None:
+        """Renews the lease now; it is also done in the background."""
+        await self._do(one(self._hold.renewal()))
+
+    async def complete(self, result: Any = None) -> None:
+        """Stores the result and ends the run for good."""
+        call = calls.complete_run(run_id=self.run_id, token=self.token, result=codec.encode(result))
+        self._leave(self._hold)
+        await self._do(one(call))
+        self._open = False
+
+    async def fail(self, error: BaseException | str) -> None:
+        """Ends this attempt with an error; the run may be resumed."""
+        failure = error if isinstance(error, BaseException) else RuntimeError(error)
+        self._leave(self._hold)
+        await self._do(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
+        self._open = False
+
+    async def close(self) -> None:
+        """Gives the lease up without ending the run. Does nothing when the run was ended."""
+        if self._open:
+            self._open = False
+            self._leave(self._hold)
+            await self._do(workflow.release(self._hold))
+
+    async def __aenter__(self) -> AsyncRunSession:
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._open and isinstance(error, Exception):
+            self._open = False
+            self._leave(self._hold)
+            await self._do(workflow.fail(self._hold, error))
+        await self.close()
+
+    async def _do(self, flow: Flow[T]) -> T:
+        return await drive_async(flow, self._database)
+
+    def _interruption(self, error: BaseException) -> BaseException:
+        return error
+
+
+class AsyncRuns:
+    """``tide.runs``: runs seen from outside; see :class:`tidebase.run.Runs`."""
+
+    def __init__(
+        self, database: AsyncDatabase, attach: Callable[..., Awaitable[AsyncRunSession]] | None = None
+    ) -> None:
+        self._database = database
+        self._attach = attach
+
+    async def create(
+        self,
+        workflow_name: str,
+        input: Any = None,
+        *,
+        run_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> RunInfo:
+        """Makes a run that nobody works on yet, or finds it."""
+        return await self.get(await self._database.execute(workflow.create(workflow_name, run_id, input, metadata)))
+
+    async def get(self, run_id: str) -> RunInfo:
+        """One run. Raises RunNotFound."""
+        return await self._database.execute(calls.get_run(run_id=run_id))
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        before: str | None = None,
+        max: int | None = None,
+    ) -> Sequence[RunInfo]:
+        """Runs, newest first, at most ``max`` (1 to 1000, by default 100); page on with ``before=`` the last run_id."""
+        return await self._database.execute(calls.list_runs(workflow=workflow, status=status, before=before, max=max))
+
+    async def steps(self, run_id: str) -> Sequence[StepInfo]:
+        """The steps of a run, in the order in which they were last begun."""
+        return await self._database.execute(calls.step_timeline(run_id))
+
+    async def events(self, run_id: str, after: int = 0, *, page: int = 1000) -> AsyncIterator[Event]:
+        """The events that are there now with seq > ``after``, in order, read ``page`` at a time."""
+        while True:
+            rows = await self._database.execute(calls.read_events(run_id=run_id, after=after, max=page))
+            for row in rows:
+                yield row
+            if len(rows) < page:
+                return
+            after = rows[-1].seq
+
+    async def attach(
+        self,
+        workflow_name: str,
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        metadata: dict[str, Any] | None = None,
+        wait_s: float | None = None,
+        on_lease_lost: Callable[[TidebaseError], None] | None = None,
+    ) -> AsyncRunSession:
+        """Makes or finds a run, leases it, and returns a session; see :meth:`tidebase.run.Runs.attach`."""
+        if self._attach is None:
+            raise TidebaseError(
+                "a session needs connections of its own", hint="Call attach on the AsyncTidebase itself."
+            )
+        return await self._attach(workflow_name, run_id, input, metadata, wait_s, on_lease_lost)
+
+
+class AsyncTidebase:
+    """Durable runs in your own Postgres, for asyncio; the arguments are those of :class:`tidebase.Tidebase`.
+
+    One object belongs to one event loop. Heartbeats are tasks of that loop: code that blocks the loop for longer than
+    the lease lasts also blocks them. When a lease is lost, the task that works on the run is cancelled.
+    """
+
+    def __init__(
+        self,
+        database: str | AsyncPool | AsyncConnection | None = None,
+        *,
+        lease_s: float = 60.0,
+        holder: str | None = None,
+        code_version: str | None = None,
+        pool_size: int = POOL_SIZE,
+        reconnect_s: float = 30.0,
+    ) -> None:
+        self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s)
+        self._heartbeats = AsyncHeartbeats(self._database)
+        self._registry = Registry()
+        self._interrupted: set[asyncio.Task[Any]] = set()
+        self.holder = holder or new_holder()
+        self.lease_s = lease_s
+        self.code_version = code_version
+        self.runs = AsyncRuns(self._database, self._attach)
+
+    @property
+    def url(self) -> str:
+        """The connection string in use."""
+        return self._database.url
+
+    def workflow(self, name: str) -> Callable[[W], W]:
+        """Registers an async function ``(run, input)`` under a name, so that ``tide.run(name)`` finds it."""
+        return self._registry.register(name)
+
+    async def run(
+        self,
+        workflow_name: str,
+        function: Callable[[AsyncRun, Any], Awaitable[T]] | None = None,
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        metadata: dict[str, Any] | None = None,
+        wait_s: float | None = None,
+    ) -> T:
+        """Runs a workflow, from where it stopped if it was run before; see :meth:`tidebase.Tidebase.run`."""
+        chosen = cast("Callable[..., T]", self._registry.find(workflow_name, function))
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        task = asyncio.current_task()
+        try:
+            with _terminable(task):
+                return await drive_async(workflow.execute(self, chosen, invocation), self._database)
+        except (LeaseLostError, RunCancelledError):
+            if task in self._interrupted:
+                self._interrupted.discard(task)
+                if hasattr(task, "uncancel"):  # from Python 3.11 on
+                    task.uncancel()
+            raise
+
+    def bind(self, connection: AsyncConnection) -> AsyncBound:
+        """The same database in the caller's transaction; see :meth:`tidebase.Tidebase.bind`."""
+        return AsyncBound(connection)
+
+    async def migrate(self, *, role_prefix: str | None = None) -> MigrationReport:
+        """Installs the schema or brings it up to date, in a thread; see :func:`tidebase.migrations.migrate`."""
+
+        def work() -> MigrationReport:
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                return migrations.migrate(connection, role_prefix)
+
+        return await asyncio.to_thread(work)
+
+    async def close(self) -> None:
+        """Closes the pool. Leases that are held run out by themselves."""
+        await self._database.close()
+
+    async def __aenter__(self) -> AsyncTidebase:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def _enter(self, started: Started, invocation: Invocation) -> AsyncRun:
+        assert started.hold is not None
+        task = asyncio.current_task()
+        assert task is not None
+
+        def interrupt(error: TidebaseError) -> None:
+            self._interrupted.add(task)
+            task.cancel()
+
+        started.hold.on_lost = interrupt
+        self._heartbeats.add(started.hold)
+        return AsyncRun(self._database, started.hold, started.checkpoints, invocation.workflow)
+
+    def _leave(self, hold: Hold) -> None:
+        self._heartbeats.remove(hold)
+        hold.ended.set()
+
+    async def _attach(
+        self,
+        workflow_name: str,
+        run_id: str | None,
+        input: Any,
+        metadata: dict[str, Any] | None,
+        wait_s: float | None,
+        on_lease_lost: Callable[[TidebaseError], None] | None,
+    ) -> AsyncRunSession:
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        started = await drive_async(workflow.start(self, invocation), self._database)
+        if started.hold is None:
+            raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})
+        started.hold.on_lost = on_lease_lost
+        self._heartbeats.add(started.hold)
+        return AsyncRunSession(self._database, started, workflow_name, self._leave)
+
+
+class AsyncBound:
+    """``tide.bind(connection)``: what may be part of the caller's transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.runs = AsyncRuns(AsyncDatabase(connection, joined=True))
+
+
+@contextmanager
+def _terminable(task: asyncio.Task[Any] | None) -> Iterator[None]:
+    """While the block runs, SIGTERM cancels the task, so that the lease is released on the way out; only in the main
+    thread, and only where nobody has installed a handler of their own.
+    """
+    try:
+        usable = task is not None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if usable:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, cast("asyncio.Task[Any]", task).cancel)
+    except (ValueError, RuntimeError, NotImplementedError):
+        usable = False
+    try:
+        yield
+    finally:
+        if usable:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

@@ -1,0 +1,260 @@
+"""Each SQL function once: its name, its parameters with their SQL types, the row it returns.
+
+A :class:`Call` is a value: a statement, its parameters and how to read its rows. The sync and the async executor of
+``database`` send it; nothing here touches a connection. JSON travels as text both ways. A column of type :data:`Json`
+stays text until somebody knows what to decode it as; one of type :data:`Value` is decoded right away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Generic, NewType, TypeVar, get_type_hints
+
+from . import codec
+
+R = TypeVar("R")
+
+#: JSON text that has not been decoded.
+Json = NewType("Json", str)
+
+#: A JSON column that is decoded when its row is read; None for SQL NULL and for the JSON null.
+Value = Annotated[Any, "json"]
+
+
+@dataclass(frozen=True)
+class Call(Generic[R]):
+    """One statement, which is one round trip and one transaction."""
+
+    query: str
+    parameters: tuple[Any, ...]
+    read: Callable[[list[tuple[Any, ...]]], R]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Answer of acquire_run; see the type tidebase.lease."""
+
+    outcome: str
+    token: int | None
+    attempt: int | None
+    workflow: str | None
+    input: Json | None
+    result: Json | None
+    holder: str | None
+    expires_at: datetime | None
+    checkpoints: int | None
+
+
+@dataclass(frozen=True)
+class StepStart:
+    """Answer of begin_step; see the type tidebase.step_start."""
+
+    outcome: str
+    attempt: int
+    output: Json | None
+
+
+@dataclass(frozen=True)
+class StepFailure:
+    """Answer of fail_step; see the type tidebase.step_failure."""
+
+    decision: str
+    retry_after: timedelta | None
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One completed step, its output undecoded; see the type tidebase.checkpoint."""
+
+    name: str
+    input_hash: bytes
+    output: Json
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of a run's log; the types and payloads are listed at the top of ``sql/functions/event.sql``."""
+
+    seq: int
+    type: str
+    payload: Value
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run, as the view run_overview has it.
+
+    ``lease_lapsed``: the holder has gone silent and another worker may take over. ``code_version``: of the latest
+    attempt. ``finished_at``: None while the run may go on by itself.
+    """
+
+    run_id: str
+    workflow: str
+    status: str
+    attempt: int
+    lease_token: int
+    holder: str | None
+    lease_expires_at: datetime | None
+    lease_lapsed: bool
+    steps_completed: int
+    last_seq: int
+    code_version: str | None
+    input: Value
+    metadata: Value
+    result: Value
+    error: Value
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """A step, as the view step_timeline has it.
+
+    ``attempt``: how often it was begun, 1 when it ran once. ``lease_token``: the lease under which it was last begun.
+    ``decision``: what was decided about its last failure.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    attempt: int
+    lease_token: int
+    started_at: datetime
+    completed_at: datetime | None
+    duration: timedelta | None
+    completed_seq: int | None
+    decision: str | None
+    retry_at: datetime | None
+    error: Value
+    input: Value
+    input_hash: str
+    output: Value
+    side_effects: list[str] | None
+    idempotency_key: str | None
+    replay: str
+    checkpoint_invariant: str | None
+    verified_by: str | None
+    credentials: list[str] | None
+    retries: int
+    timeout: timedelta | None
+
+
+def columns(row: type[Any]) -> str:
+    """The select list for a row class: its fields, JSON as text."""
+    return ", ".join(f"{name}::text" if hint in _AS_TEXT else name for name, hint in _hints(row).items())
+
+
+def reader(row: type[R]) -> Callable[[tuple[Any, ...]], R]:
+    """Makes an object of the row class from a row of :func:`columns`."""
+    decoded = [index for index, hint in enumerate(_hints(row).values()) if hint == Value]
+    if not decoded:
+        return lambda values: row(*values)
+
+    def read(values: tuple[Any, ...]) -> R:
+        changed = list(values)
+        for index in decoded:
+            changed[index] = codec.decode(changed[index])
+        return row(*changed)
+
+    return read
+
+
+def _hints(row: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(row, include_extras=True)
+    return {f.name: hints[f.name] for f in fields(row)}
+
+
+_AS_TEXT = (Json, Json | None, Value)
+
+
+class Function(Generic[R]):
+    """A function of the schema: called with its parameters by name it makes a :class:`Call`; None means the default."""
+
+    def __init__(
+        self, name: str, select: str, read: Callable[[list[tuple[Any, ...]]], R], /, **parameters: str
+    ) -> None:
+        self._name = name
+        self._select = select
+        self._read = read
+        self._parameters = parameters
+        self._queries: dict[tuple[str, ...], str] = {}
+
+    def __call__(self, **arguments: Any) -> Call[R]:
+        given = tuple(name for name, value in arguments.items() if value is not None)
+        query = self._queries.get(given)
+        if query is None:
+            named = ", ".join(f"{name} => %s::{self._parameters[name]}" for name in given)
+            query = self._queries[given] = self._select.format(f"tidebase.{self._name}({named})")
+        return Call(query, tuple(arguments[name] for name in given), self._read)
+
+
+def one(name: str, row: type[R], /, **parameters: str) -> Function[R]:
+    """A function that returns one row."""
+    read = reader(row)
+    return Function(name, f"select {columns(row)} from {{}}", lambda rows: read(rows[0]), **parameters)
+
+
+def many(name: str, row: type[R], /, **parameters: str) -> Function[list[R]]:
+    """A function that returns rows."""
+    read = reader(row)
+    return Function(name, f"select {columns(row)} from {{}}", lambda rows: list(map(read, rows)), **parameters)
+
+
+def scalar(name: str, /, **parameters: str) -> Function[Any]:
+    """A function that returns one value."""
+    return Function(name, "select {}", lambda rows: rows[0][0], **parameters)
+
+
+create_run = scalar("create_run", workflow="text", input="jsonb", run_id="text", metadata="jsonb")
+acquire_run = one(
+    "acquire_run", Lease, run_id="text", holder="text", ttl="interval", code_version="text", request_id="text"
+)
+renew_lease = scalar("renew_lease", run_id="text", token="bigint", ttl="interval")
+release_run = scalar("release_run", run_id="text", token="bigint")
+complete_run = scalar("complete_run", run_id="text", token="bigint", result="jsonb")
+fail_run = scalar("fail_run", run_id="text", token="bigint", error="jsonb")
+get_run = one("get_run", RunInfo, run_id="text")
+list_runs = many("list_runs", RunInfo, workflow="text", status="text", before="text", max="integer")
+begin_step = one(
+    "begin_step",
+    StepStart,
+    run_id="text",
+    token="bigint",
+    name="text",
+    input="jsonb",
+    side_effects="text[]",
+    idempotency_key="text",
+    replay="text",
+    checkpoint_invariant="text",
+    verified_by="text",
+    credentials="text[]",
+    retries="integer",
+    retry_delay="interval",
+    retry_max_delay="interval",
+    timeout="interval",
+    request_id="text",
+)
+complete_step = scalar("complete_step", run_id="text", token="bigint", name="text", output="jsonb")
+fail_step = one(
+    "fail_step", StepFailure, run_id="text", token="bigint", name="text", error="jsonb", retryable="boolean"
+)
+load_checkpoints = many("load_checkpoints", Checkpoint, run_id="text")
+append_event = scalar(
+    "append_event", run_id="text", token="bigint", type="text", payload="jsonb", request_id="text", transient="boolean"
+)
+read_events = many("read_events", Event, run_id="text", after="bigint", max="integer")
+
+
+_read_step = reader(StepInfo)
+
+
+def step_timeline(run_id: str) -> Call[list[StepInfo]]:
+    """The steps of a run, in the order in which they were last begun."""
+    query = f"select {columns(StepInfo)} from tidebase.step_timeline where run_id = %s order by started_at, name"
+    return Call(query, (run_id,), lambda rows: list(map(_read_step, rows)))

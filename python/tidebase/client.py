@@ -1,0 +1,174 @@
+"""``Tidebase``: the way in, for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import migrations, workflow
+from .database import POOL_SIZE, Connection, Database, Pool
+from .errors import RunFinal, TidebaseError
+from .flow import drive
+from .lease import Heartbeats, Hold, new_holder, terminable
+from .run import Run, Runs, RunSession
+from .workflow import Invocation, Started
+
+if TYPE_CHECKING:
+    from .migrations import MigrationReport
+
+T = TypeVar("T")
+W = TypeVar("W", bound=Callable[..., Any])
+
+
+class Registry:
+    """The workflows that were registered by name."""
+
+    def __init__(self) -> None:
+        self._workflows: dict[str, Callable[..., Any]] = {}
+
+    def register(self, name: str) -> Callable[[W], W]:
+        def decorate(function: W) -> W:
+            self._workflows[name] = function
+            return function
+
+        return decorate
+
+    def find(self, name: str, function: Callable[..., T] | None) -> Callable[..., T]:
+        if function is not None:
+            return function
+        try:
+            return self._workflows[name]
+        except KeyError:
+            raise TidebaseError(
+                f"no workflow {name!r} is registered",
+                hint="Pass its function, or decorate it with @tide.workflow(name).",
+            ) from None
+
+
+class Tidebase:
+    """Durable runs in your own Postgres.
+
+    Args:
+        database: a connection string, a ``psycopg_pool.ConnectionPool`` or a ``psycopg.Connection``. By default
+            ``TIDEBASE_DATABASE_URL``, ``DATABASE_URL`` or libpq's variables say where it is; with none of them a local
+            Postgres is started (the extra ``local``).
+        lease_s: how long a lease lasts without a heartbeat, in seconds: how long a crashed worker's run waits before
+            another may take over.
+        holder: a name for this worker in the log; by default host, process id and a random part.
+        code_version: what this worker runs, kept with each attempt.
+        pool_size: how many connections there are at most.
+        reconnect_s: for how long a call is made again while the database is out of reach, in seconds.
+    """
+
+    def __init__(
+        self,
+        database: str | Pool | Connection | None = None,
+        *,
+        lease_s: float = 60.0,
+        holder: str | None = None,
+        code_version: str | None = None,
+        pool_size: int = POOL_SIZE,
+        reconnect_s: float = 30.0,
+    ) -> None:
+        self._database = Database(database, pool_size=pool_size, reconnect_s=reconnect_s)
+        self._heartbeats = Heartbeats(self._database)
+        self._registry = Registry()
+        self.holder = holder or new_holder()
+        self.lease_s = lease_s
+        self.code_version = code_version
+        self.runs = Runs(self._database, self._attach)
+
+    @property
+    def url(self) -> str:
+        """The connection string in use."""
+        return self._database.url
+
+    def workflow(self, name: str) -> Callable[[W], W]:
+        """Registers a function ``(run, input)`` under a name, so that ``tide.run(name)`` finds it."""
+        return self._registry.register(name)
+
+    def run(
+        self,
+        workflow_name: str,
+        function: Callable[[Run, Any], T] | None = None,
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        metadata: dict[str, Any] | None = None,
+        wait_s: float | None = None,
+    ) -> T:
+        """Runs a workflow, from where it stopped if it was run before, and returns its result.
+
+        Args:
+            workflow_name: the workflow's name, kept with the run.
+            function: ``(run, input) -> result``; may be left out when it was registered with :meth:`workflow`.
+            run_id: names the run: the same id continues the same run. By default a new one is made.
+            input: any value that can be stored as JSON; left out, an existing run goes on with its own.
+            metadata: a dict of your own, kept with a new run.
+            wait_s: how long to wait while another worker holds the lease, in seconds. By default for as long as that
+                worker looks dead: until its lease runs out, unless it renews it meanwhile.
+
+        Raises:
+            InputMismatch: the id belongs to another workflow, or to another input.
+            RunHeld: another worker is at it. LeaseLostError: another worker has taken it over.
+            RunCancelledError: it was cancelled. DatabaseUnavailable: the database was out of reach for too long.
+            Whatever the workflow raises: the run is failed, and may be resumed with the same id.
+        """
+        chosen = self._registry.find(workflow_name, function)
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        with terminable():
+            return drive(workflow.execute(self, chosen, invocation), self._database)
+
+    def bind(self, connection: Connection) -> Bound:
+        """The same database over the caller's connection and in the caller's transaction: a run made there exists if,
+        and only if, that transaction commits.
+        """
+        return Bound(connection)
+
+    def migrate(self, *, role_prefix: str | None = None) -> MigrationReport:
+        """Installs the schema or brings it up to date, and says what was done; see :mod:`tidebase.migrations`."""
+        with self._database.connection() as connection:
+            return migrations.migrate(connection, role_prefix)
+
+    def close(self) -> None:
+        """Closes the pool. Leases that are held run out by themselves."""
+        self._database.close()
+
+    def __enter__(self) -> Tidebase:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _enter(self, started: Started, invocation: Invocation) -> Run:
+        assert started.hold is not None
+        self._heartbeats.add(started.hold)
+        return Run(self._database, started.hold, started.checkpoints, invocation.workflow)
+
+    def _leave(self, hold: Hold) -> None:
+        self._heartbeats.remove(hold)
+        hold.ended.set()
+
+    def _attach(
+        self,
+        workflow_name: str,
+        run_id: str | None,
+        input: Any,
+        metadata: dict[str, Any] | None,
+        wait_s: float | None,
+        on_lease_lost: Callable[[TidebaseError], None] | None,
+    ) -> RunSession:
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        started = drive(workflow.start(self, invocation), self._database)
+        if started.hold is None:
+            raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})
+        started.hold.on_lost = on_lease_lost
+        self._heartbeats.add(started.hold)
+        return RunSession(self._database, started, workflow_name, self._leave)
+
+
+class Bound:
+    """``tide.bind(connection)``: what may be part of the caller's transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.runs = Runs(Database(connection, joined=True))

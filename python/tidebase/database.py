@@ -1,0 +1,307 @@
+"""Connections: where the database is, one pool, and the two executors that send calls.
+
+Every function of the schema may be called again with the same arguments, so when a connection breaks, or the server
+restarts, the executor just makes the call again on a new connection, for at most ``reconnect_s`` seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from typing import Any, TypeVar, cast
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from .calls import Call
+from .errors import DatabaseUnavailable, InvalidArgument, from_postgres, is_transient
+
+R = TypeVar("R")
+Connection = psycopg.Connection[Any]
+AsyncConnection = psycopg.AsyncConnection[Any]
+Pool = ConnectionPool[Connection]
+AsyncPool = AsyncConnectionPool[AsyncConnection]
+
+#: One connection for each step that is in a call right now; heartbeats share them. More threads than that only queue.
+POOL_SIZE = 10
+
+_LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE")
+
+
+def find_url(given: str | None = None) -> str:
+    """The connection string: the one given, ``TIDEBASE_DATABASE_URL``, ``DATABASE_URL``, libpq's own variables
+    (PostgreSQL manual, section 34.15); with none of them, a local Postgres is started.
+
+    ``postgresql+psycopg://`` and its like, as SQLAlchemy spells them, are understood.
+    """
+    url = given or os.environ.get("TIDEBASE_DATABASE_URL") or os.environ.get("DATABASE_URL")
+    if url is not None:
+        return re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", url)
+    if any(os.environ.get(name) for name in _LIBPQ):
+        return ""
+    from .local import start_local
+
+    return start_local()
+
+
+def _retries(seconds: float) -> dict[str, Any]:
+    return {
+        "retry": retry_if_exception(is_transient),
+        "stop": stop_after_delay(seconds),
+        "wait": wait_random_exponential(multiplier=0.05, max=2),
+        "reraise": True,
+    }
+
+
+def _translate(error: BaseException) -> BaseException:
+    """What the caller gets for an error of psycopg; anything else passes as it is."""
+    if isinstance(error, psycopg.Error):
+        return from_postgres(error)
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidArgument("a text has a lone surrogate, which has no UTF-8 form")
+    return error
+
+
+def _is_pooled(connection: Connection | AsyncConnection, server_pid: int) -> bool:
+    """Whether a pooler stands between: it hands out a process id of its own (as PgBouncer does), not the server's."""
+    return connection.info.backend_pid != server_pid
+
+
+class Database:
+    """Sends calls over a pool of its own, or over a pool or a connection of the caller's.
+
+    Args:
+        source: a connection string, a ``psycopg_pool.ConnectionPool``, a ``psycopg.Connection``, or None to look for a
+            connection string (:func:`find_url`).
+        pool_size: how many connections a pool of its own has at most.
+        reconnect_s: for how long a call is made again when the connection breaks, in seconds.
+        joined: calls belong to the transaction of the caller's connection, which the caller ends.
+    """
+
+    def __init__(
+        self,
+        source: str | Pool | Connection | None = None,
+        *,
+        pool_size: int = POOL_SIZE,
+        reconnect_s: float = 30.0,
+        joined: bool = False,
+    ) -> None:
+        self._joined = joined
+        self._source = source
+        self._pool_size = pool_size
+        self._reconnect_s = reconnect_s
+        self._lock = threading.RLock()
+        self._pool: Pool | None = source if isinstance(source, ConnectionPool) else None
+        self._single: Connection | None = source if isinstance(source, psycopg.Connection) else None
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The connection string in use."""
+        if self._single is not None:
+            return self._single.info.dsn
+        if isinstance(self._source, ConnectionPool):
+            return str(self._source.conninfo)
+        with self._lock:
+            if self._url is None:
+                self._url = find_url(self._source)  # type: ignore[arg-type]
+            return self._url
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for as long as the block takes."""
+        if self._single is not None:
+            with self._lock:  # one connection serves one thread at a time
+                yield self._single
+            return
+        with self._open_pool().connection() as connection:
+            yield connection
+
+    def execute(self, call: Call[R], *, patiently: bool = True) -> R:
+        """Makes the call and returns what it returns.
+
+        Args:
+            patiently: make it again while the database is out of reach; heartbeats look after that themselves.
+
+        Raises:
+            TidebaseError: the one that stands for the database's error.
+        """
+        try:
+            try:
+                return self._once(call)
+            except psycopg.Error as error:
+                if not patiently or not is_transient(error) or self._single is not None:
+                    raise
+            return cast(R, Retrying(**_retries(self._reconnect_s))(self._once, call))
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            raise _translate(error) from error
+
+    def execute_on(self, connection: Connection, call: Call[R]) -> R:
+        """Makes the call on this connection, in its transaction."""
+        try:
+            return call.read(connection.execute(call.query, call.parameters).fetchall())
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            raise _translate(error) from error
+
+    def close(self) -> None:
+        """Closes the pool, if it is one's own."""
+        with self._lock:
+            if self._pool is not None and self._pool is not self._source:
+                self._pool.close()
+                self._pool = None
+
+    def _once(self, call: Call[R]) -> R:
+        with self.connection() as connection, _transaction_if_needed(connection, self._joined):
+            return call.read(connection.execute(call.query, call.parameters).fetchall())
+
+    def _open_pool(self) -> Pool:
+        if self._pool is not None:
+            return self._pool
+        with self._lock:
+            if self._pool is None:
+                with _first_connection(self.url) as connection:
+                    pooled = _is_pooled(connection, _server_pid(connection))
+                self._pool = ConnectionPool(
+                    make_conninfo(self.url, **_connect_options()),
+                    min_size=1,
+                    max_size=self._pool_size,
+                    timeout=self._reconnect_s,
+                    kwargs=_connection_arguments(pooled),
+                    open=True,
+                )
+            return self._pool
+
+
+class AsyncDatabase:
+    """The same as :class:`Database`, awaited, over ``psycopg_pool.AsyncConnectionPool``."""
+
+    def __init__(
+        self,
+        source: str | AsyncPool | AsyncConnection | None = None,
+        *,
+        pool_size: int = POOL_SIZE,
+        reconnect_s: float = 30.0,
+        joined: bool = False,
+    ) -> None:
+        import asyncio
+
+        self._joined = joined
+        self._source = source
+        self._pool_size = pool_size
+        self._reconnect_s = reconnect_s
+        self._lock = asyncio.Lock()
+        self._pool: AsyncPool | None = source if isinstance(source, AsyncConnectionPool) else None
+        self._single: AsyncConnection | None = source if isinstance(source, psycopg.AsyncConnection) else None
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The connection string in use."""
+        if self._single is not None:
+            return self._single.info.dsn
+        if isinstance(self._source, AsyncConnectionPool):
+            return str(self._source.conninfo)
+        if self._url is None:
+            self._url = find_url(self._source)  # type: ignore[arg-type]
+        return self._url
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for as long as the block takes."""
+        if self._single is not None:
+            async with self._lock:
+                yield self._single
+            return
+        pool = self._pool or await self._open_pool()
+        async with pool.connection() as connection:
+            yield connection
+
+    async def execute(self, call: Call[R], *, patiently: bool = True) -> R:
+        """Makes the call and returns what it returns; see :meth:`Database.execute`."""
+        try:
+            try:
+                return await self._once(call)
+            except psycopg.Error as error:
+                if not patiently or not is_transient(error) or self._single is not None:
+                    raise
+            return cast(R, await AsyncRetrying(**_retries(self._reconnect_s))(self._once, call))
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            raise _translate(error) from error
+
+    async def execute_on(self, connection: AsyncConnection, call: Call[R]) -> R:
+        """Makes the call on this connection, in its transaction."""
+        try:
+            return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            raise _translate(error) from error
+
+    async def close(self) -> None:
+        """Closes the pool, if it is one's own."""
+        async with self._lock:
+            if self._pool is not None and self._pool is not self._source:
+                await self._pool.close()
+                self._pool = None
+
+    async def _once(self, call: Call[R]) -> R:
+        async with self.connection() as connection, _transaction_if_needed_async(connection, self._joined):
+            return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
+
+    async def _open_pool(self) -> AsyncPool:
+        async with self._lock:
+            if self._pool is None:
+                with _first_connection(self.url) as connection:
+                    pooled = _is_pooled(connection, _server_pid(connection))
+                pool: AsyncPool = AsyncConnectionPool(
+                    make_conninfo(self.url, **_connect_options()),
+                    min_size=1,
+                    max_size=self._pool_size,
+                    timeout=self._reconnect_s,
+                    kwargs=_connection_arguments(pooled),
+                    open=False,
+                )
+                await pool.open()
+                self._pool = pool
+            return self._pool
+
+
+def _transaction_if_needed(connection: Connection, joined: bool) -> Any:
+    """A caller's connection may not be in autocommit mode: the call is a transaction all the same."""
+    return nullcontext() if joined or connection.autocommit else connection.transaction()
+
+
+def _transaction_if_needed_async(connection: AsyncConnection, joined: bool) -> Any:
+    return nullcontext() if joined or connection.autocommit else connection.transaction()
+
+
+def _connect_options() -> dict[str, str]:
+    # TCP keepalives notice a peer that is gone within about a minute instead of hours.
+    return {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+
+
+def _connection_arguments(pooled: bool) -> dict[str, Any]:
+    """Autocommit: a call is a transaction. Prepared statements only where the session is one's own: behind a pooler in
+    transaction mode the next call may meet another server process.
+    """
+    return {"autocommit": True, "prepare_threshold": None if pooled else 2}
+
+
+def _first_connection(url: str) -> Connection:
+    """A first connection outside the pool: a wrong password or name is told at once, not after the pool's timeout."""
+    try:
+        return psycopg.connect(make_conninfo(url, **_connect_options()), autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        raise DatabaseUnavailable(
+            f"cannot connect to the database: {str(error).strip()}",
+            sqlstate=error.sqlstate,
+            hint="Check TIDEBASE_DATABASE_URL, DATABASE_URL or the PG... variables.",
+        ) from error
+
+
+def _server_pid(connection: Connection) -> int:
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    return int(row[0]) if row else 0

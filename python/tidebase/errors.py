@@ -1,0 +1,232 @@
+"""Every error of Tidebase, and the one table that maps SQLSTATEs to them.
+
+Inside a workflow three things must not be swallowed by an agent's ``except Exception``: the loss of the lease, the
+cancellation of the run, its suspension. They derive from :class:`Interruption`, on BaseException's side of the tree as
+:class:`asyncio.CancelledError` is. Whoever called ``tide.run`` gets the ordinary exception of the same meaning, which
+is both: ``except RunCancelled`` and ``except TidebaseError`` catch it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+
+class TidebaseError(Exception):
+    """Base of all ordinary errors.
+
+    Attributes:
+        sqlstate: the SQLSTATE of the database's error (``TB001`` to ``TB012``), or None.
+        detail: the error's DETAIL as a dict: ``run_id``, ``step``, ``token`` ... as far as they apply.
+        hint: what to do next, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str | None = None,
+        detail: dict[str, Any] | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.sqlstate = sqlstate
+        self.detail = detail or {}
+        self.hint = hint
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that the error is about, where it is about one."""
+        return self.detail.get("run_id")
+
+    @property
+    def step(self) -> str | None:
+        """The step that the error is about, where it is about one."""
+        return self.detail.get("step")
+
+    def __str__(self) -> str:
+        state = f" [{self.sqlstate}]" if self.sqlstate else ""
+        hint = f" {self.hint}" if self.hint else ""
+        return f"{self.message}{state}.{hint}" if hint else f"{self.message}{state}"
+
+
+class RunNotFound(TidebaseError, LookupError):
+    """TB001: there is no run with this id."""
+
+
+class InvalidArgument(TidebaseError, ValueError):
+    """TB002: an argument breaks a rule that the message names."""
+
+
+class RunFinal(TidebaseError):
+    """TB005: the run is completed and does not change any more."""
+
+
+class InputMismatch(TidebaseError):
+    """TB006: the same run or step was begun with another input; a stored result is never reused for it."""
+
+
+class StepNotRunning(TidebaseError):
+    """TB007: the step was not begun, or is running already, or was completed with another output."""
+
+
+class ReviewNotOpen(TidebaseError):
+    """TB008: there is no open review to decide."""
+
+
+class NotEntitled(TidebaseError, PermissionError):
+    """TB009, or SQLSTATE 42501: this caller may not do that."""
+
+    def __init__(self, message: str, **kwargs: Any) -> None:
+        TidebaseError.__init__(self, message, **kwargs)
+
+
+class BudgetExhausted(TidebaseError):
+    """TB010: the run has used up its budget."""
+
+
+class VersionConflict(TidebaseError):
+    """TB011: the state has another version than expected."""
+
+
+class NotFound(TidebaseError, LookupError):
+    """TB012: there is no such gate, stream, snapshot or child."""
+
+
+class Interruption(BaseException):
+    """The work on a run must end now, without being reported as its failure. Let it pass.
+
+    Its ``__cause__`` is the ordinary exception of the same meaning.
+    """
+
+
+class LeaseLost(Interruption):
+    """TB003: another worker has taken the run over, or the lease was given up."""
+
+
+class RunCancelled(Interruption):
+    """TB004: the run was cancelled."""
+
+
+class Suspended(Interruption):
+    """The run waits, and no process needs to live for it."""
+
+
+class LeaseLostError(TidebaseError, LeaseLost):
+    """TB003, as an ordinary exception: what the caller of ``tide.run`` and of a session gets."""
+
+
+class RunCancelledError(TidebaseError, RunCancelled):
+    """TB004, as an ordinary exception: what the caller of ``tide.run`` and of a session gets."""
+
+
+class RunSuspendedError(TidebaseError, Suspended):
+    """The run waits for a gate or a timer: call ``tide.run`` again when it is over."""
+
+
+class RunHeld(TidebaseError):
+    """Another worker holds the run's lease; ``detail`` has its ``holder`` and ``expires_at`` (ISO 8601)."""
+
+
+class RunNeedsReview(TidebaseError):
+    """A person must decide about a step before the run can go on."""
+
+
+class StepTimeout(TidebaseError, TimeoutError):
+    """An execution of a step took longer than its ``timeout_s``."""
+
+
+class StepOutputDecodeError(TidebaseError):
+    """A stored value does not fit the type that the code now expects; the message names the path in the value."""
+
+
+class NotSerializable(TidebaseError, TypeError):
+    """A value cannot be stored as JSON; the message names the path and the reason. Nothing was stored."""
+
+
+class NotMigrated(TidebaseError):
+    """The database does not have Tidebase's schema, or an older one than this package needs."""
+
+
+class DatabaseUnavailable(TidebaseError, ConnectionError):
+    """The database cannot be reached."""
+
+
+def interruption(error: BaseException) -> BaseException:
+    """What a workflow gets for an error: the Interruption where it is one, else the error itself."""
+    for ordinary, inner in (
+        (LeaseLostError, LeaseLost),
+        (RunCancelledError, RunCancelled),
+        (RunSuspendedError, Suspended),
+    ):
+        if isinstance(error, ordinary):
+            result = inner(str(error))
+            result.__cause__ = error
+            return result
+    return error
+
+
+_BY_SQLSTATE: dict[str, type[TidebaseError]] = {
+    "TB001": RunNotFound,
+    "TB002": InvalidArgument,
+    "TB003": LeaseLostError,
+    "TB004": RunCancelledError,
+    "TB005": RunFinal,
+    "TB006": InputMismatch,
+    "TB007": StepNotRunning,
+    "TB008": ReviewNotOpen,
+    "TB009": NotEntitled,
+    "TB010": BudgetExhausted,
+    "TB011": VersionConflict,
+    "TB012": NotFound,
+    "42501": NotEntitled,  # insufficient_privilege
+    "3F000": NotMigrated,  # invalid_schema_name
+    "42883": NotMigrated,  # undefined_function
+    "42P01": NotMigrated,  # undefined_table
+    "22P05": InvalidArgument,  # untranslatable_character: NUL or a lone surrogate in JSON
+    "22P02": InvalidArgument,  # invalid_text_representation: not JSON
+    "54000": InvalidArgument,  # program_limit_exceeded: a value larger than the server can hold
+    "54001": InvalidArgument,  # statement_too_complex: JSON nested deeper than the server's stack
+}
+_HINTS = {
+    NotMigrated: "Run: tidebase migrate",
+    NotEntitled: "Grant the user one of the roles tidebase_worker, _approver, _operator, _reader.",
+}
+
+
+def from_postgres(error: psycopg.Error) -> TidebaseError:
+    """The exception for an error of the database or of the connection to it."""
+    diagnostic = error.diag
+    detail = _detail(diagnostic.message_detail)
+    kind = _BY_SQLSTATE.get(error.sqlstate or "")
+    if kind is None:
+        kind = DatabaseUnavailable if isinstance(error, PoolTimeout) or is_transient(error) else TidebaseError
+    return kind(
+        diagnostic.message_primary or str(error).strip() or type(error).__name__,
+        sqlstate=error.sqlstate,
+        detail=detail,
+        hint=diagnostic.message_hint or _HINTS.get(kind),
+    )
+
+
+def _detail(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "")
+    except ValueError:
+        return {"detail": text} if text else {}
+    return value if isinstance(value, dict) else {"detail": value}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed when it is made again: a lost connection, a server that restarts, a
+    serialization failure or a deadlock (SQLSTATE classes 08 and 40, 57P01 to 57P05, 53300; PostgreSQL
+    manual, appendix A).
+    """
+    if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or isinstance(error, PoolTimeout):
+        return False
+    state = error.sqlstate
+    return state is None or state[:2] in ("08", "40") or state in ("57P01", "57P02", "57P03", "57P05", "53300")

@@ -1,0 +1,138 @@
+"""Flows: the logic of the wrapper, written once for threads and for asyncio.
+
+A flow is a generator that yields what it wants done (a call to the database, the user's function, a pause) and is sent
+the result, or thrown the error. ``drive`` and ``drive_async`` do what it asks; neither knows what it is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .calls import Call
+from .database import AsyncDatabase, Database
+from .errors import StepTimeout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Invoke:
+    """The user's function, with a time limit in seconds (None: none)."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Seconds to wait; ``wake`` ends the wait before its time."""
+
+    seconds: float
+    wake: threading.Event | None = None
+
+
+Effect = Call[Any] | Invoke | Pause
+Flow = Generator[Effect, Any, T]
+
+
+def one(call: Call[T]) -> Flow[T]:
+    """The flow of a single call."""
+    result: T = yield call
+    return result
+
+
+def drive(flow: Flow[T], database: Database) -> T:
+    """Runs a flow in this thread."""
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                result = _perform(effect, database)
+            except BaseException as error:
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+async def drive_async(flow: Flow[T], database: AsyncDatabase) -> T:
+    """Runs a flow in this task. A plain function of the user's runs in the event loop's thread."""
+    try:
+        effect = next(flow)
+        while True:
+            try:
+                result = await _perform_async(effect, database)
+            except BaseException as error:
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def _perform(effect: Effect, database: Database) -> Any:
+    if isinstance(effect, Call):
+        return database.execute(effect)
+    if isinstance(effect, Pause):
+        (effect.wake or threading.Event()).wait(effect.seconds)
+        return None
+    if effect.timeout_s is None:
+        return _checked(effect.function(*effect.args, **(effect.kwargs or {})))
+    return _checked(_within(effect.timeout_s, effect))
+
+
+async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
+    if isinstance(effect, Call):
+        return await database.execute(effect)
+    if isinstance(effect, Pause):
+        await asyncio.sleep(effect.seconds)
+        return None
+    result = effect.function(*effect.args, **(effect.kwargs or {}))
+    if not inspect.isawaitable(result):
+        return result
+    if effect.timeout_s is None:
+        return await result
+    try:
+        return await asyncio.wait_for(result, effect.timeout_s)
+    except (asyncio.TimeoutError, TimeoutError) as error:
+        if isinstance(error, StepTimeout):
+            raise
+        raise StepTimeout(f"the step took longer than {effect.timeout_s} seconds") from error
+
+
+def _checked(result: Any) -> Any:
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError("the function is async: use AsyncTidebase")
+    return result
+
+
+def _within(seconds: float, effect: Invoke) -> Any:
+    """Runs the function in a thread of its own and gives up waiting after the limit; a thread cannot be killed, so what
+    it still does goes on, but its result is dropped.
+    """
+    future: Future[Any] = Future()
+    context = contextvars.copy_context()
+
+    def target() -> None:
+        try:
+            future.set_result(context.run(effect.function, *effect.args, **(effect.kwargs or {})))
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=target, name="tidebase-step", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not future.done():
+        raise StepTimeout(f"the step took longer than {seconds} seconds")
+    return future.result()

@@ -1,0 +1,276 @@
+"""What a workflow gets to work with, in threads: the run, its steps, its transactions; and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+
+import psycopg
+
+from . import calls, codec, workflow
+from .calls import Event, RunInfo, StepInfo
+from .database import Connection, Database
+from .errors import Interruption, TidebaseError, interruption
+from .event import emit
+from .flow import Flow, drive, one
+from .lease import Hold
+from .step import Checkpoints, StepOptions, Work, describe, inside, perform
+from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R", bound="Run")
+
+
+class Step(Generic[R]):
+    """``run.step``: does a named piece of work once; on a replay its stored result is returned.
+
+    ``run.step("plan", make_plan, topic)`` hashes the arguments as the step's input; ``run.step("search", lambda:
+    search(plan), input=plan)`` hashes what it is told. Options stand with the second form, or before:
+    ``run.step.options(retries=3, key=doc.id)("parse", parse, doc)``. See :class:`~tidebase.step.StepOptions`.
+
+    Raises:
+        InputMismatch: the step was begun with another input.
+        StepNotRunning: two threads do a step of the same name at once.
+        NotSerializable, StepOutputDecodeError, StepTimeout, and whatever the function raises when no retries are left.
+        LeaseLost, RunCancelled: stop; see :class:`~tidebase.errors.Interruption`.
+    """
+
+    def __init__(self, run: R, options: StepOptions | None = None) -> None:
+        self._run = run
+        self._options = options
+
+    @overload
+    def __call__(self, name: str, function: Callable[[], T], /, **options: Unpack[StepOptions]) -> T: ...
+
+    @overload
+    def __call__(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    def __call__(self, name: str, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        return self._run._perform(Work.of(name, function, args, kwargs, self._options))
+
+    def options(self, **options: Unpack[StepOptions]) -> Step[R]:
+        """The same, with these options for the next call."""
+        return Step(self._run, cast(StepOptions, {**(self._options or {}), **options}))
+
+
+class SyncTransaction(Transaction[Connection]):
+    """A :class:`~tidebase.transaction.Transaction` on a :class:`psycopg.Connection`."""
+
+    def execute(self, query: Any, parameters: Any = None) -> psycopg.Cursor[Any]:
+        """``connection.execute``; on a replay nothing happens, and the cursor has no rows."""
+        if self.replayed:
+            return cast("psycopg.Cursor[Any]", Skipped())
+        return self.connection.execute(query, parameters)
+
+
+class Run:
+    """A run that is being worked on. Safe to use from several threads at once.
+
+    Attributes:
+        step: does a step; see :class:`Step`.
+    """
+
+    def __init__(self, database: Database, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
+        self._database = database
+        self._hold = hold
+        self._checkpoints = checkpoints
+        self.workflow = workflow
+        self.step: Step[Run] = Step(self)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._hold.run_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the run this is, from 1."""
+        return self._hold.attempt
+
+    @property
+    def token(self) -> int:
+        """The lease's fencing token, for calls to the SQL functions of one's own."""
+        return self._hold.token
+
+    def emit(self, type: str, payload: Any = None, *, transient: bool = False) -> int:
+        """Appends an event of one's own to the run's log and returns its seq.
+
+        Args:
+            type: a name such as ``agent.progress``; the prefixes of Tidebase's own types are refused.
+            payload: any value that can be stored as JSON.
+            transient: it may be lost with the last moments of a crashed server, and costs no flush.
+        """
+        return self._do(emit(self._hold, type, payload, transient))
+
+    @contextmanager
+    def transaction(self, name: str, **options: Unpack[StepOptions]) -> Iterator[SyncTransaction]:
+        """A step whose block is a transaction on one connection: its SQL and its checkpoint commit together.
+
+        On a replay the block runs again, but its statements are not executed: see
+        :class:`~tidebase.transaction.Transaction`. When the lease was lost meanwhile, all of it is rolled back.
+        """
+        work = Work(name, nothing, options=options)
+        stored = self._do(begin_transaction(self._hold, self._checkpoints, work))
+        if stored is not None:
+            yield SyncTransaction(None, codec.decode(stored))
+            return
+        try:
+            with self._database.connection() as connection, connection.transaction():
+                transaction = SyncTransaction(connection)
+                yield transaction
+                self._database.execute_on(connection, completion(self._hold, work.full_name, transaction.result))
+        except Interruption as error:
+            raise self._interruption(error) from error.__cause__
+        except Exception as error:
+            if self._do(was_rolled_back(self._hold, work.full_name, error)):
+                raise
+
+    def _perform(self, work: Work[T]) -> T:
+        return self._do(perform(self._hold, self._checkpoints, work))
+
+    def _do(self, flow: Flow[T]) -> T:
+        return drive(inside(flow), self._database)
+
+    def _interruption(self, error: BaseException) -> BaseException:
+        return interruption(error)
+
+
+class RunSession(Run):
+    """A run that is worked on outside a function: leased and kept alive until ``complete``, ``fail`` or ``close``.
+
+    What ends the work is raised as an ordinary exception: LeaseLostError, RunCancelledError. As a context manager it
+    fails the run on an exception, and otherwise gives the lease up if the run was not ended.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        started: workflow.Started,
+        workflow_name: str,
+        leave: Callable[[Hold], None],
+    ) -> None:
+        assert started.hold is not None
+        super().__init__(database, started.hold, started.checkpoints, workflow_name)
+        self.input = codec.decode(started.lease.input)
+        self._leave = leave
+        self._open = True
+
+    def heartbeat(self) -> None:
+        """Renews the lease now; it is also done in the background."""
+        self._do(one(self._hold.renewal()))
+
+    def complete(self, result: Any = None) -> None:
+        """Stores the result and ends the run for good."""
+        call = calls.complete_run(run_id=self.run_id, token=self.token, result=codec.encode(result))
+        self._leave(self._hold)
+        self._do(one(call))
+        self._open = False
+
+    def fail(self, error: BaseException | str) -> None:
+        """Ends this attempt with an error; the run may be resumed."""
+        failure = error if isinstance(error, BaseException) else RuntimeError(error)
+        self._leave(self._hold)
+        self._do(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
+        self._open = False
+
+    def close(self) -> None:
+        """Gives the lease up without ending the run. Does nothing when the run was ended."""
+        if self._open:
+            self._open = False
+            self._leave(self._hold)
+            self._do(workflow.release(self._hold))
+
+    def __enter__(self) -> RunSession:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._open and isinstance(error, Exception):
+            self._open = False
+            self._leave(self._hold)
+            self._do(workflow.fail(self._hold, error))
+        self.close()
+
+    def _do(self, flow: Flow[T]) -> T:
+        return drive(flow, self._database)
+
+    def _interruption(self, error: BaseException) -> BaseException:
+        return error
+
+
+class Runs:
+    """``tide.runs``: runs seen from outside."""
+
+    def __init__(self, database: Database, attach: Callable[..., RunSession] | None = None) -> None:
+        self._database = database
+        self._attach = attach
+
+    def create(
+        self,
+        workflow_name: str,
+        input: Any = None,
+        *,
+        run_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> RunInfo:
+        """Makes a run that nobody works on yet; the same id with the same workflow and input is the same run.
+
+        Raises:
+            InputMismatch: the id belongs to another workflow, or to another input.
+        """
+        return self.get(self._database.execute(workflow.create(workflow_name, run_id, input, metadata)))
+
+    def get(self, run_id: str) -> RunInfo:
+        """One run. Raises RunNotFound."""
+        return self._database.execute(calls.get_run(run_id=run_id))
+
+    def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        before: str | None = None,
+        max: int | None = None,
+    ) -> Sequence[RunInfo]:
+        """Runs, newest first, at most ``max`` (1 to 1000, by default 100); page on with ``before=`` the last run_id."""
+        return self._database.execute(calls.list_runs(workflow=workflow, status=status, before=before, max=max))
+
+    def steps(self, run_id: str) -> Sequence[StepInfo]:
+        """The steps of a run, in the order in which they were last begun."""
+        return self._database.execute(calls.step_timeline(run_id))
+
+    def events(self, run_id: str, after: int = 0, *, page: int = 1000) -> Iterator[Event]:
+        """The events that are there now with seq > ``after``, in order, read ``page`` at a time."""
+        while True:
+            rows = self._database.execute(calls.read_events(run_id=run_id, after=after, max=page))
+            yield from rows
+            if len(rows) < page:
+                return
+            after = rows[-1].seq
+
+    def attach(
+        self,
+        workflow_name: str,
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        metadata: dict[str, Any] | None = None,
+        wait_s: float | None = None,
+        on_lease_lost: Callable[[TidebaseError], None] | None = None,
+    ) -> RunSession:
+        """Makes or finds a run, leases it, and returns a session; for work that is not shaped like a function.
+
+        Args:
+            wait_s: how long to wait while another worker has the lease; see :meth:`Tidebase.run`.
+            on_lease_lost: called from the heartbeat's thread when the lease is lost.
+
+        Raises:
+            RunFinal: the run is completed. RunHeld, RunCancelledError, InputMismatch: as for :meth:`Tidebase.run`.
+        """
+        if self._attach is None:
+            raise TidebaseError("a session needs connections of its own", hint="Call attach on the Tidebase itself.")
+        return self._attach(workflow_name, run_id, input, metadata, wait_s, on_lease_lost)

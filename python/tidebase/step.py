@@ -1,0 +1,237 @@
+"""Steps: what one does, from the checkpoint that is there already to the error that is final."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, TypedDict, TypeVar, cast
+
+from . import calls, codec
+from .canonical import digest
+from .errors import (
+    Interruption,
+    NotSerializable,
+    RunNeedsReview,
+    StepOutputDecodeError,
+    TidebaseError,
+    interruption,
+)
+from .flow import Flow, Invoke, Pause
+from .lease import Hold, new_request_id
+
+log = logging.getLogger("tidebase.step")
+_PACKAGE = os.path.dirname(__file__)
+T = TypeVar("T")
+
+
+class StepOptions(TypedDict, total=False):
+    """What may be said about a step.
+
+    Attributes:
+        input: what the result depends on, when the function is a closure: hashed and compared on a replay.
+        key: tells one of several from the others: the step is then known as ``name[key]``.
+        retries: how often a failure is retried, 0 to 1000; by default 0.
+        retry_delay_s: seconds before the first retry, doubled each time; by default 1.
+        retry_max_delay_s: the cap of that, in seconds; by default 300.
+        timeout_s: how long one execution may take, in seconds; by default any time.
+        side_effects: what it does to the outside, e.g. ``["email.send"]``; ``["read"]`` and none are harmless.
+        idempotency_key: by which the outside recognises a repetition.
+        replay: ``auto`` (default), ``manual`` or ``never``: whether it may be executed again when it did not complete.
+        checkpoint_invariant: what must hold for the checkpoint to be usable, in words.
+        verified_by: how one finds out whether it took effect, in words.
+        credentials: names of the credentials it needs.
+    """
+
+    input: Any
+    key: Any
+    retries: int
+    retry_delay_s: float
+    retry_max_delay_s: float
+    timeout_s: float
+    side_effects: Sequence[str]
+    idempotency_key: str
+    replay: str
+    checkpoint_invariant: str
+    verified_by: str
+    credentials: Sequence[str]
+
+
+@dataclass
+class Work(Generic[T]):
+    """One step to be done: its name, its function and arguments, its options."""
+
+    name: str
+    function: Callable[..., T]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    options: StepOptions = field(default_factory=StepOptions)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: StepOptions | None,
+    ) -> Work[T]:
+        """Sorts out keywords: behind a closure they are options, behind arguments they are arguments, too."""
+        if options is None and not args and kwargs:
+            known = kwargs.keys() & StepOptions.__annotations__.keys()
+            if known and known != kwargs.keys():
+                other = ", ".join(sorted(kwargs.keys() - known))
+                raise TypeError(
+                    f"step options and arguments of the function ({other}) together: use run.step.options(...)"
+                )
+            if known:
+                return cls(name, function, (), {}, StepOptions(**kwargs))  # type: ignore[typeddict-item]
+        return cls(name, function, args, kwargs, options or {})
+
+    @property
+    def full_name(self) -> str:
+        key = self.options.get("key")
+        return self.name if key is None else f"{self.name}[{key}]"
+
+    def input(self) -> Any:
+        """What is hashed: the input that was named, else the arguments (a list; an object if there are keywords)."""
+        if "input" in self.options:
+            return codec.to_builtins(self.options["input"])
+        if self.kwargs:
+            return codec.to_builtins({"args": self.args, "kwargs": self.kwargs})
+        return codec.to_builtins(self.args) if self.args else None
+
+    def contract(self) -> dict[str, Any]:
+        """The options that the database keeps, by the names of begin_step's parameters."""
+        options = self.options
+        contract: dict[str, Any] = {
+            name: options.get(name)
+            for name in ("retries", "idempotency_key", "replay", "checkpoint_invariant", "verified_by")
+        }
+        for name in ("retry_delay", "retry_max_delay", "timeout"):
+            seconds = options.get(f"{name}_s")
+            contract[name] = None if seconds is None else timedelta(seconds=seconds)  # type: ignore[arg-type]
+        for name in ("side_effects", "credentials"):
+            values = options.get(name)
+            contract[name] = None if values is None else list(values)  # type: ignore[call-overload]
+        return contract
+
+
+def describe(error: BaseException) -> str:
+    """The JSON that is stored for an error: type, message, and the last frames of its traceback, the user's own."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.tb_next
+    frames = traceback.format_exception(type(error), error, frame, limit=-5)
+    text = {"type": type(error).__name__, "message": str(error), "traceback": "".join(frames)[-4000:]}
+    return codec.encode({key: _printable(value) for key, value in text.items()})
+
+
+def _printable(text: str) -> str:
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+class Checkpoints:
+    """The completed steps that were there when the lease was granted, by name."""
+
+    def __init__(self, rows: list[calls.Checkpoint] | None = None) -> None:
+        self._rows = {row.name: row for row in rows or ()}
+
+    def find(self, name: str, value: Any) -> calls.Json | None:
+        """The output of a step with this input; None where the database has to be asked."""
+        row = self._rows.get(name)
+        if row is None:
+            return None
+        try:
+            return row.output if digest(value) == row.input_hash else None
+        except (ValueError, RecursionError):  # an integer or a depth that Python does not print
+            return None
+
+
+def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
+    """Does a step: takes its checkpoint, or executes it until it completes or its failure is final.
+
+    The flow of every step, with a function or inside a transaction; raises what the step's function raises.
+    """
+    name = work.full_name
+    returns = codec.returned_type(work.function)
+    hold.check()
+    value = work.input()
+    text = codec.dumps(value)
+    stored = checkpoints.find(name, value)
+    if stored is not None:
+        log.debug("run %s: step %s replayed", hold.run_id, name)
+        return cast(T, _decoded(stored, returns, hold, name))
+    contract = work.contract()
+    while True:
+        start = yield from begin(hold, name, text, contract)
+        if start.outcome == "replay":
+            return cast(T, _decoded(start.output, returns, hold, name))
+        try:
+            result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"))
+            output = codec.encode(result)
+            decoded = codec.settle(output, returns)
+        except Exception as error:
+            delay = yield from fail(hold, name, error)
+            if delay is None:
+                raise
+            yield Pause(delay, hold.ended)
+            hold.check()
+            continue
+        yield calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
+        log.debug("run %s: step %s completed", hold.run_id, name)
+        return cast(T, decoded)
+
+
+def begin(hold: Hold, name: str, text: str, contract: dict[str, Any]) -> Flow[calls.StepStart]:
+    """Begins a step, once it may be begun."""
+    start: calls.StepStart = yield calls.begin_step(
+        run_id=hold.run_id, token=hold.token, name=name, input=text, request_id=new_request_id(), **contract
+    )
+    if start.outcome == "review":
+        raise RunNeedsReview(
+            f"step {name!r} of run {hold.run_id!r} may have taken effect: a person must decide whether it is repeated",
+            detail={"run_id": hold.run_id, "step": name},
+        )
+    return start
+
+
+def fail(hold: Hold, name: str, error: Exception) -> Flow[float | None]:
+    """Records a step's failure; returns the seconds after which it is to be begun again, or None when it is final."""
+    failure: calls.StepFailure = yield calls.fail_step(
+        run_id=hold.run_id,
+        token=hold.token,
+        name=name,
+        error=describe(error),
+        retryable=not isinstance(error, (NotSerializable, StepOutputDecodeError)),
+    )
+    if failure.decision == "auto_retry" and failure.retry_after is not None:
+        seconds = failure.retry_after.total_seconds()
+        log.warning("run %s: step %s failed (%s), again in %.1f s", hold.run_id, name, error, seconds)
+        return seconds
+    note = f"tidebase: step {name!r} of run {hold.run_id!r} failed at attempt {failure.attempt} ({failure.decision})"
+    if hasattr(error, "add_note"):
+        error.add_note(note)
+    log.warning("%s: %s", note, error)
+    return None
+
+
+def _decoded(text: str | None, returns: Any, hold: Hold, name: str) -> Any:
+    try:
+        return codec.decode(text, returns)
+    except StepOutputDecodeError as error:
+        error.detail = {"run_id": hold.run_id, "step": name}
+        raise
+
+
+def inside(flow: Flow[T]) -> Flow[T]:
+    """The same flow, as a workflow sees it: what must not be swallowed is raised as an Interruption."""
+    try:
+        return (yield from flow)
+    except Interruption as error:
+        raise interruption(error) from error.__cause__
+    except TidebaseError as error:
+        raise interruption(error) from error

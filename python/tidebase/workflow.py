@@ -1,0 +1,140 @@
+"""A workflow's life: the run is made or found, leased, worked on, and ended. Flows for threads and asyncio alike."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from . import calls, codec
+from .errors import Interruption, LeaseLostError, TidebaseError
+from .flow import Flow, Invoke
+from .lease import Hold, acquire
+from .step import Checkpoints, describe
+
+log = logging.getLogger("tidebase.run")
+T = TypeVar("T")
+
+#: The run that the code at hand works on; what a function decorated with ``step`` belongs to.
+current_run: ContextVar[Any] = ContextVar("tidebase_current_run")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What ``run`` and ``attach`` are asked to do."""
+
+    workflow: str
+    run_id: str
+    input: Any
+    metadata: dict[str, Any] | None
+    wait_s: float | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that was found or made: leased (``hold``), or completed before (``hold`` is None)."""
+
+    lease: calls.Lease
+    hold: Hold | None
+    checkpoints: Checkpoints
+
+
+class Worker(Protocol):
+    """Who works on runs: a Tidebase or an AsyncTidebase."""
+
+    holder: str
+    lease_s: float
+    code_version: str | None
+
+    def _enter(self, started: Started, invocation: Invocation) -> Any: ...
+
+    def _leave(self, hold: Hold) -> None: ...
+
+
+def new_run_id() -> str:
+    """A fresh id: ``run_`` and a UUIDv7 (RFC 9562, section 5.7), made here so that creating a run can be repeated."""
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    number = number & ~(0xF << 76) | 0x7 << 76
+    number = number & ~(0x3 << 62) | 0x2 << 62
+    return f"run_{UUID(int=number)}"
+
+
+def create(workflow: str, run_id: str | None, input: Any, metadata: dict[str, Any] | None) -> calls.Call[str]:
+    """The call that makes a run, or finds it again."""
+    return calls.create_run(
+        workflow=workflow,
+        run_id=run_id or new_run_id(),
+        input=None if input is None else codec.encode(input),
+        metadata=None if metadata is None else codec.encode(metadata),
+    )
+
+
+def start(worker: Worker, invocation: Invocation) -> Flow[Started]:
+    """Makes or finds the run, gets its lease and its checkpoints."""
+    yield create(invocation.workflow, invocation.run_id, invocation.input, invocation.metadata)
+    lease = yield from acquire(invocation.run_id, worker.holder, worker.lease_s, worker.code_version, invocation.wait_s)
+    if lease.outcome == "completed":
+        return Started(lease, None, Checkpoints())
+    rows = (yield calls.load_checkpoints(run_id=invocation.run_id)) if lease.checkpoints else None
+    assert lease.token is not None and lease.attempt is not None
+    hold = Hold(invocation.run_id, lease.token, lease.attempt, worker.lease_s)
+    log.info("run %s: attempt %d, %d checkpoints", hold.run_id, hold.attempt, lease.checkpoints or 0)
+    return Started(lease, hold, Checkpoints(rows))
+
+
+def execute(worker: Worker, function: Callable[..., T], invocation: Invocation) -> Flow[T]:
+    """Runs a workflow from where it stopped, to its result; a run that is completed returns its result at once."""
+    started = yield from start(worker, invocation)
+    returns = codec.returned_type(function)
+    hold = started.hold
+    if hold is None:
+        return codec.decode(started.lease.result, returns)  # type: ignore[no-any-return]
+    run = worker._enter(started, invocation)
+    context = current_run.set(run)
+    try:
+        try:
+            argument = codec.decode(started.lease.input, codec.parameter_type(function, 1))
+            value = yield Invoke(function, (run, argument))
+            result = codec.encode(value)
+            decoded = codec.settle(result, returns)
+        except Interruption as error:
+            cause = error.__cause__ if isinstance(error.__cause__, TidebaseError) else None
+            raise cause or LeaseLostError(str(error)) from error
+        except Exception as error:
+            worker._leave(hold)
+            yield from fail(hold, error)
+            raise
+        except BaseException:
+            # KeyboardInterrupt, SystemExit, CancelledError: the process goes, the run stays.
+            if hold.lost is not None:
+                raise hold.lost from None
+            worker._leave(hold)
+            yield from release(hold)
+            raise
+        worker._leave(hold)
+        yield calls.complete_run(run_id=hold.run_id, token=hold.token, result=result)
+        return decoded  # type: ignore[no-any-return]
+    finally:
+        worker._leave(hold)
+        current_run.reset(context)
+
+
+def fail(hold: Hold, error: Exception) -> Flow[None]:
+    """Records that the attempt failed; a run that cannot be told so any more is left as it is."""
+    try:
+        yield calls.fail_run(run_id=hold.run_id, token=hold.token, error=describe(error))
+    except TidebaseError as refusal:
+        log.warning("run %s: its failure was not recorded: %s", hold.run_id, refusal)
+
+
+def release(hold: Hold) -> Flow[None]:
+    """Gives the lease up, so that nobody has to wait for it to run out."""
+    try:
+        yield calls.release_run(run_id=hold.run_id, token=hold.token)
+    except TidebaseError as refusal:
+        log.warning("run %s: its lease was not released: %s", hold.run_id, refusal)

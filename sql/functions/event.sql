@@ -1,0 +1,129 @@
+-- The log of a run: written by every call, read by anyone who may, rung for those who watch.
+--
+-- Types that the functions write, and their payloads:
+--
+--   run.created     workflow
+--   run.started     attempt, token, holder, code_version; lapsed: {token, holder, expired_at} when an expired lease was taken over
+--   run.released    attempt, token
+--   run.completed   attempt, token
+--   run.failed      attempt, token, error
+--   step.started    name, attempt, token
+--   step.completed  name, attempt
+--   step.failed     name, attempt, error, decision, retry_after (seconds; absent unless the step is retried)
+--
+-- Types of one's own take any other name: the prefixes of the functions' own types are reserved.
+
+-- Writes one event with the number that fence() took for it, and rings the doorbell if somebody watches the run.
+-- NOTIFY takes a server-wide lock at commit, so a run that nobody watches does not pay for it.
+create or replace function tidebase_private.emit(head tidebase.run_heads, type text, payload jsonb, request_id text default null)
+returns void
+language plpgsql volatile
+as $$
+begin
+  insert into tidebase.events (run_id, seq, type, payload, request_id)
+  values (head.run_id, head.last_seq, emit.type, emit.payload, emit.request_id);
+  if head.watched_until > clock_timestamp() then
+    perform pg_notify('tidebase_events', head.run_id);
+  end if;
+end
+$$;
+comment on function tidebase_private.emit(tidebase.run_heads, text, jsonb, text) is
+  'Appends the event with seq head.last_seq; the caller holds the head''s row lock and took the number there.';
+
+-- Appends an event of the worker's own.
+--
+-- The number comes from the head row under its lock: whoever commits later has the higher number, and a rollback gives
+-- the number back.
+create or replace function tidebase.append_event(
+  run_id text, token bigint, type text, payload jsonb default '{}', request_id text default null, transient boolean default false)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head tidebase.run_heads;
+  earlier bigint;
+begin
+  perform tidebase_private.require_name(type, 'type', 255);
+  if type ~ '^(run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery|tidebase)\.' then
+    perform tidebase_private.raise_invalid('type', format(
+      'must not begin with %s, which marks events that Tidebase writes itself', quote_literal(split_part(type, '.', 1) || '.')));
+  end if;
+  if request_id is not null then
+    perform tidebase_private.require_name(request_id, 'request_id', 255);
+  end if;
+  if transient then
+    perform tidebase_private.commit_lazily();
+  else
+    perform tidebase_private.commit_durably();
+  end if;
+
+  head := tidebase_private.fence(run_id, token, 1);
+  select e.seq into earlier from events e
+  where e.run_id = append_event.run_id and e.request_id = append_event.request_id;
+  if found then
+    perform tidebase_private.give_back(head, 1);
+    return earlier;
+  end if;
+  perform tidebase_private.emit(head, type, coalesce(payload, 'null'), request_id);
+  return head.last_seq;
+end
+$$;
+comment on function tidebase.append_event(text, bigint, text, jsonb, text, boolean) is
+  'Appends an event to the run''s log and returns its seq. Needs the run''s lease token. type: a name of your own, such as "agent.progress"; the prefixes of Tidebase''s own types (run. step. gate. ...) are refused. request_id: an id made up for this call; the call repeated with it returns the first one''s seq. transient: the event may be lost with the last moments of a crashed server (asynchronous commit). Errors: TB001, TB002, TB003, TB004, TB005.';
+
+create or replace function tidebase.read_events(run_id text, after bigint default 0, max integer default 1000)
+returns setof tidebase.event
+language plpgsql stable security definer rows 100
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  if max is null or max < 1 or max > 10000 then
+    perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
+  end if;
+  return query
+    select e.seq, e.type, e.payload, e.created_at
+    from events e
+    where e.run_id = read_events.run_id and e.seq > coalesce(read_events.after, 0)
+    order by e.seq
+    limit read_events.max;
+  if not found and not exists (select from run_heads h where h.run_id = read_events.run_id) then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+end
+$$;
+comment on function tidebase.read_events(text, bigint, integer) is
+  'The events with seq > after, in order, at most max of them (1 to 10000). To follow a run, call it again with the last seq seen: no event at or below that number can appear later. Errors: TB001, TB002.';
+
+-- Says that somebody follows the run, so that calls ring the doorbell for the next while. Whoever committed before
+-- this call is visible to the read that follows it; whoever commits after it notifies: nothing falls in between.
+create or replace function tidebase.watch_run(run_id text, ttl interval default '60 seconds')
+returns tidebase.watch
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head tidebase.run_heads;
+begin
+  perform tidebase_private.require_interval(ttl, 'ttl', '1 second', '1 day');
+  select h.* into head from run_heads h where h.run_id = watch_run.run_id;
+  if not found then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+  -- A second watcher, or the same one again, costs no write while the mark still has half of its time to go.
+  if head.watched_until is null or head.watched_until < clock_timestamp() + ttl / 2 then
+    perform tidebase_private.commit_lazily();
+    update run_heads h
+    set watched_until = greatest(h.watched_until, clock_timestamp() + ttl)
+    where h.run_id = watch_run.run_id
+    returning h.* into head;
+  end if;
+  return row('tidebase_events', head.status, head.last_seq, head.watched_until)::watch;
+end
+$$;
+comment on function tidebase.watch_run(text, interval) is
+  'Asks for notifications about a run for ttl (1 second to 1 day): LISTEN to the channel first, then watch, then read_events, and call it again before watched_until. Notifications may be lost with a connection or behind a pooler: poll read_events as well, now and then. Errors: TB001, TB002.';
+
+select tidebase_private.allow('function tidebase.append_event', 'worker');
+select tidebase_private.allow('function tidebase.read_events', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.watch_run', 'worker', 'approver', 'operator', 'reader');

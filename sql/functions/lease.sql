@@ -1,0 +1,285 @@
+-- Leases: who may work on a run, and the fence that every write goes through.
+--
+-- Lock order, kept by every function: the head of a run, then the run's other rows; a parent's head before its child's;
+-- a queue's row before any head.
+--
+-- Safety comes from tokens; time only decides who may take over. The fencing token is the one of Kleppmann, "How to do
+-- distributed locking" (2016): it grows with every grant and goes with every write.
+
+create or replace function tidebase_private.commit_durably()
+returns void
+language plpgsql volatile
+as $$
+begin
+  if current_setting('synchronous_commit') = 'off' then
+    perform set_config('synchronous_commit', 'on', true);
+  end if;
+end
+$$;
+comment on function tidebase_private.commit_durably() is
+  'This transaction''s commit waits until its WAL is flushed, also where synchronous_commit is off. A stronger setting stays.';
+
+-- For what may be lost harmlessly with the last moments of a crashed server. WAL is ordered, so a crash loses only a
+-- suffix of the log. A transaction that has written already belongs to somebody who counts on its durability; one
+-- that will write afterwards says so with tidebase.durability = 'full'.
+create or replace function tidebase_private.commit_lazily()
+returns void
+language plpgsql volatile
+as $$
+begin
+  if pg_current_xact_id_if_assigned() is null and current_setting('tidebase.durability', true) is distinct from 'full' then
+    perform set_config('synchronous_commit', 'off', true);
+  end if;
+end
+$$;
+comment on function tidebase_private.commit_lazily() is
+  'This transaction''s commit need not wait for the flush, unless it has written already or tidebase.durability is full.';
+
+-- Tells the caller why the fence did not let the write through. A stale token is reported before a final status: who
+-- lost the lease has no part in what became of the run; but a cancelled run says so to everyone.
+create or replace function tidebase_private.raise_fenced(run_id text, token bigint)
+returns void
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads;
+  detail jsonb;
+begin
+  select h.* into head from tidebase.run_heads h where h.run_id = raise_fenced.run_id;
+  if not found then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+  detail := jsonb_build_object('run_id', run_id, 'status', head.status, 'token', token,
+    'current_token', head.lease_token, 'holder', head.holder);
+  if head.status = 'cancelled' then
+    perform tidebase_private.raise('TB004', format('run %L is cancelled', run_id), detail, 'Stop working on it: a cancelled run stays cancelled.');
+  elsif token is distinct from head.lease_token then
+    perform tidebase_private.raise('TB003', format('the lease of run %L is lost: token %s is not the current one', run_id, coalesce(token::text, 'NULL')),
+      detail, 'Stop working on the run; acquire_run grants a new lease when the present one has run out.');
+  elsif head.status = 'completed' then
+    perform tidebase_private.raise('TB005', format('run %L is completed', run_id), detail, 'A completed run does not change any more.');
+  else
+    perform tidebase_private.raise('TB003', format('the lease of run %L was given up: the run is %s', run_id, head.status),
+      detail, 'Call acquire_run to go on with the run.');
+  end if;
+end
+$$;
+comment on function tidebase_private.raise_fenced(text, bigint) is 'Raises TB001, TB003, TB004 or TB005: why a write with this token is refused.';
+
+-- The gate of every write: takes the head's row lock, compares the token in the same statement, and counts the events
+-- and checkpoints that the caller is about to write.
+--
+-- A holder whose lease has run out but whom nobody has replaced passes: its work is paid for, and the lock makes it safe.
+create or replace function tidebase_private.fence(run_id text, token bigint, events integer, checkpoints integer default 0)
+returns tidebase.run_heads
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads;
+begin
+  update tidebase.run_heads h
+  set last_seq = h.last_seq + events,
+      steps_completed = h.steps_completed + checkpoints,
+      updated_at = clock_timestamp()
+  where h.run_id = fence.run_id and h.lease_token = fence.token and h.status = 'running'
+  returning h.* into head;
+  if not found then
+    perform tidebase_private.raise_fenced(run_id, token);
+  end if;
+  return head;
+end
+$$;
+comment on function tidebase_private.fence(text, bigint, integer, integer) is
+  'Locks the run''s head, checks the lease token, and takes the next event numbers (last_seq is the newest of them). Errors: TB001, TB003, TB004, TB005.';
+
+create or replace function tidebase_private.give_back(head tidebase.run_heads, events integer, checkpoints integer default 0)
+returns void
+language plpgsql volatile
+as $$
+begin
+  update tidebase.run_heads h
+  set last_seq = h.last_seq - events, steps_completed = h.steps_completed - checkpoints
+  where h.run_id = head.run_id;
+end
+$$;
+comment on function tidebase_private.give_back(tidebase.run_heads, integer, integer) is
+  'Returns numbers that fence() took in this transaction and that turned out not to be needed: nobody has seen them.';
+
+-- Ends the attempt that the head's current token stands for.
+create or replace function tidebase_private.end_attempt(head tidebase.run_heads, outcome text, error jsonb default null)
+returns void
+language plpgsql volatile
+as $$
+begin
+  update tidebase.attempts a
+  set ended_at = clock_timestamp(), outcome = end_attempt.outcome, error = end_attempt.error
+  where a.run_id = head.run_id and a.attempt = head.attempt and a.ended_at is null;
+end
+$$;
+comment on function tidebase_private.end_attempt(tidebase.run_heads, text, jsonb) is 'Closes the attempts row of the present lease.';
+
+-- What a caller gets who does not get the lease.
+create or replace function tidebase_private.lease_refused(head tidebase.run_heads)
+returns tidebase.lease
+language plpgsql stable
+as $$
+declare
+  run tidebase.runs;
+  answer tidebase.lease;
+begin
+  answer.outcome := case head.status when 'running' then 'held' else head.status end;
+  answer.attempt := head.attempt;
+  answer.checkpoints := head.steps_completed;
+  answer.holder := head.holder;
+  answer.expires_at := head.lease_expires_at;
+  select r.* into run from tidebase.runs r where r.run_id = head.run_id;
+  answer.workflow := run.workflow;
+  answer.result := run.result;
+  return answer;
+end
+$$;
+comment on function tidebase_private.lease_refused(tidebase.run_heads) is 'The answer of acquire_run when nothing is granted.';
+
+create or replace function tidebase_private.lease_granted(head tidebase.run_heads)
+returns tidebase.lease
+language plpgsql stable
+as $$
+declare
+  answer tidebase.lease;
+begin
+  answer.outcome := 'granted';
+  answer.token := head.lease_token;
+  answer.attempt := head.attempt;
+  answer.checkpoints := head.steps_completed;
+  answer.holder := head.holder;
+  answer.expires_at := head.lease_expires_at;
+  select r.workflow, r.input into answer.workflow, answer.input from tidebase.runs r where r.run_id = head.run_id;
+  return answer;
+end
+$$;
+comment on function tidebase_private.lease_granted(tidebase.run_heads) is 'The answer of acquire_run when the lease is granted.';
+
+create or replace function tidebase_private.is_live(head tidebase.run_heads)
+returns boolean
+language sql volatile
+as $$
+  select head.status = 'running' and head.lease_expires_at > clock_timestamp();
+$$;
+comment on function tidebase_private.is_live(tidebase.run_heads) is 'Whether the run is leased and the lease has not run out, by the clock of this moment.';
+
+-- Grants the run's lease to `holder`, or says who has it.
+--
+-- The head row is locked first, so two callers are served one after the other and the second sees the first's token.
+-- A grant always raises the token: a former holder is fenced from that moment, whether it knows or not. An expired
+-- lease is taken over right here; no janitor has to run first.
+create or replace function tidebase.acquire_run(
+  run_id text, holder text, ttl interval default '60 seconds', code_version text default null, request_id text default null)
+returns tidebase.lease
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  lapsed jsonb;
+begin
+  perform tidebase_private.require_name(holder, 'holder', 255);
+  perform tidebase_private.require_interval(ttl, 'ttl', '1 millisecond', '1 day');
+  if code_version is not null then
+    perform tidebase_private.require_name(code_version, 'code_version', 255);
+  end if;
+  if request_id is not null then
+    perform tidebase_private.require_name(request_id, 'request_id', 255);
+  end if;
+  perform tidebase_private.commit_durably();
+
+  select h.* into head from run_heads h where h.run_id = acquire_run.run_id for no key update;
+  if not found then
+    perform tidebase_private.raise_run_not_found(run_id);
+  elsif head.status = 'cancelled' then
+    perform tidebase_private.raise_fenced(run_id, head.lease_token);
+  elsif head.status in ('completed', 'waiting', 'review') then
+    return tidebase_private.lease_refused(head);
+  elsif tidebase_private.is_live(head) then
+    if exists (
+      select from attempts a
+      where a.run_id = head.run_id and a.attempt = head.attempt
+        and a.request_id = acquire_run.request_id and a.holder = acquire_run.holder)
+    then
+      return tidebase_private.lease_granted(head);  -- the same call again: its answer was lost on the way
+    end if;
+    return tidebase_private.lease_refused(head);
+  end if;
+
+  if head.status = 'running' then
+    lapsed := jsonb_build_object('token', head.lease_token, 'holder', head.holder, 'expired_at', head.lease_expires_at);
+    perform tidebase_private.end_attempt(head, 'lapsed');
+  end if;
+  update run_heads h
+  set status = 'running',
+      lease_token = h.lease_token + 1,
+      attempt = h.attempt + 1,
+      holder = acquire_run.holder,
+      lease_expires_at = clock_timestamp() + ttl,
+      last_seq = h.last_seq + 1,
+      updated_at = clock_timestamp()
+  where h.run_id = acquire_run.run_id
+  returning h.* into head;
+  insert into attempts (run_id, attempt, lease_token, holder, code_version, request_id)
+  values (head.run_id, head.attempt, head.lease_token, head.holder, acquire_run.code_version, acquire_run.request_id);
+  perform tidebase_private.emit(head, 'run.started', jsonb_strip_nulls(jsonb_build_object('attempt', head.attempt,
+    'token', head.lease_token, 'holder', head.holder, 'code_version', code_version, 'lapsed', lapsed)));
+  return tidebase_private.lease_granted(head);
+end
+$$;
+comment on function tidebase.acquire_run(text, text, interval, text, text) is
+  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting, review. holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
+
+create or replace function tidebase.renew_lease(run_id text, token bigint, ttl interval default '60 seconds')
+returns timestamptz
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  renewed_until timestamptz;
+begin
+  perform tidebase_private.require_interval(ttl, 'ttl', '1 millisecond', '1 day');
+  perform tidebase_private.commit_lazily();
+  update run_heads h
+  set lease_expires_at = clock_timestamp() + ttl
+  where h.run_id = renew_lease.run_id and h.lease_token = renew_lease.token and h.status = 'running'
+  returning h.lease_expires_at into renewed_until;
+  if not found then
+    perform tidebase_private.raise_fenced(run_id, token);
+  end if;
+  return renewed_until;
+end
+$$;
+comment on function tidebase.renew_lease(text, bigint, interval) is
+  'Extends the lease to ttl from now (1 millisecond to 1 day) and returns when it ends. Also revives a lease that has run out, as long as nobody has taken over. Commits asynchronously: a heartbeat lost with a crashed server only lets the lease end sooner. Errors: TB001, TB002, TB003, TB004, TB005.';
+
+create or replace function tidebase.release_run(run_id text, token bigint)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+begin
+  perform tidebase_private.commit_durably();
+  select h.* into head from run_heads h where h.run_id = release_run.run_id for no key update;
+  if head.status = 'pending' and head.lease_token = token then
+    return head.last_seq;  -- the same call again
+  end if;
+  head := tidebase_private.fence(run_id, token, 1);
+  perform tidebase_private.end_attempt(head, 'released');
+  perform tidebase_private.emit(head, 'run.released', jsonb_build_object('attempt', head.attempt, 'token', token));
+  update run_heads h set status = 'pending', lease_expires_at = null where h.run_id = release_run.run_id;
+  return head.last_seq;
+end
+$$;
+comment on function tidebase.release_run(text, bigint) is
+  'Gives the lease up at once, so that another worker can go on without waiting for it to run out (graceful shutdown). The run is pending again. Returns the event''s seq. Errors: TB001, TB003, TB004, TB005.';
+
+select tidebase_private.allow('function tidebase.acquire_run', 'worker');
+select tidebase_private.allow('function tidebase.renew_lease', 'worker');
+select tidebase_private.allow('function tidebase.release_run', 'worker');

@@ -1,0 +1,198 @@
+-- Runs: made once, finished once, looked at by anyone who may.
+
+-- A UUIDv7 (RFC 9562, section 5.7): milliseconds first, so that new runs are neighbours in the index.
+create or replace function tidebase_private.new_run_id()
+returns text
+language sql volatile
+as $$
+  select 'run_' || encode(
+    set_bit(set_bit(
+      overlay(uuid_send(gen_random_uuid())
+        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
+      52, 1), 53, 1), 'hex')::uuid;
+$$;
+comment on function tidebase_private.new_run_id() is 'A fresh id: run_ and a UUIDv7.';
+
+-- Makes a run, or finds the one that an earlier call with the same id made.
+create or replace function tidebase.create_run(
+  workflow text, input jsonb default null, run_id text default null, metadata jsonb default null)
+returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  id text := coalesce(run_id, tidebase_private.new_run_id());
+  existing runs;
+  head run_heads;
+begin
+  perform tidebase_private.require_name(workflow, 'workflow', 255);
+  perform tidebase_private.require_name(id, 'run_id', 255);
+  if jsonb_typeof(metadata) <> 'object' then
+    perform tidebase_private.raise_invalid('metadata', 'must be a JSON object');
+  end if;
+  perform tidebase_private.commit_durably();
+
+  insert into runs (run_id, workflow, input, metadata)
+  values (id, create_run.workflow, create_run.input, coalesce(create_run.metadata, '{}'))
+  on conflict on constraint runs_pkey do nothing;
+  if not found then
+    select r.* into existing from runs r where r.run_id = id;
+    if existing.workflow <> workflow then
+      perform tidebase_private.raise('TB006', format('run %L belongs to workflow %L, not to %L', id, existing.workflow, workflow),
+        jsonb_build_object('run_id', id, 'workflow', existing.workflow, 'given', workflow), 'Use another run_id.');
+    elsif input is not null and input is distinct from existing.input then
+      perform tidebase_private.raise('TB006', format('run %L was created with another input', id),
+        jsonb_build_object('run_id', id, 'workflow', workflow), 'Use another run_id, or leave the input out to go on with the existing run.');
+    end if;
+    return id;
+  end if;
+
+  insert into run_heads (run_id, last_seq) values (id, 1) returning * into head;
+  perform tidebase_private.emit(head, 'run.created', jsonb_build_object('workflow', workflow));
+  return id;
+end
+$$;
+comment on function tidebase.create_run(text, jsonb, text, jsonb) is
+  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. Errors: TB002, TB006.';
+
+-- What complete_run and fail_run share: the run takes its status, and the attempt ends.
+create or replace function tidebase_private.finish(head tidebase.run_heads, status text, error jsonb default null)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.end_attempt(head, status, error);
+  update tidebase.run_heads h
+  set status = finish.status, lease_expires_at = null
+  where h.run_id = head.run_id;
+  perform tidebase_private.emit(head, 'run.' || status,
+    jsonb_build_object('attempt', head.attempt, 'token', head.lease_token)
+      || case when status = 'failed' then jsonb_build_object('error', error) else '{}' end);
+end
+$$;
+comment on function tidebase_private.finish(tidebase.run_heads, text, jsonb) is
+  'Ends the attempt and gives the run a status without a lease: completed or failed. The caller holds the head and took one event number.';
+
+create or replace function tidebase.complete_run(run_id text, token bigint, result jsonb default null)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  wanted jsonb := coalesce(result, 'null');
+begin
+  perform tidebase_private.commit_durably();
+  select h.* into head from run_heads h where h.run_id = complete_run.run_id for no key update;
+  if head.status = 'completed' and head.lease_token = token
+    and exists (select from runs r where r.run_id = complete_run.run_id and r.result = wanted)
+  then
+    return head.last_seq;  -- the same call again
+  end if;
+  head := tidebase_private.fence(run_id, token, 1);
+  update runs r set result = wanted, error = null, finished_at = clock_timestamp() where r.run_id = complete_run.run_id;
+  perform tidebase_private.finish(head, 'completed');
+  return head.last_seq;
+end
+$$;
+comment on function tidebase.complete_run(text, bigint, jsonb) is
+  'Stores the result and ends the run for good; returns the seq of its last event. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
+
+create or replace function tidebase.fail_run(run_id text, token bigint, error jsonb default null)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  wanted jsonb := coalesce(error, 'null');
+begin
+  perform tidebase_private.commit_durably();
+  select h.* into head from run_heads h where h.run_id = fail_run.run_id for no key update;
+  if head.status = 'failed' and head.lease_token = token then
+    return head.last_seq;  -- the same call again
+  end if;
+  head := tidebase_private.fence(run_id, token, 1);
+  update runs r set error = wanted, finished_at = clock_timestamp() where r.run_id = fail_run.run_id;
+  perform tidebase_private.finish(head, 'failed', wanted);
+  return head.last_seq;
+end
+$$;
+comment on function tidebase.fail_run(text, bigint, jsonb) is
+  'Ends this attempt with an error and gives the lease up. The run may be resumed: acquire_run grants it again, and its checkpoints replay. error: any JSON, by convention {type, message}. Returns the event''s seq. Errors: TB001, TB003, TB004, TB005.';
+
+create or replace view tidebase.run_overview with (security_barrier = true) as
+  select
+    r.run_id,
+    r.workflow,
+    h.status,
+    h.attempt,
+    h.lease_token,
+    h.holder,
+    h.lease_expires_at,
+    h.status = 'running' and h.lease_expires_at <= clock_timestamp() as lease_lapsed,
+    h.steps_completed,
+    h.last_seq,
+    a.code_version,
+    r.input,
+    r.metadata,
+    r.result,
+    r.error,
+    r.created_at,
+    h.updated_at,
+    case when h.status in ('completed', 'failed', 'cancelled') then r.finished_at end as finished_at
+  from tidebase.runs r
+  join tidebase.run_heads h on h.run_id = r.run_id
+  left join tidebase.attempts a on a.run_id = h.run_id and a.attempt = h.attempt;
+comment on view tidebase.run_overview is
+  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder has gone silent, and another worker may take over. code_version: of the latest attempt.';
+
+create or replace function tidebase.get_run(run_id text)
+returns setof tidebase.run_overview
+language plpgsql stable security definer rows 1
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  return query select o.* from run_overview o where o.run_id = get_run.run_id;
+  if not found then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+end
+$$;
+comment on function tidebase.get_run(text) is 'The run_overview row of one run. Errors: TB001.';
+
+-- The plan depends on which filters are given, so it is made for each call's values.
+create or replace function tidebase.list_runs(
+  workflow text default null, status text default null, before text default null, max integer default 100)
+returns setof tidebase.run_overview
+language plpgsql stable security definer rows 100
+set search_path = pg_catalog, tidebase, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  if max is null or max < 1 or max > 1000 then
+    perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
+  end if;
+  if before is not null and not exists (select from runs r where r.run_id = list_runs.before) then
+    perform tidebase_private.raise_run_not_found(list_runs.before);
+  end if;
+  return query
+    select o.*
+    from run_overview o
+    where (list_runs.workflow is null or o.workflow = list_runs.workflow)
+      and (list_runs.status is null or o.status = list_runs.status)
+      and (list_runs.before is null
+        or (o.created_at, o.run_id) < (select r.created_at, r.run_id from runs r where r.run_id = list_runs.before))
+    order by o.created_at desc, o.run_id desc
+    limit list_runs.max;
+end
+$$;
+comment on function tidebase.list_runs(text, text, text, integer) is
+  'Runs, newest first: of a workflow, in a status, older than the run `before` (to page on: the last row''s run_id), at most max (1 to 1000). NULL means any. Errors: TB001, TB002.';
+
+select tidebase_private.allow('function tidebase.create_run', 'worker');
+select tidebase_private.allow('function tidebase.complete_run', 'worker');
+select tidebase_private.allow('function tidebase.fail_run', 'worker');
+select tidebase_private.allow('function tidebase.get_run', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.list_runs', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('table tidebase.run_overview', 'worker', 'approver', 'operator', 'reader');

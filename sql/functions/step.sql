@@ -1,0 +1,329 @@
+-- Steps: named units of work whose result is kept.
+--
+--   begin_step --> execute --> complete_step        the checkpoint is written; the step never runs again
+--        |            `------> fail_step            says whether and when to begin it again
+--        `-------> replay                           the checkpoint is handed out; nothing is written
+--
+-- A step is known by its name in the run. A client that runs the same step for several things puts the thing's key
+-- into the name as `name[key]`.
+
+create or replace function tidebase_private.writes_outside(side_effects text[])
+returns boolean
+language sql immutable
+as $$
+  select coalesce(not side_effects <@ array['read'], false);
+$$;
+comment on function tidebase_private.writes_outside(text[]) is 'Whether a step declared an effect on the outside: any side effect but "read".';
+
+-- The table of the resume contract, for a step that was begun and did not complete. Retries come first, but never for a
+-- write to the outside that the outside could not recognise as a repetition.
+create or replace function tidebase_private.decide_replay(step tidebase.steps, may_retry boolean)
+returns text
+language sql immutable
+as $$
+  select case
+    when tidebase_private.writes_outside(step.side_effects) and step.idempotency_key is null
+      then case step.replay when 'never' then 'fail_hard' else 'manual_review' end
+    when may_retry and step.tries <= coalesce(step.retries, 0) then 'auto_retry'
+    when step.replay = 'never' then 'fail_hard'
+    when step.replay = 'manual' then 'manual_review'
+    else 'safe_replay'
+  end;
+$$;
+comment on function tidebase_private.decide_replay(tidebase.steps, boolean) is
+  'What may become of a step that was begun and did not complete: auto_retry, safe_replay, manual_review or fail_hard. may_retry: whether the retries of the contract apply.';
+
+-- Exponential backoff with "equal jitter" (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015):
+-- half of the delay is kept, the other half is random, so that failures which fell together do not return together.
+create or replace function tidebase_private.retry_delay(tries integer, first interval, cap interval)
+returns interval
+language sql volatile
+as $$
+  select make_interval(secs => (0.5 + random() / 2) * least(
+    extract(epoch from coalesce(cap, '5 minutes'))::float8,
+    extract(epoch from coalesce(first, '1 second'))::float8 * power(2, least(tries - 1, 60))));
+$$;
+comment on function tidebase_private.retry_delay(integer, interval, interval) is
+  'How long to wait after this many tries: first (1 second unless told), doubled each time, capped (5 minutes), at least half of it.';
+
+create or replace function tidebase_private.require_contract(
+  side_effects text[], idempotency_key text, replay text, checkpoint_invariant text, verified_by text,
+  credentials text[], retries integer, retry_delay interval, retry_max_delay interval, timeout interval)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if array_position(side_effects, null) is not null or '' = any (side_effects) then
+    perform tidebase_private.raise_invalid('side_effects', 'must not contain NULL or an empty text');
+  elsif array_position(credentials, null) is not null or '' = any (credentials) then
+    perform tidebase_private.raise_invalid('credentials', 'must not contain NULL or an empty text');
+  elsif '' in (idempotency_key, checkpoint_invariant, verified_by) then
+    perform tidebase_private.raise_invalid('idempotency_key, checkpoint_invariant and verified_by', 'must not be empty');
+  elsif replay not in ('auto', 'manual', 'never') then
+    perform tidebase_private.raise_invalid('replay', 'must be auto, manual or never');
+  elsif retries not between 0 and 1000 then
+    perform tidebase_private.raise_invalid('retries', 'must be a number from 0 to 1000');
+  end if;
+  perform tidebase_private.require_interval(coalesce(retry_delay, '1 second'), 'retry_delay', '0', '1 day');
+  perform tidebase_private.require_interval(coalesce(retry_max_delay, '5 minutes'), 'retry_max_delay', '0', '30 days');
+  perform tidebase_private.require_interval(coalesce(timeout, '1 day'), 'timeout', '1 millisecond', '365 days');
+end
+$$;
+comment on function tidebase_private.require_contract(text[], text, text, text, text, text[], integer, interval, interval, interval) is
+  'Raises TB002 when a part of the resume contract makes no sense.';
+
+create or replace function tidebase_private.raise_other_input(step tidebase.steps, given bytea)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.raise('TB006', format('step %L of run %L was begun with another input', step.name, step.run_id),
+    jsonb_build_object('run_id', step.run_id, 'step', step.name, 'status', step.status,
+      'input_hash', encode(step.input_hash, 'hex'), 'given_hash', encode(given, 'hex')),
+    'Give the step its first input, or another name (or key) if it is another piece of work.');
+end
+$$;
+comment on function tidebase_private.raise_other_input(tidebase.steps, bytea) is 'Raises TB006 for a step.';
+
+create or replace function tidebase_private.raise_not_running(run_id text, token bigint, name text)
+returns void
+language plpgsql volatile
+as $$
+declare
+  step tidebase.steps;
+begin
+  select s.* into step from tidebase.steps s where s.run_id = raise_not_running.run_id and s.name = raise_not_running.name;
+  perform tidebase_private.raise('TB007', format('step %L of run %L is %s', name, run_id, case
+      when step.name is null then 'not begun'
+      when step.status = 'running' and step.lease_token <> token then 'not begun under this lease'
+      when step.status = 'completed' then 'completed already'
+      else step.status end),
+    jsonb_build_object('run_id', run_id, 'step', name, 'status', step.status, 'lease_token', step.lease_token),
+    'Call begin_step and do what it says.');
+end
+$$;
+comment on function tidebase_private.raise_not_running(text, bigint, text) is 'Raises TB007: the step cannot be completed or failed now.';
+
+-- What begin_step answers when the step could not simply be begun. Called under the head's lock, with one number taken.
+create or replace function tidebase_private.begun_already(head tidebase.run_heads, name text, input_hash bytea, request_id text)
+returns tidebase.step_start
+language plpgsql volatile
+as $$
+declare
+  step tidebase.steps;
+begin
+  select s.* into strict step from tidebase.steps s where s.run_id = head.run_id and s.name = begun_already.name;
+  if step.input_hash <> input_hash then
+    perform tidebase_private.raise_other_input(step, input_hash);
+  elsif step.status = 'completed' then
+    perform tidebase_private.give_back(head, 1);
+    return row('replay', step.attempt, step.output)::tidebase.step_start;
+  elsif step.request_id = request_id then
+    perform tidebase_private.give_back(head, 1);
+    return row('execute', step.attempt, null)::tidebase.step_start;  -- the same call again: its answer was lost on the way
+  end if;
+  perform tidebase_private.raise('TB007', format('step %L of run %L is running already under this lease', name, head.run_id),
+    jsonb_build_object('run_id', head.run_id, 'step', name, 'status', step.status, 'lease_token', step.lease_token),
+    'Two threads began the same step. Give each piece of work its own name or key.');
+  return null;
+end
+$$;
+comment on function tidebase_private.begun_already(tidebase.run_heads, text, bytea, text) is
+  'The answer of begin_step for a step that is completed, was begun by the very same call, or cannot be begun: TB006, TB007.';
+
+-- Says what to do with a step: execute it, or take its checkpoint.
+--
+-- The checkpoint of a completed step is handed out without a lock and without a write: it cannot change. Everything
+-- else happens under the head's lock, in one statement that begins the step, or begins it anew when it failed or when
+-- an earlier lease left it unfinished.
+create or replace function tidebase.begin_step(
+  run_id text, token bigint, name text, input jsonb default null,
+  side_effects text[] default null, idempotency_key text default null, replay text default null,
+  checkpoint_invariant text default null, verified_by text default null, credentials text[] default null,
+  retries integer default null, retry_delay interval default null, retry_max_delay interval default null,
+  timeout interval default null, request_id text default null)
+returns tidebase.step_start
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  step steps;
+  hash bytea := tidebase_private.hash_input(input);
+  nth integer;
+begin
+  select s.* into step from steps s
+  join run_heads h on h.run_id = s.run_id and h.lease_token = begin_step.token and h.status = 'running'
+  where s.run_id = begin_step.run_id and s.name = begin_step.name and s.status = 'completed';
+  if found then
+    if step.input_hash <> hash then
+      perform tidebase_private.raise_other_input(step, hash);
+    end if;
+    return row('replay', step.attempt, step.output)::step_start;
+  end if;
+
+  perform tidebase_private.require_name(name, 'name', 1024);
+  perform tidebase_private.require_contract(side_effects, idempotency_key, replay, checkpoint_invariant, verified_by,
+    credentials, retries, retry_delay, retry_max_delay, timeout);
+  if tidebase_private.writes_outside(side_effects) then
+    perform tidebase_private.commit_durably();
+  else
+    perform tidebase_private.commit_lazily();
+  end if;
+
+  head := tidebase_private.fence(run_id, token, 1);
+  insert into steps as s (run_id, name, lease_token, attempt, tries, status, input_hash, input, request_id, side_effects,
+    idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, retry_delay, retry_max_delay, timeout)
+  values (head.run_id, begin_step.name, head.lease_token, 1, 1, 'running', hash, begin_step.input, begin_step.request_id,
+    begin_step.side_effects, begin_step.idempotency_key, begin_step.replay, begin_step.checkpoint_invariant,
+    begin_step.verified_by, begin_step.credentials, begin_step.retries, begin_step.retry_delay,
+    begin_step.retry_max_delay, begin_step.timeout)
+  on conflict on constraint steps_pkey do update
+  set (lease_token, started_at, status, request_id, side_effects, idempotency_key, replay, checkpoint_invariant,
+       verified_by, credentials, retries, retry_delay, retry_max_delay, timeout)
+    = (excluded.lease_token, excluded.started_at, 'running', excluded.request_id, excluded.side_effects,
+       excluded.idempotency_key, excluded.replay, excluded.checkpoint_invariant, excluded.verified_by,
+       excluded.credentials, excluded.retries, excluded.retry_delay, excluded.retry_max_delay, excluded.timeout),
+    attempt = s.attempt + 1,
+    tries = case when s.lease_token = excluded.lease_token then s.tries + 1 else 1 end,
+    error = null, decision = null, retry_at = null
+  where s.input_hash = excluded.input_hash
+    and (s.status = 'failed' or s.status = 'running' and s.lease_token <> excluded.lease_token)
+  returning s.attempt into nth;
+  if not found then
+    return tidebase_private.begun_already(head, name, hash, request_id);
+  end if;
+  perform tidebase_private.emit(head, 'step.started',
+    jsonb_build_object('name', name, 'attempt', nth, 'token', head.lease_token));
+  return row('execute', nth, null)::step_start;
+end
+$$;
+comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, text[], integer, interval, interval, interval, text) is
+  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again; without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007.';
+
+create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  wanted jsonb := coalesce(output, 'null');
+  nth integer;
+  earlier bigint;
+begin
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.fence(run_id, token, 1, checkpoints => 1);
+  update steps s
+  set status = 'completed', output = wanted, completed_at = clock_timestamp(), completed_seq = head.last_seq
+  where s.run_id = complete_step.run_id and s.name = complete_step.name
+    and s.status = 'running' and s.lease_token = complete_step.token
+  returning s.attempt into nth;
+  if found then
+    perform tidebase_private.emit(head, 'step.completed', jsonb_build_object('name', name, 'attempt', nth));
+    return head.last_seq;
+  end if;
+
+  select s.completed_seq into earlier from steps s
+  where s.run_id = complete_step.run_id and s.name = complete_step.name
+    and s.status = 'completed' and s.lease_token = complete_step.token and s.output = wanted;
+  if not found then
+    perform tidebase_private.raise_not_running(run_id, token, name);
+  end if;
+  perform tidebase_private.give_back(head, 1, checkpoints => 1);
+  return earlier;  -- the same call again
+end
+$$;
+comment on function tidebase.complete_step(text, bigint, text, jsonb) is
+  'Stores the output of a running step as its checkpoint and returns the seq of the event. Commits synchronously: once it has returned, the step never runs again. A SQL NULL is stored as the JSON null. The same call again returns the same seq. Errors: TB001, TB003, TB004, TB005, TB007.';
+
+create or replace function tidebase.fail_step(run_id text, token bigint, name text, error jsonb default null, retryable boolean default true)
+returns tidebase.step_failure
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  step steps;
+  delay interval;
+begin
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.fence(run_id, token, 1);
+  select s.* into step from steps s
+  where s.run_id = fail_step.run_id and s.name = fail_step.name and s.lease_token = fail_step.token
+    and s.status in ('running', 'failed');
+  if not found then
+    perform tidebase_private.raise_not_running(run_id, token, name);
+  elsif step.status = 'failed' then
+    perform tidebase_private.give_back(head, 1);  -- the same call again
+    return row(step.decision, greatest(step.retry_at - clock_timestamp(), interval '0'), step.attempt)::step_failure;
+  end if;
+
+  step.decision := tidebase_private.decide_replay(step, may_retry => coalesce(retryable, true));
+  if step.decision = 'auto_retry' then
+    delay := tidebase_private.retry_delay(step.tries, step.retry_delay, step.retry_max_delay);
+  end if;
+  update steps s
+  set status = 'failed', error = coalesce(fail_step.error, 'null'), decision = step.decision, retry_at = clock_timestamp() + delay
+  where s.run_id = fail_step.run_id and s.name = fail_step.name;
+  perform tidebase_private.emit(head, 'step.failed', jsonb_build_object('name', name, 'attempt', step.attempt,
+      'error', error, 'decision', step.decision)
+    || case when delay is null then '{}' else jsonb_build_object('retry_after', round(extract(epoch from delay), 3)) end);
+  return row(step.decision, delay, step.attempt)::step_failure;
+end
+$$;
+comment on function tidebase.fail_step(text, bigint, text, jsonb, boolean) is
+  'Records that a running step failed, and decides what may happen: auto_retry (begin it again after retry_after: exponential, jittered, capped), safe_replay (retries are used up, but resuming the run may execute it again), manual_review (a person must decide before it is executed again), fail_hard (it must not be executed again). A step that writes to the outside without an idempotency key is never retried. error: any JSON, by convention {type, message}. retryable: false rules the retries out. The same call again returns the same decision. Errors: TB001, TB003, TB004, TB005, TB007.';
+
+create or replace function tidebase.load_checkpoints(run_id text)
+returns setof tidebase.checkpoint
+language plpgsql stable security definer rows 100
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  return query
+    select s.name, s.input_hash, s.output
+    from steps s
+    where s.run_id = load_checkpoints.run_id and s.status = 'completed';
+  if not found and not exists (select from run_heads h where h.run_id = load_checkpoints.run_id) then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+end
+$$;
+comment on function tidebase.load_checkpoints(text) is
+  'Every completed step of the run, in no particular order: name, SHA-256 of the canonical input, output. One call replays a whole run. Errors: TB001.';
+
+create or replace view tidebase.step_timeline with (security_barrier = true) as
+  select
+    s.run_id,
+    s.name,
+    s.status,
+    s.attempt,
+    s.lease_token,
+    s.started_at,
+    s.completed_at,
+    s.completed_at - s.started_at as duration,
+    s.completed_seq,
+    s.decision,
+    s.retry_at,
+    s.error,
+    s.input,
+    encode(s.input_hash, 'hex') as input_hash,
+    s.output,
+    s.side_effects,
+    s.idempotency_key,
+    coalesce(s.replay, 'auto') as replay,
+    s.checkpoint_invariant,
+    s.verified_by,
+    s.credentials,
+    coalesce(s.retries, 0) as retries,
+    s.timeout
+  from tidebase.steps s;
+comment on view tidebase.step_timeline is
+  'One row a step: how often it was begun (attempt), under which lease last, from when to when, its checkpoint, its failure and what was decided, and its resume contract. Order by started_at.';
+
+select tidebase_private.allow('function tidebase.begin_step', 'worker');
+select tidebase_private.allow('function tidebase.complete_step', 'worker');
+select tidebase_private.allow('function tidebase.fail_step', 'worker');
+select tidebase_private.allow('function tidebase.load_checkpoints', 'worker');
+select tidebase_private.allow('table tidebase.step_timeline', 'worker', 'approver', 'operator', 'reader');

