@@ -7,14 +7,16 @@ return annotation says; without an annotation they come back as plain JSON.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import typing
 from collections.abc import Callable
 from decimal import Decimal
-from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -92,13 +94,11 @@ def _convert(value: Any, expected: Any) -> Any:
         return _by_pydantic(value, expected)
 
 
-@lru_cache(maxsize=4096)
 def returned_type(function: Callable[..., Any]) -> Any:
     """The function's return annotation; Any where there is none or it cannot be resolved."""
     return _hints(function).get("return", Any)
 
 
-@lru_cache(maxsize=1024)
 def parameter_type(function: Callable[..., Any], position: int) -> Any:
     """The annotation of a positional parameter; Any where there is none or it cannot be resolved."""
     code = getattr(function, "__code__", None)
@@ -107,11 +107,26 @@ def parameter_type(function: Callable[..., Any], position: int) -> Any:
     return _hints(function).get(code.co_varnames[position], Any)
 
 
+# Weakly, so that a closure and what it has captured live no longer than without it.
+_known: WeakKeyDictionary[Callable[..., Any], dict[str, Any]] = WeakKeyDictionary()
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except Exception:  # names that exist for the type checker only
+    if isinstance(function, functools.partial):
+        function = function.func
+    if not getattr(function, "__annotations__", None):
         return {}
+    try:
+        return _known[function]
+    except (KeyError, TypeError):
+        pass
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # names that exist for the type checker only
+        hints = {}
+    with contextlib.suppress(TypeError):  # a callable that cannot be hashed or weakly referenced
+        _known[function] = hints
+    return hints
 
 
 _HINT = "JSON values, dataclasses and Pydantic models can be stored; NaN, NUL characters and lone surrogates cannot."

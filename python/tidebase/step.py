@@ -34,7 +34,9 @@ class StepOptions(TypedDict, total=False):
     Attributes:
         input: what the result depends on, when the function is a closure: hashed and compared on a replay.
         key: tells one of several from the others: the step is then known as ``name[key]``.
+        returns: the type that the result comes back as; by default the function's return annotation.
         retries: how often a failure is retried, 0 to 1000; by default 0.
+        retry_on: the exceptions that are worth a retry; by default every Exception.
         retry_delay_s: seconds before the first retry, doubled each time; by default 1.
         retry_max_delay_s: the cap of that, in seconds; by default 300.
         timeout_s: how long one execution may take, in seconds; by default any time.
@@ -48,7 +50,9 @@ class StepOptions(TypedDict, total=False):
 
     input: Any
     key: Any
+    returns: Any
     retries: int
+    retry_on: type[Exception] | tuple[type[Exception], ...]
     retry_delay_s: float
     retry_max_delay_s: float
     timeout_s: float
@@ -157,7 +161,7 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
     The flow of every step, with a function or inside a transaction; raises what the step's function raises.
     """
     name = work.full_name
-    returns = codec.returned_type(work.function)
+    returns = work.options.get("returns", codec.returned_type(work.function))
     hold.check()
     value = work.input()
     text = codec.dumps(value)
@@ -175,7 +179,7 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
             output = codec.encode(result)
             decoded = codec.settle(output, returns)
         except Exception as error:
-            delay = yield from fail(hold, name, error)
+            delay = yield from fail(hold, name, error, work.options.get("retry_on", Exception))
             if delay is None:
                 raise
             yield Pause(delay, hold.ended)
@@ -199,14 +203,19 @@ def begin(hold: Hold, name: str, text: str, contract: dict[str, Any]) -> Flow[ca
     return start
 
 
-def fail(hold: Hold, name: str, error: Exception) -> Flow[float | None]:
+def fail(
+    hold: Hold,
+    name: str,
+    error: Exception,
+    retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+) -> Flow[float | None]:
     """Records a step's failure; returns the seconds after which it is to be begun again, or None when it is final."""
     failure: calls.StepFailure = yield calls.fail_step(
         run_id=hold.run_id,
         token=hold.token,
         name=name,
         error=describe(error),
-        retryable=not isinstance(error, (NotSerializable, StepOutputDecodeError)),
+        retryable=isinstance(error, retry_on) and not isinstance(error, (NotSerializable, StepOutputDecodeError)),
     )
     if failure.decision == "auto_retry" and failure.retry_after is not None:
         seconds = failure.retry_after.total_seconds()
