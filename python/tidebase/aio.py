@@ -119,7 +119,10 @@ class AsyncRun:
                 call = completion(self._hold, work.full_name, transaction.result)
                 await self._database.execute_on(connection, call)
         except Interruption as error:
-            raise self._interruption(error) from error.__cause__
+            inner = self._interruption(error)
+            if inner is error:
+                raise
+            raise inner from error
         except Exception as error:
             if await self._do(was_rolled_back(self._hold, work.full_name, error)):
                 raise

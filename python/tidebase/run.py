@@ -125,7 +125,10 @@ class Run:
                 yield transaction
                 self._database.execute_on(connection, completion(self._hold, work.full_name, transaction.result))
         except Interruption as error:
-            raise self._interruption(error) from error.__cause__
+            inner = self._interruption(error)
+            if inner is error:
+                raise
+            raise inner from error
         except Exception as error:
             if self._do(was_rolled_back(self._hold, work.full_name, error)):
                 raise

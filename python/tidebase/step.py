@@ -13,7 +13,6 @@ from typing import Any, Generic, TypedDict, TypeVar, cast
 from . import calls, codec
 from .canonical import digest
 from .errors import (
-    Interruption,
     NotSerializable,
     RunNeedsReview,
     StepOutputDecodeError,
@@ -240,7 +239,8 @@ def inside(flow: Flow[T]) -> Flow[T]:
     """The same flow, as a workflow sees it: what must not be swallowed is raised as an Interruption."""
     try:
         return (yield from flow)
-    except Interruption as error:
-        raise interruption(error) from error.__cause__
     except TidebaseError as error:
-        raise interruption(error) from error
+        inner = interruption(error)
+        if inner is error:
+            raise
+        raise inner from error
