@@ -1,0 +1,185 @@
+"""Leases, fencing and steps under attack: one holder, no zombie's write, one execution, no changed checkpoint.
+
+The probes are in ``probes`` (threads with connections of their own) and ``probe_workers`` (processes); each is seen
+failing without its mechanism in ``test_mechanisms``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from . import probe_workers, probes
+from .probe_support import call, differences, expire, image, image_of, new_run, poll, take_over, value
+
+Database = psycopg.Connection[Any]
+
+
+@pytest.mark.parametrize("queued", [False, True], ids=["from a barrier", "queued behind the lock"])
+def test_of_fifty_workers_one_gets_the_run_and_the_others_are_told_who(database: str, queued: bool) -> None:
+    """I1. Queued behind the lock, all of them have seen the run free before the first of them gets it."""
+    assert probes.one_holder(database, workers=50, queued=queued) == []
+
+
+def test_in_a_thousand_take_overs_no_token_is_issued_twice(database: str) -> None:
+    """I1, with four workers for every lease that lapses: tokens only grow."""
+    assert probes.takeovers(database, rounds=1000, threads=4) == []
+
+
+def test_a_thousand_leases_of_a_millisecond_all_have_their_own_token(database: str) -> None:
+    """I1, with nothing that keeps the workers in step."""
+    assert probes.short_leases(database, grants=1000, threads=4) == []
+
+
+def test_a_lease_that_ends_while_another_waits_for_the_lock_has_ended(database: str) -> None:
+    """The transaction's own time, ``now()``, would be from before the wait."""
+    assert probes.time_after_waiting(database) == []
+
+
+def test_zombie_and_forged_tokens_change_nothing(database: str) -> None:
+    """I2, for every function that takes a token, as the catalogue lists them."""
+    assert probes.zombie(database) == []
+
+
+def test_zombie_that_was_replaced_while_it_waited_for_the_lock_changes_nothing(database: str) -> None:
+    """I2 in the narrowest place: the call had begun when the lease was still its own."""
+    assert probes.replaced_while_waiting(database) == []
+
+
+def test_token_of_a_run_that_was_given_up_or_ended_is_worth_nothing(database: str) -> None:
+    """I2: the newest token, but no lease."""
+    assert probes.given_up(database) == []
+
+
+def test_lapsed_holder_whom_nobody_has_replaced_may_complete_its_step(database: str) -> None:
+    """The call to the model is paid for, and the lock makes it safe."""
+    assert probes.lapsed_holder(database) == []
+
+
+def test_stopped_process_that_wakes_up_after_a_take_over_changes_nothing(database: str, db: Database) -> None:
+    """I2 with a real zombie: SIGSTOP in the middle of its writes, a take-over, SIGCONT."""
+    run_id = new_run(db)
+    with probe_workers.process(probe_workers.write_until_refused, database, run_id) as (worker, pipe):
+        backend, token = pipe.recv()
+        assert [pipe.recv() for _ in range(3)] == ["ok"] * 3
+        probe_workers.stop(worker)
+        idle = "select state = 'idle' from pg_stat_activity where pid = %s"
+        poll("the call that was under way has ended", lambda: value(db, idle, backend))
+        assert take_over(db, run_id) > token
+        before = image(db)
+        probe_workers.resume(worker)
+        answers = pipe.recv()
+        assert len(answers) > 8
+        assert [answer for answer in answers if answer[1] != "TB003"] == []
+        assert differences(before, image(db)) == []
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["except Exception", "except BaseException"])
+@pytest.mark.parametrize("successor_is_at_it", [False, True])
+def test_stopped_workflow_that_wakes_up_after_a_take_over_ends_with_lease_lost(
+    database: str, db: Database, stubborn: bool, successor_is_at_it: bool
+) -> None:
+    """I2 through the wrapper: the zombie's result is not stored, ``except Exception`` does not swallow the loss, and
+    even a workflow that swallows everything gets no further.
+    """
+    run_id = new_run(db)
+    with probe_workers.process(probe_workers.run_a_workflow, database, run_id, stubborn) as (worker, pipe):
+        assert pipe.recv() == "working"
+        probe_workers.stop(worker)
+        token = take_over(db, run_id)
+        if successor_is_at_it:
+            call(db, "begin_step", run_id=run_id, token=token, name="work")
+        before = image(db)
+        probe_workers.resume(worker)
+        pipe.send("go on")
+        ended, swallowed = pipe.recv()
+        assert (ended, swallowed) == ("LeaseLostError", ["LeaseLost"] if stubborn else [])
+        assert differences(before, image(db)) == []
+    call(
+        db, "begin_step", run_id=run_id, token=token, name="work", request_id="again"
+    ) if not successor_is_at_it else None
+    call(db, "complete_step", run_id=run_id, token=token, name="work", output=Jsonb("the successor's"))
+    assert value(db, "select output from tidebase.steps where run_id = %s", run_id) == "the successor's"
+
+
+def test_stopped_workflow_whom_nobody_has_replaced_completes_its_step(database: str, db: Database) -> None:
+    """The lease ran out while the process was stopped, and the work is kept all the same."""
+    run_id = new_run(db)
+    with probe_workers.process(probe_workers.run_a_workflow, database, run_id, False) as (worker, pipe):
+        assert pipe.recv() == "working"
+        probe_workers.stop(worker)
+        expire(db, run_id)
+        probe_workers.resume(worker)
+        pipe.send("go on")
+        assert pipe.recv() == ("returned", [])
+    assert value(db, "select result from tidebase.runs where run_id = %s", run_id) == "the zombie's"
+
+
+def test_what_must_survive_a_crash_is_flushed_whatever_the_session_says(database: str) -> None:
+    """``synchronous_commit = off`` in the session, the role or the database does not weaken a grant or a checkpoint."""
+    assert probes.durability(database) == []
+
+
+@pytest.mark.parametrize("queued", [False, True], ids=["from a barrier", "queued behind the lock"])
+def test_of_sixteen_that_begin_one_step_one_executes_it(database: str, queued: bool) -> None:
+    """I3."""
+    assert probes.one_begin(database, connections=16, queued=queued) == []
+
+
+def test_call_repeated_on_sixteen_connections_is_one_beginning(database: str) -> None:
+    """Safe to call twice: the answer was lost, the attempt is the same."""
+    assert probes.same_request(database, connections=16) == []
+
+
+def test_successor_executes_what_its_predecessor_left_unfinished(database: str) -> None:
+    """As the next attempt, under its own lease."""
+    assert probes.successor_repeats(database) == []
+
+
+def test_completed_step_is_changed_by_nothing(database: str) -> None:
+    """I3."""
+    assert probes.checkpoint_is_final(database) == []
+
+
+def test_checkpoint_is_reused_for_an_equal_input_and_for_no_other(database: str) -> None:
+    """I3: 1.50 is 1.5, but "1.50" is not "1.5"."""
+    assert probes.same_input(database) == []
+
+
+def test_unfinished_step_does_not_change_its_input(database: str) -> None:
+    """I3, in every state that a step can be in."""
+    assert probes.other_input(database) == []
+
+
+def test_eight_threads_of_one_run_do_four_hundred_steps_once_each(database: str) -> None:
+    """I3 through the wrapper."""
+    assert probe_workers.many_threads(database, threads=8, steps=50) == []
+
+
+def test_every_call_locks_the_head_of_the_run_first(database: str) -> None:
+    """The lock order that all functions keep, each held up at the head and looked at: no deadlock can come of it."""
+    assert probes.lock_order(database) == []
+
+
+def test_random_calls_from_sixteen_connections_do_not_deadlock(database: str) -> None:
+    """Every function on four runs, with tokens good and bad: no error but Tidebase's own."""
+    assert probes.stress(database, connections=16, calls=800) == []
+
+
+def test_what_the_image_of_a_run_shows_is_all_there_is(db: Database) -> None:
+    """The comparison that the zombie's probes rest on sees every table that has rows of a run, and an update that
+    changes no value.
+    """
+    run_id = new_run(db)
+    token = take_over(db, run_id)
+    call(db, "begin_step", run_id=run_id, token=token, name="work")
+    tables = {f"tidebase.{name}" for name in ("runs", "run_heads", "attempts", "steps", "events")}
+    assert tables <= {table for table, rows in image_of(db, run_id).items() if rows}
+    assert tables <= {table for table, rows in image(db).items() if rows}
+    before = image(db)
+    assert differences(before, image(db)) == []
+    db.execute("update tidebase.run_heads set holder = holder where run_id = %s", (run_id,))
+    assert len(differences(before, image(db))) == 2

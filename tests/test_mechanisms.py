@@ -1,0 +1,376 @@
+"""Every probe is seen failing with its mechanism taken out: a probe that cannot fail proves nothing.
+
+A mutation replaces a snippet in one function of the database. The probe is silent before, on the same database, and
+reports violations after. Where a mechanism guards against a race, the probe forces the race with locks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
+import pytest
+
+from . import probe_workers, probes
+from .probe_support import Connection, connect, values
+from .probes import Probe
+
+
+@dataclass(frozen=True)
+class Edit:
+    """In the function of this name, the first text becomes the second, wherever it stands."""
+
+    function: str
+    text: str
+    instead: str
+
+    def apply(self, connection: Connection) -> None:
+        definitions = values(
+            connection,
+            "select pg_get_functiondef(oid) from pg_proc where proname = %s"
+            " and pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)",
+            self.function,
+        )
+        assert len(definitions) == 1, f"there are {len(definitions)} functions {self.function}"
+        assert self.text in definitions[0], f"{self.function} has changed, and has no more: {self.text}"
+        connection.execute(definitions[0].replace(self.text, self.instead))
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement that takes out a mechanism which is not in a function's body."""
+
+    text: str
+
+    def apply(self, connection: Connection) -> None:
+        connection.execute(self.text)  # type: ignore[arg-type]
+
+
+FENCE = """update tidebase.run_heads h
+  set last_seq = h.last_seq + events,
+      steps_completed = h.steps_completed + checkpoints,
+      updated_at = clock_timestamp()
+  where h.run_id = fence.run_id and h.lease_token = fence.token and h.status = 'running'
+  returning h.* into head;"""
+
+READ_THEN_WRITE = """select h.* into head from tidebase.run_heads h where h.run_id = fence.run_id;
+  if head.lease_token is distinct from fence.token or head.status <> 'running' then
+    perform tidebase_private.raise_fenced(run_id, token);
+  end if;
+  update tidebase.run_heads h
+  set last_seq = h.last_seq + events, steps_completed = h.steps_completed + checkpoints, updated_at = clock_timestamp()
+  where h.run_id = fence.run_id
+  returning h.* into head;"""
+
+WITHOUT_LOCK = """select h.* into head from tidebase.run_heads h
+  where h.run_id = fence.run_id and h.lease_token = fence.token and h.status = 'running';
+  head.last_seq := {};"""
+
+HIGHEST = "(select coalesce(max(e.seq), 0) + events from tidebase.events e where e.run_id = fence.run_id)"
+SEQUENCE = Statement(
+    "create sequence tidebase_private.numbers start 3; grant usage on tidebase_private.numbers to tidebase_owner"
+)
+NEXT = "nextval('tidebase_private.numbers')"
+
+Mutation = tuple[Edit | Statement, ...]
+
+MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
+    # I1: one holder
+    "a grant does not lock the head": (
+        (Edit("acquire_run", "for no key update", ""),),
+        partial(probes.one_holder, queued=True),
+    ),
+    "a grant does not look whether the lease is live": (
+        (Edit("is_live", "head.status = 'running' and head.lease_expires_at > clock_timestamp()", "false"),),
+        probes.one_holder,
+    ),
+    "a grant does not look whether the lease is live (take-over)": (
+        (Edit("is_live", "head.status = 'running' and head.lease_expires_at > clock_timestamp()", "false"),),
+        probes.takeovers,
+    ),
+    "a loser is not told the holder": ((Edit("lease_refused", "head.holder", "null"),), probes.one_holder),
+    "a grant does not raise the token": (
+        (Edit("acquire_run", "h.lease_token + 1", "greatest(h.lease_token, 1)"),),
+        probes.takeovers,
+    ),
+    "a grant does not raise the token (short leases)": (
+        (Edit("acquire_run", "h.lease_token + 1", "greatest(h.lease_token, 1)"),),
+        probes.short_leases,
+    ),
+    "tokens start anew": (
+        (Edit("acquire_run", "h.lease_token + 1", "case when h.lease_token > 3 then 1 else h.lease_token + 1 end"),),
+        probes.takeovers,
+    ),
+    "expiry is compared with the transaction's time": (
+        (Edit("is_live", "clock_timestamp()", "now()"),),
+        probes.time_after_waiting,
+    ),
+    "a grant lasts from the transaction's time": (
+        (Edit("acquire_run", "clock_timestamp() + ttl", "now() + ttl"),),
+        probes.time_after_waiting,
+    ),
+    "a renewal lasts from the transaction's time": (
+        (Edit("renew_lease", "clock_timestamp() + ttl", "now() + ttl"),),
+        probes.time_after_waiting,
+    ),
+    # I2: fencing
+    "the fence does not compare the token": (
+        (Edit("fence", "and h.lease_token = fence.token", ""),),
+        probes.zombie,
+    ),
+    "the fence lets any older token pass": (
+        (Edit("fence", "h.lease_token = fence.token", "h.lease_token >= fence.token"),),
+        probes.zombie,
+    ),
+    "the fence takes a NULL token for the current one": (
+        (Edit("fence", "h.lease_token = fence.token", "h.lease_token = coalesce(fence.token, h.lease_token)"),),
+        probes.zombie,
+    ),
+    "the refusal ignores a NULL token": (
+        (Edit("raise_fenced", "token is distinct from head.lease_token", "token <> head.lease_token"),
+         Edit("raise_fenced", "the lease of run %L was given up", "%L"),
+         Edit("raise_fenced", "'TB003', format('%L", "'TB005', format('%L")),
+        probes.zombie,
+    ),
+    "the refusal is not raised": (
+        (Edit("fence", "perform tidebase_private.raise_fenced(run_id, token);", "null;"),),
+        probes.zombie,
+    ),
+    "the fence compares the token before it has the lock": (
+        (Edit("fence", FENCE, READ_THEN_WRITE),),
+        probes.replaced_while_waiting,
+    ),
+    "the fence does not look at the status": (
+        (Edit("fence", "and h.status = 'running'", ""),),
+        probes.given_up,
+    ),
+    "a renewal does not compare the token": (
+        (Edit("renew_lease", "and h.lease_token = renew_lease.token", ""),),
+        probes.zombie,
+    ),
+    "a renewal does not compare the token (while it waits)": (
+        (Edit("renew_lease", "and h.lease_token = renew_lease.token", ""),),
+        probes.replaced_while_waiting,
+    ),
+    "a release repeated does not compare the token": (
+        (Edit("release_run", "head.status = 'pending' and head.lease_token = token", "true"),),
+        probes.zombie,
+    ),
+    "a run's end repeated does not compare the token": (
+        (Edit("complete_run", "head.lease_token = token", "true"), Edit("complete_run", "r.result = wanted", "true")),
+        probes.zombie,
+    ),
+    "a lapsed holder is turned away": (
+        (Edit("fence", "and h.status = 'running'", "and h.lease_expires_at > clock_timestamp()"),),
+        probes.lapsed_holder,
+    ),
+    # I3: checkpoints
+    "a running step may be begun again under the same lease": (
+        (Edit("begin_step", "s.status = 'running' and s.lease_token <> excluded.lease_token", "s.status = 'running'"),),
+        probes.one_begin,
+    ),
+    "a running step may be begun again under the same lease (barrier)": (
+        (Edit("begin_step", "s.status = 'running' and s.lease_token <> excluded.lease_token", "s.status = 'running'"),),
+        partial(probes.one_begin, queued=False),
+    ),
+    "a running step may not be begun again by a successor": (
+        (Edit("begin_step", "or s.status = 'running' and s.lease_token <> excluded.lease_token", ""),),
+        probes.successor_repeats,
+    ),
+    "a call repeated is not recognised": (
+        (Edit("begun_already", "step.request_id = request_id", "false"),),
+        probes.same_request,
+    ),
+    "an append repeated is not recognised": (
+        (Edit("append_event", "e.request_id = append_event.request_id", "false"),),
+        probes.same_request,
+    ),
+    "a number that is not needed is not given back": (
+        (Edit("give_back", "h.last_seq - events", "h.last_seq"),),
+        probes.same_request,
+    ),
+    "a completed step is completed again": (
+        (Edit("complete_step", "and s.status = 'running' and", "and"),),
+        probes.checkpoint_is_final,
+    ),
+    "a step is completed under any lease": (
+        (Edit("complete_step", "and s.status = 'running' and s.lease_token = complete_step.token", ""),),
+        probes.checkpoint_is_final,
+    ),
+    "a repeated completion is not compared": (
+        (Edit("complete_step", "and s.output = wanted", ""),),
+        probes.checkpoint_is_final,
+    ),
+    "a completed step fails": (
+        (Edit("fail_step", "and s.status in ('running', 'failed')", ""),
+         Edit("fail_step", "set status = 'failed'", "set status = 'failed', output = null, completed_seq = null")),
+        probes.checkpoint_is_final,
+    ),
+    "a completed step is begun again": (
+        (Edit("begin_step", "s.status = 'completed';", "false;"),
+         Edit("begin_step", "s.status = 'failed' or", "s.status in ('failed', 'completed') or"),
+         Edit("begin_step", "error = null,", "error = null, output = null, completed_seq = null,")),
+        probes.checkpoint_is_final,
+    ),
+    "the input of a completed step is not compared": (
+        (Edit("begin_step", "step.input_hash <> hash", "false"),),
+        probes.same_input,
+    ),
+    "the input of an unfinished step is not compared": (
+        (Edit("begin_step", "s.input_hash = excluded.input_hash", "true"),),
+        probes.other_input,
+    ),
+    "the input of a step completed meanwhile is not compared": (
+        (Edit("begun_already", "step.input_hash <> input_hash", "false"),),
+        probes.other_input,
+    ),
+    "the zeros that end a fraction are not cut": (
+        (Edit("canonical", "canonical collate \"C\" like '%.%0%'", "false"),),
+        probes.same_input,
+    ),
+    "zeros are cut inside strings, too": (
+        (Edit("canonical", '("(?:[^"\\\\]|\\\\.)*")|', "(\\n)|"),),
+        probes.same_input,
+    ),
+    "zeros are cut from whole numbers, too": (
+        (Edit("canonical", "\\.0+(?![0-9])", "\\.?0+(?![0-9])"),),
+        probes.same_input,
+    ),
+    # I4: the log
+    "numbers are one more than the highest in the log": (
+        (Edit("fence", FENCE, WITHOUT_LOCK.format(HIGHEST)),),
+        probes.commit_order,
+    ),
+    "numbers are one more than the highest in the log (writers)": (
+        (Edit("fence", FENCE, WITHOUT_LOCK.format(HIGHEST)),),
+        probes.event_order,
+    ),
+    "numbers come from a sequence, without a lock": (
+        (SEQUENCE, Edit("fence", FENCE, WITHOUT_LOCK.format(NEXT))),
+        probes.commit_order,
+    ),
+    "numbers come from a sequence, under the lock": (
+        (SEQUENCE, Edit("fence", "h.last_seq + events", NEXT)),
+        probes.commit_order,
+    ),
+    "numbers come from a sequence, under the lock (writers)": (
+        (SEQUENCE, Edit("fence", "h.last_seq + events", NEXT)),
+        probes.event_order,
+    ),
+    "a take-over skips a number": (
+        (Edit("acquire_run", "last_seq = h.last_seq + 1", "last_seq = h.last_seq + 2"),),
+        probes.takeovers,
+    ),
+    "the owner may change events": (
+        (Statement("grant update on tidebase.events to tidebase_owner"),),
+        probes.immutable_events,
+    ),
+    "the owner may empty the log": (
+        (Statement("grant truncate on tidebase.events to tidebase_owner"),),
+        probes.immutable_events,
+    ),
+    "a worker may write to the log": (
+        (Statement("grant usage on schema tidebase to tidebase_worker"),
+         Statement("grant insert on tidebase.events to tidebase_worker")),
+        probes.immutable_events,
+    ),
+    "a reader may change a view": (
+        (Statement("grant update on tidebase.step_timeline to tidebase_reader"),),
+        probes.immutable_events,
+    ),
+    "events are written without a notification": (
+        (Edit("emit", "perform pg_notify('tidebase_events', head.run_id);", "null;"),),
+        probes.doorbell,
+    ),
+    "every event notifies": (
+        (Edit("emit", "head.watched_until > clock_timestamp()", "true"),),
+        probes.doorbell,
+    ),
+    "a watch leaves no mark": (
+        (Edit("watch_run", "set watched_until = greatest(h.watched_until, clock_timestamp() + ttl)",
+              "set watched_until = h.watched_until"),),
+        probes.doorbell,
+    ),
+    "a watch leaves no mark and takes no lock": (
+        (Edit("watch_run", "head.watched_until is null or head.watched_until < clock_timestamp() + ttl / 2", "false"),),
+        probes.watch_has_no_hole,
+    ),
+    "a watch does not wait for a write under way": (
+        (Edit("watch_run", "where h.run_id = watch_run.run_id\n    returning",
+              "where h.ctid = (select o.ctid from run_heads o where o.run_id = watch_run.run_id"
+              " for update skip locked)\n    returning"),),
+        probes.watch_has_no_hole,
+    ),
+    # Durability and the order of locks
+    "nothing commits durably": (
+        (Edit("commit_durably", "perform set_config('synchronous_commit', 'on', true);", "null;"),),
+        probes.durability,
+    ),
+    "a stronger wish is overruled": (
+        (Edit("commit_durably", "if current_setting('synchronous_commit') = 'off' then", "if true then"),),
+        probes.durability,
+    ),
+    "a grant does not commit durably": (
+        (Edit("acquire_run", "perform tidebase_private.commit_durably();", ""),),
+        probes.durability,
+    ),
+    "a checkpoint does not commit durably": (
+        (Edit("complete_step", "perform tidebase_private.commit_durably();", ""),),
+        probes.durability,
+    ),
+    "the start of a step that writes outside does not commit durably": (
+        (Edit("writes_outside", "coalesce(not side_effects <@ array['read'], false)", "false"),),
+        probes.durability,
+    ),
+    "a heartbeat makes a checkpoint in its transaction lazy": (
+        (Edit("commit_lazily", "pg_current_xact_id_if_assigned() is null and", ""),),
+        probes.durability,
+    ),
+    "a heartbeat waits for the flush": (
+        (Edit("commit_lazily", "perform set_config('synchronous_commit', 'off', true);", "null;"),),
+        probes.durability,
+    ),
+    "a step is locked before the head": (
+        (Edit("complete_step", "head := tidebase_private.fence(",
+              "perform from steps s where s.run_id = complete_step.run_id for update;"
+              "head := tidebase_private.fence("),),
+        probes.lock_order,
+    ),
+    "a completed step is executed again after a crash": (
+        (Edit("load_checkpoints", "s.status = 'completed'", "false"),
+         Edit("begin_step", "s.status = 'completed';", "false;"),
+         Edit("begin_step", "s.status = 'failed' or", "s.status in ('failed', 'completed') or"),
+         Edit("begin_step", "error = null,", "error = null, output = null, completed_seq = null,")),
+        probe_workers.worker_kills,
+    ),
+    "a step's output is not what was given": (
+        (Edit("complete_step", "output = wanted,", "output = '[0, 0]',"),),
+        probe_workers.many_threads,
+    ),
+    "an error without a SQLSTATE of its own": (
+        (Edit("raise_run_not_found", "'TB001'", "'P0001'"),),
+        probes.stress,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_probe_fails_without_its_mechanism(name: str, database: str) -> None:
+    """Silent with the mechanism, loud without: on the same database, with nothing else changed in between."""
+    mutation, probe = MUTATIONS[name]
+    assert probe(database) == []
+    with connect(database) as connection:
+        for change in mutation:
+            change.apply(connection)
+    violations = probe(database)
+    assert violations != [], f"nothing was noticed although {name}"
+    broken = [violation for violation in violations if re.search(r": (42|XX)[0-9A-Z]{3}(:| instead)", violation)]
+    assert broken == [], "the mutation does not take the mechanism out: it does not run"
+
+
+def test_a_mutation_that_no_longer_applies_is_noticed(db: psycopg.Connection[object]) -> None:
+    """Otherwise a mechanism that is rewritten would leave its mutation behind, and the probe would never fail."""
+    with pytest.raises(AssertionError, match="has changed"):
+        Edit("fence", "no such text", "").apply(db)
