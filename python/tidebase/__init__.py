@@ -15,12 +15,13 @@ with the same id and goes on where it stopped::
 """
 
 from .aio import AsyncRun, AsyncRunSession, AsyncTidebase
-from .calls import Event, RunInfo, StepInfo
+from .calls import Event, GateDecision, GateInfo, Reconciliation, Recovery, ReviewInfo, RunInfo, StalledRun, StepInfo
 from .client import Tidebase
 from .decorators import step
 from .errors import (
     BudgetExhausted,
     DatabaseUnavailable,
+    GateAnswerInvalid,
     InputMismatch,
     Interruption,
     InvalidArgument,
@@ -45,8 +46,11 @@ from .errors import (
     TidebaseError,
     VersionConflict,
 )
+from .gate import GateAnswer, GateOpening, GateOptions
 from .run import Run, RunSession
 from .step import StepOptions
+from .webhook import Dispatcher, verify_webhook_signature
+from .workflow import RunOptions
 
 __all__ = [
     "AsyncRun",
@@ -54,7 +58,14 @@ __all__ = [
     "AsyncTidebase",
     "BudgetExhausted",
     "DatabaseUnavailable",
+    "Dispatcher",
     "Event",
+    "GateAnswer",
+    "GateAnswerInvalid",
+    "GateDecision",
+    "GateInfo",
+    "GateOpening",
+    "GateOptions",
     "InputMismatch",
     "Interruption",
     "InvalidArgument",
@@ -64,6 +75,9 @@ __all__ = [
     "NotFound",
     "NotMigrated",
     "NotSerializable",
+    "Reconciliation",
+    "Recovery",
+    "ReviewInfo",
     "ReviewNotOpen",
     "Run",
     "RunCancelled",
@@ -73,8 +87,10 @@ __all__ = [
     "RunInfo",
     "RunNeedsReview",
     "RunNotFound",
+    "RunOptions",
     "RunSession",
     "RunSuspendedError",
+    "StalledRun",
     "StepInfo",
     "StepNotRunning",
     "StepOptions",
@@ -85,4 +101,5 @@ __all__ = [
     "TidebaseError",
     "VersionConflict",
     "step",
+    "verify_webhook_signature",
 ]

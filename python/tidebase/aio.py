@@ -6,21 +6,32 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
 import psycopg
 
-from . import calls, codec, migrations, workflow
-from .calls import Event, RunInfo, StepInfo
+from . import calls, codec, gate, migrations, workflow
+from .calls import (
+    Event,
+    GateDecision,
+    GateInfo,
+    Reconciliation,
+    Recovery,
+    ReviewInfo,
+    RunInfo,
+    StalledRun,
+    StepInfo,
+)
 from .client import Registry
 from .database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool
 from .errors import Interruption, LeaseLostError, RunCancelledError, RunFinal, TidebaseError, interruption
 from .event import emit
 from .flow import Flow, drive_async, one
+from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import AsyncHeartbeats, Hold, new_holder
 from .step import Checkpoints, StepOptions, Work, describe, inside, perform
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
-from .workflow import Invocation, Started
+from .workflow import Invocation, RunOptions, Started
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,6 +76,34 @@ class AsyncStep:
         return AsyncStep(self._run, cast(StepOptions, {**(self._options or {}), **options}))
 
 
+class AsyncGate:
+    """``await run.gate(...)``: see :class:`tidebase.run.Gate`."""
+
+    def __init__(self, run: AsyncRun) -> None:
+        self._run = run
+
+    async def __call__(
+        self, name: str, prompt: str | None = None, *, suspend: bool = False, **options: Unpack[GateOptions]
+    ) -> GateAnswer:
+        """Returns the decision; see :meth:`tidebase.run.Gate.__call__`."""
+        return await self._run._do(gate.ask(self._run._hold, name, prompt, options, suspend))
+
+
+class AsyncGates:
+    """``run.gates``: gates for those who cannot block."""
+
+    def __init__(self, run: AsyncRun) -> None:
+        self._run = run
+
+    async def begin(self, name: str, prompt: str | None = None, **options: Unpack[GateOptions]) -> GateOpening:
+        """Opens a gate, or finds it; has the secret that entitles its bearer to decide."""
+        return await self._run._do(gate.begin(self._run._hold, name, prompt, options))
+
+    async def get(self, name: str) -> GateAnswer | None:
+        """The decision; None while there is none. Raises NotFound."""
+        return await self._run._do(gate.get(self._run._hold, name))
+
+
 class AsyncTransaction(Transaction[AsyncConnection]):
     """A :class:`~tidebase.transaction.Transaction` on a :class:`psycopg.AsyncConnection`."""
 
@@ -84,6 +123,8 @@ class AsyncRun:
         self._checkpoints = checkpoints
         self.workflow = workflow
         self.step = AsyncStep(self)
+        self.gate = AsyncGate(self)
+        self.gates = AsyncGates(self)
 
     @property
     def run_id(self) -> str:
@@ -103,6 +144,10 @@ class AsyncRun:
     async def emit(self, type: str, payload: Any = None, *, transient: bool = False) -> int:
         """Appends an event of one's own; see :meth:`tidebase.run.Run.emit`."""
         return await self._do(emit(self._hold, type, payload, transient))
+
+    async def sleep(self, name: str, seconds: float, *, suspend: bool = False) -> None:
+        """Waits for a durable timer; see :meth:`tidebase.run.Run.sleep`."""
+        await self._do(gate.sleep(self._hold, name, seconds, suspend))
 
     @asynccontextmanager
     async def transaction(self, name: str, **options: Unpack[StepOptions]) -> AsyncIterator[AsyncTransaction]:
@@ -124,7 +169,7 @@ class AsyncRun:
                 raise
             raise inner from error
         except Exception as error:
-            if await self._do(was_rolled_back(self._hold, work.full_name, error)):
+            if await self._do(was_rolled_back(self._hold, work, error)):
                 raise
 
     async def _perform(self, work: Work[T]) -> T:
@@ -206,10 +251,10 @@ class AsyncRuns:
         input: Any = None,
         *,
         run_id: str | None = None,
-        metadata: dict[str, Any] | None = None,
+        **options: Unpack[RunOptions],
     ) -> RunInfo:
         """Makes a run that nobody works on yet, or finds it."""
-        return await self.get(await self._database.execute(workflow.create(workflow_name, run_id, input, metadata)))
+        return await self.get(await self._database.execute(workflow.create(workflow_name, run_id, input, options)))
 
     async def get(self, run_id: str) -> RunInfo:
         """One run. Raises RunNotFound."""
@@ -225,6 +270,48 @@ class AsyncRuns:
     ) -> Sequence[RunInfo]:
         """Runs, newest first, at most ``max`` (1 to 1000, by default 100); page on with ``before=`` the last run_id."""
         return await self._database.execute(calls.list_runs(workflow=workflow, status=status, before=before, max=max))
+
+    async def cancel(
+        self, run_id: str, reason: str | None = None, *, actor: str | None = None, cascade: bool = True
+    ) -> RunInfo:
+        """Cancels a run for good; see :meth:`tidebase.run.Runs.cancel`."""
+        await self._database.execute(calls.cancel_run(run_id=run_id, reason=reason, actor=actor, cascade=cascade))
+        return await self.get(run_id)
+
+    async def recover(self, run_id: str, reason: str = "manual", *, actor: str | None = None) -> Recovery:
+        """Makes a run that was left, or failed, acquirable; see :meth:`tidebase.run.Runs.recover`."""
+        number = await self._database.execute(calls.recover_run(run_id=run_id, reason=reason, actor=actor))
+        return next(recovery for recovery in await self.recoveries(run_id) if recovery.recovery == number)
+
+    async def recoveries(self, run_id: str) -> Sequence[Recovery]:
+        """Every attempt to recover a run, oldest first."""
+        return await self._database.execute(calls.recovery_history(run_id))
+
+    async def stalled(self) -> Sequence[StalledRun]:
+        """The runs that do not go on by themselves, longest first."""
+        return await self._database.execute(calls.stalled_runs())
+
+    async def reviews(self, run_id: str | None = None) -> Sequence[ReviewInfo]:
+        """The steps that wait for a person's decision, oldest first."""
+        return await self._database.execute(calls.review_inbox(run_id))
+
+    async def resolve_review(
+        self,
+        run_id: str,
+        step: str,
+        decision: Literal["retry", "accept", "fail"],
+        *,
+        output: Any = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Decides about a step in review, once; see :meth:`tidebase.run.Runs.resolve_review`."""
+        encoded = codec.encode(output) if decision == "accept" else None
+        await self._database.execute(
+            calls.resolve_review(
+                run_id=run_id, step=step, decision=decision, output=encoded, actor=actor, reason=reason
+            )
+        )
 
     async def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""
@@ -246,16 +333,49 @@ class AsyncRuns:
         *,
         run_id: str | None = None,
         input: Any = None,
-        metadata: dict[str, Any] | None = None,
         wait_s: float | None = None,
         on_lease_lost: Callable[[TidebaseError], None] | None = None,
+        **options: Unpack[RunOptions],
     ) -> AsyncRunSession:
         """Makes or finds a run, leases it, and returns a session; see :meth:`tidebase.run.Runs.attach`."""
         if self._attach is None:
             raise TidebaseError(
                 "a session needs connections of its own", hint="Call attach on the AsyncTidebase itself."
             )
-        return await self._attach(workflow_name, run_id, input, metadata, wait_s, on_lease_lost)
+        return await self._attach(workflow_name, run_id, input, wait_s, on_lease_lost, options)
+
+
+class AsyncGateDesk:
+    """``tide.gates``: gates seen by those who decide; see :class:`tidebase.run.GateDesk`."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        self._database = database
+
+    async def list(
+        self, *, run_id: str | None = None, status: str | None = "pending", max: int | None = None
+    ) -> Sequence[GateInfo]:
+        """Gates, oldest first: by default those that wait; ``status=None`` for all, at most ``max`` (100)."""
+        return await self._database.execute(calls.list_gates(run_id=run_id, status=status, max=max))
+
+    async def get(self, run_id: str, name: str) -> GateInfo:
+        """One gate. Raises NotFound."""
+        return await self._database.execute(calls.get_gate(run_id=run_id, name=name))
+
+    async def decide(
+        self,
+        run_id: str,
+        name: str,
+        decision: str,
+        *,
+        actor: str | None = None,
+        payload: Any = None,
+        secret: str | None = None,
+        comment: str | None = None,
+    ) -> GateDecision:
+        """Decides a gate; see :meth:`tidebase.run.GateDesk.decide`."""
+        return await self._database.execute(
+            gate.decision(run_id, name, decision, actor=actor, payload=payload, secret=secret, comment=comment)
+        )
 
 
 class AsyncTidebase:
@@ -283,6 +403,7 @@ class AsyncTidebase:
         self.lease_s = lease_s
         self.code_version = code_version
         self.runs = AsyncRuns(self._database, self._attach)
+        self.gates = AsyncGateDesk(self._database)
 
     @property
     def url(self) -> str:
@@ -300,12 +421,12 @@ class AsyncTidebase:
         *,
         run_id: str | None = None,
         input: Any = None,
-        metadata: dict[str, Any] | None = None,
         wait_s: float | None = None,
+        **options: Unpack[RunOptions],
     ) -> T:
         """Runs a workflow, from where it stopped if it was run before; see :meth:`tidebase.Tidebase.run`."""
         chosen = cast("Callable[..., T]", self._registry.find(workflow_name, function))
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
         task = asyncio.current_task()
         try:
             with _terminable(task):
@@ -316,6 +437,10 @@ class AsyncTidebase:
                 if hasattr(task, "uncancel"):  # from Python 3.11 on
                     task.uncancel()
             raise
+
+    async def reconcile(self, max: int = 100) -> Reconciliation:
+        """Looks at the runs that are due; see :meth:`tidebase.Tidebase.reconcile`."""
+        return await self._database.execute(calls.reconcile(max=max))
 
     def bind(self, connection: AsyncConnection) -> AsyncBound:
         """The same database in the caller's transaction; see :meth:`tidebase.Tidebase.bind`."""
@@ -362,11 +487,11 @@ class AsyncTidebase:
         workflow_name: str,
         run_id: str | None,
         input: Any,
-        metadata: dict[str, Any] | None,
         wait_s: float | None,
         on_lease_lost: Callable[[TidebaseError], None] | None,
+        options: RunOptions,
     ) -> AsyncRunSession:
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
         started = await drive_async(workflow.start(self, invocation), self._database)
         if started.hold is None:
             raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})

@@ -110,6 +110,14 @@ class RunInfo:
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    waiting_for: str | None
+    available_at: datetime | None
+    deadline_at: datetime | None
+    max_attempts: int | None
+    recovery_webhook: str | None
+    cancelled_at: datetime | None
+    cancel_reason: str | None
+    cancel_actor: str | None
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,160 @@ class StepInfo:
     credentials: list[str] | None
     retries: int
     timeout: timedelta | None
+
+
+@dataclass(frozen=True)
+class RunFailure:
+    """Answer of fail_run; see the type tidebase.run_failure."""
+
+    seq: int
+    status: str
+    retry_at: datetime | None
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """Answer of open_gate and start_timer; see the type tidebase.gate_opening."""
+
+    status: str
+    decision: str | None
+    payload: Value
+    comment: str | None
+    actor: str | None
+    decided_at: datetime | None
+    timeout_at: datetime | None
+    secret: str | None
+    created: bool
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """Answer of decide_gate. ``accepted``: whether this decision was taken; the rest is what stands now.
+
+    ``status`` is ``pending`` while more approvals are needed (``approvals`` of ``required``).
+    """
+
+    accepted: bool
+    status: str
+    decision: str | None
+    payload: Value
+    comment: str | None
+    actor: str | None
+    decided_at: datetime | None
+    approvals: int
+    required: int
+
+
+@dataclass(frozen=True)
+class GateInfo:
+    """A gate or a timer, as the view gate_overview has it."""
+
+    run_id: str
+    name: str
+    kind: str
+    status: str
+    prompt: str | None
+    data: Value
+    options: list[str]
+    response_schema: Value
+    capability: Value
+    required_approvals: int
+    timeout_at: datetime | None
+    default_decision: str | None
+    decision: str | None
+    payload: Value
+    comment: str | None
+    actor: str | None
+    decided_by: str | None
+    created_at: datetime
+    decided_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ReviewInfo:
+    """A step that waits for a person's decision, as the view review_inbox has it. ``cause``: crash or error."""
+
+    run_id: str
+    workflow: str
+    step: str
+    attempt: int
+    cause: str
+    opened_at: datetime
+    side_effects: list[str] | None
+    verified_by: str | None
+    checkpoint_invariant: str | None
+    input: Value
+    error: Value
+
+
+@dataclass(frozen=True)
+class StalledRun:
+    """A run that does not go on by itself, as the view stalled_runs has it.
+
+    ``reason``: lease_lapsed, review, failed, overdue or not_taken_up.
+    """
+
+    run_id: str
+    workflow: str
+    status: str
+    reason: str
+    since: datetime
+    holder: str | None
+    attempt: int
+    waiting_for: str | None
+    error: Value
+    recovery_webhook: str | None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """An attempt to recover a run, as the view recovery_history has it."""
+
+    run_id: str
+    recovery: int
+    reason: str
+    actor: str | None
+    found_status: str
+    status: str
+    url: str | None
+    delivery_attempts: int
+    http_status: int | None
+    response: str | None
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A webhook that is to be delivered. ``attempts``: the number of this attempt."""
+
+    run_id: str
+    delivery: int
+    attempts: int
+    url: str
+    body: Value
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """Answer of reconcile: how many runs were looked at, and what had run out."""
+
+    runs: int
+    leases: int
+    gates: int
+    timers: int
+    deadlines: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Answer of watch_run; see the type tidebase.watch."""
+
+    channel: str
+    status: str
+    last_seq: int
+    watched_until: datetime
 
 
 def columns(row: type[Any]) -> str:
@@ -211,14 +373,28 @@ def scalar(name: str, /, **parameters: str) -> Function[Any]:
     return Function(name, "select {}", lambda rows: rows[0][0], **parameters)
 
 
-create_run = scalar("create_run", workflow="text", input="jsonb", run_id="text", metadata="jsonb")
+create_run = scalar(
+    "create_run",
+    workflow="text",
+    input="jsonb",
+    run_id="text",
+    metadata="jsonb",
+    deadline="timestamptz",
+    max_attempts="integer",
+    retry_delay="interval",
+    recovery_webhook="text",
+)
 acquire_run = one(
     "acquire_run", Lease, run_id="text", holder="text", ttl="interval", code_version="text", request_id="text"
 )
 renew_lease = scalar("renew_lease", run_id="text", token="bigint", ttl="interval")
 release_run = scalar("release_run", run_id="text", token="bigint")
 complete_run = scalar("complete_run", run_id="text", token="bigint", result="jsonb")
-fail_run = scalar("fail_run", run_id="text", token="bigint", error="jsonb")
+fail_run = one("fail_run", RunFailure, run_id="text", token="bigint", error="jsonb", retryable="boolean")
+cancel_run = scalar("cancel_run", run_id="text", reason="text", actor="text", cascade="boolean")
+recover_run = scalar("recover_run", run_id="text", reason="text", actor="text")
+reconcile = one("reconcile", Reconciliation, max="integer")
+watch_run = one("watch_run", Watch, run_id="text", ttl="interval")
 get_run = one("get_run", RunInfo, run_id="text")
 list_runs = many("list_runs", RunInfo, workflow="text", status="text", before="text", max="integer")
 begin_step = one(
@@ -251,10 +427,78 @@ append_event = scalar(
 read_events = many("read_events", Event, run_id="text", after="bigint", max="integer")
 
 
-_read_step = reader(StepInfo)
+open_gate = one(
+    "open_gate",
+    GateRow,
+    run_id="text",
+    token="bigint",
+    name="text",
+    prompt="text",
+    data="jsonb",
+    options="text[]",
+    timeout="interval",
+    default_decision="text",
+    capability="jsonb",
+    response_schema="jsonb",
+    required_approvals="integer",
+)
+start_timer = one("start_timer", GateRow, run_id="text", token="bigint", name="text", duration="interval")
+decide_gate = one(
+    "decide_gate",
+    GateDecision,
+    run_id="text",
+    name="text",
+    decision="text",
+    actor="text",
+    payload="jsonb",
+    secret="text",
+    comment="text",
+    request_id="text",
+)
+suspend_run = scalar("suspend_run", run_id="text", token="bigint", name="text")
+get_gate = one("get_gate", GateInfo, run_id="text", name="text")
+list_gates = many("list_gates", GateInfo, run_id="text", status="text", max="integer")
+resolve_review = scalar(
+    "resolve_review", run_id="text", step="text", decision="text", output="jsonb", actor="text", reason="text"
+)
+claim_deliveries = many("claim_deliveries", Delivery, max="integer", ttl="interval")
+finish_delivery = scalar(
+    "finish_delivery",
+    run_id="text",
+    delivery="integer",
+    attempt="integer",
+    delivered="boolean",
+    http_status="integer",
+    response="text",
+    error="text",
+    max_attempts="integer",
+)
+
+
+def rows_of(view: str, row: type[R], order: str, **where: Any) -> Call[list[R]]:
+    """Rows of a view, those with these values; the names are the code's own, never a caller's."""
+    given = {name: value for name, value in where.items() if value is not None}
+    condition = " and ".join(f"{name} = %s" for name in given) or "true"
+    query = f"select {columns(row)} from tidebase.{view} where {condition} order by {order}"
+    read = reader(row)
+    return Call(query, tuple(given.values()), lambda rows: list(map(read, rows)))
 
 
 def step_timeline(run_id: str) -> Call[list[StepInfo]]:
     """The steps of a run, in the order in which they were last begun."""
-    query = f"select {columns(StepInfo)} from tidebase.step_timeline where run_id = %s order by started_at, name"
-    return Call(query, (run_id,), lambda rows: list(map(_read_step, rows)))
+    return rows_of("step_timeline", StepInfo, "started_at, name", run_id=run_id)
+
+
+def review_inbox(run_id: str | None) -> Call[list[ReviewInfo]]:
+    """The open reviews, oldest first."""
+    return rows_of("review_inbox", ReviewInfo, "opened_at, run_id, step", run_id=run_id)
+
+
+def stalled_runs() -> Call[list[StalledRun]]:
+    """The runs that do not go on by themselves, longest first."""
+    return rows_of("stalled_runs", StalledRun, "since, run_id")
+
+
+def recovery_history(run_id: str) -> Call[list[Recovery]]:
+    """The attempts to recover a run, oldest first."""
+    return rows_of("recovery_history", Recovery, "recovery", run_id=run_id)

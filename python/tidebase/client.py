@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import migrations, workflow
+from . import calls, migrations, workflow
+from .calls import Reconciliation
 from .database import POOL_SIZE, Connection, Database, Pool
 from .errors import RunFinal, TidebaseError
 from .flow import drive
 from .lease import Heartbeats, Hold, new_holder, terminable
-from .run import Run, Runs, RunSession
-from .workflow import Invocation, Started
+from .run import GateDesk, Run, Runs, RunSession
+from .webhook import Dispatcher
+from .workflow import Invocation, RunOptions, Started
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .migrations import MigrationReport
 
 T = TypeVar("T")
@@ -77,6 +81,7 @@ class Tidebase:
         self.lease_s = lease_s
         self.code_version = code_version
         self.runs = Runs(self._database, self._attach)
+        self.gates = GateDesk(self._database)
 
     @property
     def url(self) -> str:
@@ -94,8 +99,8 @@ class Tidebase:
         *,
         run_id: str | None = None,
         input: Any = None,
-        metadata: dict[str, Any] | None = None,
         wait_s: float | None = None,
+        **options: Unpack[RunOptions],
     ) -> T:
         """Runs a workflow, from where it stopped if it was run before, and returns its result.
 
@@ -104,20 +109,42 @@ class Tidebase:
             function: ``(run, input) -> result``; may be left out when it was registered with :meth:`workflow`.
             run_id: names the run: the same id continues the same run. By default a new one is made.
             input: any value that can be stored as JSON; left out, an existing run goes on with its own.
-            metadata: a dict of your own, kept with a new run.
-            wait_s: how long to wait while another worker holds the lease, in seconds. By default for as long as that
-                worker looks dead: until its lease runs out, unless it renews it meanwhile.
+            wait_s: how long to wait while another worker holds the lease, or while the run waits for a gate or a timer,
+                in seconds. By default for as long as that worker looks dead: until its lease runs out, unless it renews
+                it meanwhile.
+            options: see :class:`~tidebase.workflow.RunOptions`: metadata, deadline, max_attempts ...
 
         Raises:
             InputMismatch: the id belongs to another workflow, or to another input.
             RunHeld: another worker is at it. LeaseLostError: another worker has taken it over.
-            RunCancelledError: it was cancelled. DatabaseUnavailable: the database was out of reach for too long.
+            RunCancelledError: it was cancelled. RunSuspendedError: it waits for a gate or a timer.
+            RunNeedsReview: a person must decide about a step before it can go on.
+            DatabaseUnavailable: the database was out of reach for too long.
             Whatever the workflow raises: the run is failed, and may be resumed with the same id.
         """
         chosen = self._registry.find(workflow_name, function)
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
         with terminable():
             return drive(workflow.execute(self, chosen, invocation), self._database)
+
+    def reconcile(self, max: int = 100) -> Reconciliation:
+        """Looks at the runs that are due, at most ``max``: leases, gates, timers and deadlines that have run out.
+
+        Nothing is unsafe without it; call it every few seconds from anywhere, by as many processes as you like.
+        """
+        return self._database.execute(calls.reconcile(max=max))
+
+    def dispatcher(
+        self, *, secret: str | None = None, allow_private: bool = False, timeout_s: float = 10.0, max_attempts: int = 8
+    ) -> Dispatcher:
+        """Delivers recovery webhooks; see :class:`tidebase.webhook.Dispatcher`."""
+        return Dispatcher(
+            self._database,
+            secret=secret,
+            allow_private=allow_private,
+            timeout_s=timeout_s,
+            max_attempts=max_attempts,
+        )
 
     def bind(self, connection: Connection) -> Bound:
         """The same database over the caller's connection and in the caller's transaction: a run made there exists if,
@@ -154,11 +181,11 @@ class Tidebase:
         workflow_name: str,
         run_id: str | None,
         input: Any,
-        metadata: dict[str, Any] | None,
         wait_s: float | None,
         on_lease_lost: Callable[[TidebaseError], None] | None,
+        options: RunOptions,
     ) -> RunSession:
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, metadata, wait_s)
+        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
         started = drive(workflow.start(self, invocation), self._database)
         if started.hold is None:
             raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})

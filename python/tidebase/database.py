@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from .calls import Call
+from .doorbell import AsyncDoorbell, Doorbell
 from .errors import DatabaseUnavailable, InvalidArgument, from_postgres, is_transient
 
 R = TypeVar("R")
@@ -96,6 +97,7 @@ class Database:
         self._pool_size = pool_size
         self._reconnect_s = reconnect_s
         self._lock = threading.RLock()
+        self.doorbell = Doorbell(self)
         self._pool: Pool | None = source if isinstance(source, ConnectionPool) else None
         self._single: Connection | None = source if isinstance(source, psycopg.Connection) else None
         self._url: str | None = None
@@ -148,8 +150,14 @@ class Database:
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
+    @property
+    def can_listen(self) -> bool:
+        """Whether a connection of its own may be made to listen: not where the caller's single connection is all."""
+        return self._single is None
+
     def close(self) -> None:
         """Closes the pool, if it is one's own."""
+        self.doorbell.close()
         with self._lock:
             if self._pool is not None and self._pool is not self._source:
                 self._pool.close()
@@ -195,6 +203,7 @@ class AsyncDatabase:
         self._pool_size = pool_size
         self._reconnect_s = reconnect_s
         self._lock = asyncio.Lock()
+        self.doorbell = AsyncDoorbell(self)
         self._pool: AsyncPool | None = source if isinstance(source, AsyncConnectionPool) else None
         self._single: AsyncConnection | None = source if isinstance(source, psycopg.AsyncConnection) else None
         self._url: str | None = None
@@ -240,8 +249,14 @@ class AsyncDatabase:
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
+    @property
+    def can_listen(self) -> bool:
+        """Whether a connection of its own may be made to listen: not where the caller's single connection is all."""
+        return self._single is None
+
     async def close(self) -> None:
         """Closes the pool, if it is one's own."""
+        await self.doorbell.close()
         async with self._lock:
             if self._pool is not None and self._pool is not self._source:
                 await self._pool.close()

@@ -136,6 +136,10 @@ class RunNeedsReview(TidebaseError):
     """A person must decide about a step before the run can go on."""
 
 
+class GateAnswerInvalid(TidebaseError, ValueError):
+    """The payload of a gate's answer does not fit the gate's ``response_schema``."""
+
+
 class StepTimeout(TidebaseError, TimeoutError):
     """An execution of a step took longer than its ``timeout_s``."""
 

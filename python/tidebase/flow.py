@@ -40,7 +40,15 @@ class Pause:
     wake: threading.Event | None = None
 
 
-Effect = Call[Any] | Invoke | Pause
+@dataclass(frozen=True)
+class Listen:
+    """Seconds to wait for news of a run; the doorbell ends the wait before its time."""
+
+    run_id: str
+    seconds: float
+
+
+Effect = Call[Any] | Invoke | Pause | Listen
 Flow = Generator[Effect, Any, T]
 
 
@@ -86,6 +94,9 @@ def _perform(effect: Effect, database: Database) -> Any:
     if isinstance(effect, Pause):
         (effect.wake or threading.Event()).wait(effect.seconds)
         return None
+    if isinstance(effect, Listen):
+        database.doorbell.wait(effect.run_id, effect.seconds)
+        return None
     if effect.timeout_s is None:
         return _checked(effect.function(*effect.args, **(effect.kwargs or {})))
     return _checked(_within(effect.timeout_s, effect))
@@ -96,6 +107,9 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
         return await database.execute(effect)
     if isinstance(effect, Pause):
         await asyncio.sleep(effect.seconds)
+        return None
+    if isinstance(effect, Listen):
+        await database.doorbell.wait(effect.run_id, effect.seconds)
         return None
     result = effect.function(*effect.args, **(effect.kwargs or {}))
     if not inspect.isawaitable(result):

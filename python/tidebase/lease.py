@@ -86,13 +86,14 @@ class Hold:
 
 
 def acquire(
-    run_id: str, holder: str, lease_s: float, code_version: str | None, wait_s: float | None
+    run_id: str, holder: str, lease_s: float, code_version: str | None, wait_s: float | None, patient: bool = False
 ) -> Flow[calls.Lease]:
     """Gets the run's lease, waiting while another worker has it.
 
     Args:
-        wait_s: how long to wait at most, in seconds. None waits for as long as the holder looks dead: until its lease
-            runs out, unless it renews the lease meanwhile.
+        wait_s: how long to wait at most, in seconds, for whatever it is. None waits for as long as the holder looks
+            dead: until its lease runs out, unless it renews the lease meanwhile.
+        patient: also wait out the backoff after a failed attempt.
 
     Raises:
         RunHeld: somebody else holds it.
@@ -111,22 +112,27 @@ def acquire(
         )
         if lease.outcome in ("granted", "completed"):
             return lease
-        if lease.outcome == "waiting":
-            raise RunSuspendedError(f"run {run_id!r} waits for a gate or a timer", detail={"run_id": run_id})
         if lease.outcome == "review":
-            raise RunNeedsReview(f"run {run_id!r} waits for a person's review", detail={"run_id": run_id})
-        alive = seen is not None and lease.expires_at != seen
-        if alive if give_up is None else time.monotonic() >= give_up:
-            raise _held(run_id, lease)
-        if seen is None:
-            log.warning(
-                "run %s is held by %s until %s: waiting for its lease to run out",
-                run_id,
-                lease.holder,
-                lease.expires_at,
+            raise RunNeedsReview(
+                f"run {run_id!r} waits for a person's review",
+                detail={"run_id": run_id},
+                hint="See tide.runs.reviews().",
             )
+        held = lease.outcome == "held"
+        hopeless = (seen is not None and lease.expires_at != seen) if held else not patient
+        if hopeless if give_up is None else time.monotonic() >= give_up:
+            raise _held(run_id, lease) if held else _waiting(run_id, lease)
+        if seen is None and held:
+            log.warning("run %s is held by %s until %s: waiting for that", run_id, lease.holder, lease.expires_at)
         seen = lease.expires_at
         yield Pause(0.2)
+
+
+def _waiting(run_id: str, lease: calls.Lease) -> RunSuspendedError:
+    until = f" until {lease.expires_at.isoformat()}" if lease.expires_at else ""
+    return RunSuspendedError(
+        f"run {run_id!r} waits{until}", detail={"run_id": run_id}, hint="Call again when that is over, or give wait_s."
+    )
 
 
 def _held(run_id: str, lease: calls.Lease) -> RunHeld:

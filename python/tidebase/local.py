@@ -15,6 +15,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -79,14 +80,29 @@ class Cluster:
     def is_running(self) -> bool:
         return self._pg_ctl("status", check=False).returncode == 0
 
+    def is_ready(self) -> bool:
+        """Whether the server answers: one that was killed may be there for a moment longer, and does not."""
+        command = [str(self.binaries / "pg_isready"), "-q", "-h", str(self.socket_folder), "-p", str(self.port or 5432)]
+        return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
+
     def start(self) -> None:
-        """Makes the data directory if there is none, and starts the server if none runs on it. Safe to race."""
+        """Makes the data directory if there is none, and starts the server if none runs on it. Safe to race.
+
+        Raises:
+            DatabaseUnavailable: it does not start, or one that runs does not answer within a minute.
+        """
         self.data.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(self.data.with_name(self.data.name + ".lock")):
             if not (self.data / "PG_VERSION").exists():
                 self._initialise()
-            if not self.is_running():
-                self._start()
+            give_up = time.monotonic() + 60
+            while not (self.is_running() and self.is_ready()):
+                if not self.is_running():
+                    self._start()
+                elif time.monotonic() > give_up:
+                    raise DatabaseUnavailable(f"the server on {self.data} runs, but does not answer")
+                else:
+                    time.sleep(0.1)
 
     def stop(self, mode: str = "fast") -> None:
         """Stops the server: ``fast`` (default), ``smart``, or ``immediate`` (as a crash would)."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 import psycopg
 
-from . import calls, codec, workflow
-from .calls import Event, RunInfo, StepInfo
+from . import calls, codec, gate, workflow
+from .calls import Event, GateDecision, GateInfo, Recovery, ReviewInfo, RunInfo, StalledRun, StepInfo
 from .database import Connection, Database
 from .errors import Interruption, TidebaseError, interruption
 from .event import emit
 from .flow import Flow, drive, one
+from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import Hold
 from .step import Checkpoints, StepOptions, Work, describe, inside, perform
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
+from .workflow import RunOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,6 +60,42 @@ class Step(Generic[R]):
         return Step(self._run, cast(StepOptions, {**(self._options or {}), **options}))
 
 
+class Gate:
+    """``run.gate``: asks a person and waits for the one decision."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __call__(
+        self, name: str, prompt: str | None = None, *, suspend: bool = False, **options: Unpack[GateOptions]
+    ) -> GateAnswer:
+        """Returns the decision; a gate that was decided before returns it at once.
+
+        Args:
+            name: unique in the run, among gates and timers.
+            prompt: the question. What is asked (prompt and data) is part of the gate: other ones raise InputMismatch.
+            suspend: do not wait in this process: the run waits in the database, and ``tide.run`` raises
+                RunSuspendedError to its caller. Call it again once the decision has fallen.
+            options: see :class:`~tidebase.gate.GateOptions`.
+        """
+        return self._run._do(gate.ask(self._run._hold, name, prompt, options, suspend))
+
+
+class Gates:
+    """``run.gates``: gates for those who cannot block."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def begin(self, name: str, prompt: str | None = None, **options: Unpack[GateOptions]) -> GateOpening:
+        """Opens a gate, or finds it; has the secret that entitles its bearer to decide."""
+        return self._run._do(gate.begin(self._run._hold, name, prompt, options))
+
+    def get(self, name: str) -> GateAnswer | None:
+        """The decision; None while there is none. Raises NotFound."""
+        return self._run._do(gate.get(self._run._hold, name))
+
+
 class SyncTransaction(Transaction[Connection]):
     """A :class:`~tidebase.transaction.Transaction` on a :class:`psycopg.Connection`."""
 
@@ -73,6 +111,8 @@ class Run:
 
     Attributes:
         step: does a step; see :class:`Step`.
+        gate: asks a person; see :class:`Gate`.
+        gates: the same without waiting; see :class:`Gates`.
     """
 
     def __init__(self, database: Database, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
@@ -81,6 +121,8 @@ class Run:
         self._checkpoints = checkpoints
         self.workflow = workflow
         self.step: Step[Run] = Step(self)
+        self.gate = Gate(self)
+        self.gates = Gates(self)
 
     @property
     def run_id(self) -> str:
@@ -107,6 +149,14 @@ class Run:
         """
         return self._do(emit(self._hold, type, payload, transient))
 
+    def sleep(self, name: str, seconds: float, *, suspend: bool = False) -> None:
+        """Waits for a durable timer: a run that is resumed only waits for what is left of it.
+
+        Args:
+            suspend: wait in the database, without this process; see :class:`Gate`.
+        """
+        self._do(gate.sleep(self._hold, name, seconds, suspend))
+
     @contextmanager
     def transaction(self, name: str, **options: Unpack[StepOptions]) -> Iterator[SyncTransaction]:
         """A step whose block is a transaction on one connection: its SQL and its checkpoint commit together.
@@ -130,7 +180,7 @@ class Run:
                 raise
             raise inner from error
         except Exception as error:
-            if self._do(was_rolled_back(self._hold, work.full_name, error)):
+            if self._do(was_rolled_back(self._hold, work, error)):
                 raise
 
     def _perform(self, work: Work[T]) -> T:
@@ -218,14 +268,16 @@ class Runs:
         input: Any = None,
         *,
         run_id: str | None = None,
-        metadata: dict[str, Any] | None = None,
+        **options: Unpack[RunOptions],
     ) -> RunInfo:
         """Makes a run that nobody works on yet; the same id with the same workflow and input is the same run.
+
+        Options: see :class:`~tidebase.workflow.RunOptions`.
 
         Raises:
             InputMismatch: the id belongs to another workflow, or to another input.
         """
-        return self.get(self._database.execute(workflow.create(workflow_name, run_id, input, metadata)))
+        return self.get(self._database.execute(workflow.create(workflow_name, run_id, input, options)))
 
     def get(self, run_id: str) -> RunInfo:
         """One run. Raises RunNotFound."""
@@ -241,6 +293,60 @@ class Runs:
     ) -> Sequence[RunInfo]:
         """Runs, newest first, at most ``max`` (1 to 1000, by default 100); page on with ``before=`` the last run_id."""
         return self._database.execute(calls.list_runs(workflow=workflow, status=status, before=before, max=max))
+
+    def cancel(
+        self, run_id: str, reason: str | None = None, *, actor: str | None = None, cascade: bool = True
+    ) -> RunInfo:
+        """Cancels a run for good, and with ``cascade`` its descendants; safe to repeat.
+
+        Raises:
+            RunFinal: it is completed.
+        """
+        self._database.execute(calls.cancel_run(run_id=run_id, reason=reason, actor=actor, cascade=cascade))
+        return self.get(run_id)
+
+    def recover(self, run_id: str, reason: str = "manual", *, actor: str | None = None) -> Recovery:
+        """Makes a run that was left by its worker, or failed, acquirable at once; tells its webhook, if it has one.
+
+        Raises:
+            InvalidArgument: a worker holds it. RunFinal, RunCancelledError: it is over.
+        """
+        number = self._database.execute(calls.recover_run(run_id=run_id, reason=reason, actor=actor))
+        return next(recovery for recovery in self.recoveries(run_id) if recovery.recovery == number)
+
+    def recoveries(self, run_id: str) -> Sequence[Recovery]:
+        """Every attempt to recover a run, oldest first."""
+        return self._database.execute(calls.recovery_history(run_id))
+
+    def stalled(self) -> Sequence[StalledRun]:
+        """The runs that do not go on by themselves, longest first."""
+        return self._database.execute(calls.stalled_runs())
+
+    def reviews(self, run_id: str | None = None) -> Sequence[ReviewInfo]:
+        """The steps that wait for a person's decision, oldest first."""
+        return self._database.execute(calls.review_inbox(run_id))
+
+    def resolve_review(
+        self,
+        run_id: str,
+        step: str,
+        decision: Literal["retry", "accept", "fail"],
+        *,
+        output: Any = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Decides about a step in review, once: execute it again, accept what it did (``output``), or fail the run.
+
+        Raises:
+            ReviewNotOpen: it was decided already.
+        """
+        encoded = codec.encode(output) if decision == "accept" else None
+        self._database.execute(
+            calls.resolve_review(
+                run_id=run_id, step=step, decision=decision, output=encoded, actor=actor, reason=reason
+            )
+        )
 
     def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""
@@ -261,19 +367,63 @@ class Runs:
         *,
         run_id: str | None = None,
         input: Any = None,
-        metadata: dict[str, Any] | None = None,
         wait_s: float | None = None,
         on_lease_lost: Callable[[TidebaseError], None] | None = None,
+        **options: Unpack[RunOptions],
     ) -> RunSession:
         """Makes or finds a run, leases it, and returns a session; for work that is not shaped like a function.
 
         Args:
             wait_s: how long to wait while another worker has the lease; see :meth:`Tidebase.run`.
             on_lease_lost: called from the heartbeat's thread when the lease is lost.
+            options: see :class:`~tidebase.workflow.RunOptions`.
 
         Raises:
             RunFinal: the run is completed. RunHeld, RunCancelledError, InputMismatch: as for :meth:`Tidebase.run`.
         """
         if self._attach is None:
             raise TidebaseError("a session needs connections of its own", hint="Call attach on the Tidebase itself.")
-        return self._attach(workflow_name, run_id, input, metadata, wait_s, on_lease_lost)
+        return self._attach(workflow_name, run_id, input, wait_s, on_lease_lost, options)
+
+
+class GateDesk:
+    """``tide.gates``: gates seen by those who decide."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(
+        self, *, run_id: str | None = None, status: str | None = "pending", max: int | None = None
+    ) -> Sequence[GateInfo]:
+        """Gates, oldest first: by default those that wait; ``status=None`` for all, at most ``max`` (100)."""
+        return self._database.execute(calls.list_gates(run_id=run_id, status=status, max=max))
+
+    def get(self, run_id: str, name: str) -> GateInfo:
+        """One gate. Raises NotFound."""
+        return self._database.execute(calls.get_gate(run_id=run_id, name=name))
+
+    def decide(
+        self,
+        run_id: str,
+        name: str,
+        decision: str,
+        *,
+        actor: str | None = None,
+        payload: Any = None,
+        secret: str | None = None,
+        comment: str | None = None,
+    ) -> GateDecision:
+        """Decides a gate; ``accepted`` is False when another decision stands already, which is returned.
+
+        Args:
+            decision: one of the gate's options.
+            actor: who decides, for the log; the database role unless told.
+            payload: the answer, or with ``edited`` the changed arguments.
+            secret: the gate's; without it the database user must be a member of the approver role.
+
+        Raises:
+            NotEntitled: the secret is wrong, or there is none and the user is no approver. NotFound: no such gate.
+        """
+        return self._database.execute(
+            gate.decision(run_id, name, decision, actor=actor, payload=payload, secret=secret, comment=comment)
+        )

@@ -15,6 +15,7 @@ from .canonical import digest
 from .errors import (
     NotSerializable,
     RunNeedsReview,
+    StepNotRunning,
     StepOutputDecodeError,
     TidebaseError,
     interruption,
@@ -25,6 +26,7 @@ from .lease import Hold, new_request_id
 log = logging.getLogger("tidebase.step")
 _PACKAGE = os.path.dirname(__file__)
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class StepOptions(TypedDict, total=False):
@@ -82,17 +84,18 @@ class Work(Generic[T]):
         kwargs: dict[str, Any],
         options: StepOptions | None,
     ) -> Work[T]:
-        """Sorts out keywords: behind a closure they are options, behind arguments they are arguments, too."""
-        if options is None and not args and kwargs:
+        """Sorts out keywords: alone behind the function they are options, behind arguments they are arguments, too."""
+        options = options or {}
+        if not args and kwargs:
             known = kwargs.keys() & StepOptions.__annotations__.keys()
-            if known and known != kwargs.keys():
+            if known == kwargs.keys():
+                return cls(name, function, options=cast(StepOptions, {**options, **kwargs}))
+            if known and not options:
                 other = ", ".join(sorted(kwargs.keys() - known))
                 raise TypeError(
                     f"step options and arguments of the function ({other}) together: use run.step.options(...)"
                 )
-            if known:
-                return cls(name, function, (), {}, StepOptions(**kwargs))  # type: ignore[typeddict-item]
-        return cls(name, function, args, kwargs, options or {})
+        return cls(name, function, args, kwargs, options)
 
     @property
     def full_name(self) -> str:
@@ -168,9 +171,8 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
     if stored is not None:
         log.debug("run %s: step %s replayed", hold.run_id, name)
         return cast(T, _decoded(stored, returns, hold, name))
-    contract = work.contract()
     while True:
-        start = yield from begin(hold, name, text, contract)
+        start = yield from begin(hold, work, text)
         if start.outcome == "replay":
             return cast(T, _decoded(start.output, returns, hold, name))
         try:
@@ -178,21 +180,23 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
             output = codec.encode(result)
             decoded = codec.settle(output, returns)
         except Exception as error:
-            delay = yield from fail(hold, name, error, work.options.get("retry_on", Exception))
+            delay = yield from fail(hold, work, text, error)
             if delay is None:
                 raise
             yield Pause(delay, hold.ended)
             hold.check()
             continue
-        yield calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
+        completion = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
+        yield from _surely_begun(completion, hold, work, text)
         log.debug("run %s: step %s completed", hold.run_id, name)
         return cast(T, decoded)
 
 
-def begin(hold: Hold, name: str, text: str, contract: dict[str, Any]) -> Flow[calls.StepStart]:
-    """Begins a step, once it may be begun."""
+def begin(hold: Hold, work: Work[Any], text: str) -> Flow[calls.StepStart]:
+    """Begins a step with this input, as JSON text, once it may be begun."""
+    name = work.full_name
     start: calls.StepStart = yield calls.begin_step(
-        run_id=hold.run_id, token=hold.token, name=name, input=text, request_id=new_request_id(), **contract
+        run_id=hold.run_id, token=hold.token, name=name, input=text, request_id=new_request_id(), **work.contract()
     )
     if start.outcome == "review":
         raise RunNeedsReview(
@@ -202,20 +206,18 @@ def begin(hold: Hold, name: str, text: str, contract: dict[str, Any]) -> Flow[ca
     return start
 
 
-def fail(
-    hold: Hold,
-    name: str,
-    error: Exception,
-    retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
-) -> Flow[float | None]:
+def fail(hold: Hold, work: Work[Any], text: str, error: Exception) -> Flow[float | None]:
     """Records a step's failure; returns the seconds after which it is to be begun again, or None when it is final."""
-    failure: calls.StepFailure = yield calls.fail_step(
+    name = work.full_name
+    lasting = (NotSerializable, StepOutputDecodeError)
+    call = calls.fail_step(
         run_id=hold.run_id,
         token=hold.token,
         name=name,
         error=describe(error),
-        retryable=isinstance(error, retry_on) and not isinstance(error, (NotSerializable, StepOutputDecodeError)),
+        retryable=isinstance(error, work.options.get("retry_on", Exception)) and not isinstance(error, lasting),
     )
+    failure = yield from _surely_begun(call, hold, work, text)
     if failure.decision == "auto_retry" and failure.retry_after is not None:
         seconds = failure.retry_after.total_seconds()
         log.warning("run %s: step %s failed (%s), again in %.1f s", hold.run_id, name, error, seconds)
@@ -225,6 +227,23 @@ def fail(
         error.add_note(note)
     log.warning("%s: %s", note, error)
     return None
+
+
+def _surely_begun(call: calls.Call[R], hold: Hold, work: Work[Any], text: str) -> Flow[R]:
+    """Completes or fails a step; begins it once more where the database has forgotten that it was begun.
+
+    The start of a step that does nothing to the outside commits asynchronously, so a crash of the server may lose it
+    while the step is at work. The lease is still the same one, and the work is done: it only needs its row again.
+    """
+    try:
+        result: R = yield call
+    except StepNotRunning as error:
+        if error.detail.get("status") is not None:
+            raise
+        log.warning("run %s: a crash of the server lost the start of step %s", hold.run_id, work.full_name)
+        yield from begin(hold, work, text)
+        result = yield call
+    return result
 
 
 def _decoded(text: str | None, returns: Any, hold: Hold, name: str) -> Any:

@@ -56,7 +56,7 @@ def begin_transaction(hold: Hold, checkpoints: Checkpoints, work: Work[None]) ->
     stored = checkpoints.find(work.full_name, value)
     if stored is not None:
         return stored
-    start = yield from begin(hold, work.full_name, codec.dumps(value), work.contract())
+    start = yield from begin(hold, work, codec.dumps(value))
     return start.output if start.outcome == "replay" else None
 
 
@@ -65,10 +65,10 @@ def completion(hold: Hold, name: str, result: Any) -> calls.Call[int]:
     return calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=codec.encode(result))
 
 
-def was_rolled_back(hold: Hold, name: str, error: Exception) -> Flow[bool]:
+def was_rolled_back(hold: Hold, work: Work[None], error: Exception) -> Flow[bool]:
     """Records that the transaction failed. False when it turns out to be committed: only the answer was lost."""
     try:
-        yield from fail(hold, name, error)
+        yield from fail(hold, work, codec.dumps(work.input()), error)
     except StepNotRunning as refusal:
         if refusal.detail.get("status") == "completed":
             return False

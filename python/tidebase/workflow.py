@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 from . import calls, codec
@@ -24,6 +25,24 @@ T = TypeVar("T")
 current_run: ContextVar[Any] = ContextVar("tidebase_current_run")
 
 
+class RunOptions(TypedDict, total=False):
+    """What may be said about a run when it is made; a run that exists keeps what it was made with.
+
+    Attributes:
+        metadata: a dict of your own.
+        deadline: from when it may not go on: it is cancelled.
+        max_attempts: how many attempts there are before a failure is final; by default 1.
+        retry_delay_s: seconds before the second attempt, doubled for each further one; by default 1.
+        recovery_webhook: the URL that is told when the run is to be recovered.
+    """
+
+    metadata: dict[str, Any] | None
+    deadline: datetime | None
+    max_attempts: int | None
+    retry_delay_s: float | None
+    recovery_webhook: str | None
+
+
 @dataclass(frozen=True)
 class Invocation:
     """What ``run`` and ``attach`` are asked to do."""
@@ -31,8 +50,8 @@ class Invocation:
     workflow: str
     run_id: str
     input: Any
-    metadata: dict[str, Any] | None
     wait_s: float | None
+    options: RunOptions
 
 
 @dataclass(frozen=True)
@@ -64,20 +83,33 @@ def new_run_id() -> str:
     return f"run_{UUID(int=number)}"
 
 
-def create(workflow: str, run_id: str | None, input: Any, metadata: dict[str, Any] | None) -> calls.Call[str]:
+def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -> calls.Call[str]:
     """The call that makes a run, or finds it again."""
+    metadata = options.get("metadata")
+    delay = options.get("retry_delay_s")
     return calls.create_run(
         workflow=workflow,
         run_id=run_id or new_run_id(),
         input=None if input is None else codec.encode(input),
         metadata=None if metadata is None else codec.encode(metadata),
+        deadline=options.get("deadline"),
+        max_attempts=options.get("max_attempts"),
+        retry_delay=None if delay is None else timedelta(seconds=delay),
+        recovery_webhook=options.get("recovery_webhook"),
     )
 
 
-def start(worker: Worker, invocation: Invocation) -> Flow[Started]:
-    """Makes or finds the run, gets its lease and its checkpoints."""
-    yield create(invocation.workflow, invocation.run_id, invocation.input, invocation.metadata)
-    lease = yield from acquire(invocation.run_id, worker.holder, worker.lease_s, worker.code_version, invocation.wait_s)
+def start(worker: Worker, invocation: Invocation, again: bool = False) -> Flow[Started]:
+    """Makes or finds the run, gets its lease and its checkpoints.
+
+    Args:
+        again: it was just worked on and failed, with attempts left: wait until it may be tried again.
+    """
+    if not again:
+        yield create(invocation.workflow, invocation.run_id, invocation.input, invocation.options)
+    lease = yield from acquire(
+        invocation.run_id, worker.holder, worker.lease_s, worker.code_version, invocation.wait_s, patient=again
+    )
     if lease.outcome == "completed":
         return Started(lease, None, Checkpoints())
     rows = (yield calls.load_checkpoints(run_id=invocation.run_id)) if lease.checkpoints else None
@@ -87,9 +119,25 @@ def start(worker: Worker, invocation: Invocation) -> Flow[Started]:
     return Started(lease, hold, Checkpoints(rows))
 
 
+class _Again(Exception):
+    """The attempt failed, and there is another one."""
+
+
 def execute(worker: Worker, function: Callable[..., T], invocation: Invocation) -> Flow[T]:
-    """Runs a workflow from where it stopped, to its result; a run that is completed returns its result at once."""
-    started = yield from start(worker, invocation)
+    """Runs a workflow from where it stopped, to its result; a run that is completed returns its result at once.
+
+    While a failed run has attempts left, it is tried again, after the delay that the database decided on.
+    """
+    again = False
+    while True:
+        started = yield from start(worker, invocation, again)
+        try:
+            return (yield from _attempt(worker, function, invocation, started))
+        except _Again:
+            again = True
+
+
+def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, started: Started) -> Flow[T]:
     returns = codec.returned_type(function)
     hold = started.hold
     if hold is None:
@@ -107,7 +155,10 @@ def execute(worker: Worker, function: Callable[..., T], invocation: Invocation) 
             raise cause or LeaseLostError(str(error)) from error
         except Exception as error:
             worker._leave(hold)
-            yield from fail(hold, error)
+            failure = yield from fail(hold, error)
+            if failure is not None and failure.status == "pending":
+                log.warning("run %s failed (%s), again at %s", hold.run_id, error, failure.retry_at)
+                raise _Again from error
             raise
         except BaseException:
             # KeyboardInterrupt, SystemExit, CancelledError: the process goes, the run stays.
@@ -124,12 +175,14 @@ def execute(worker: Worker, function: Callable[..., T], invocation: Invocation) 
         current_run.reset(context)
 
 
-def fail(hold: Hold, error: Exception) -> Flow[None]:
-    """Records that the attempt failed; a run that cannot be told so any more is left as it is."""
+def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
+    """Records that the attempt failed; a run that cannot be told so any more is left as it is (None)."""
     try:
-        yield calls.fail_run(run_id=hold.run_id, token=hold.token, error=describe(error))
+        failure: calls.RunFailure = yield calls.fail_run(run_id=hold.run_id, token=hold.token, error=describe(error))
     except TidebaseError as refusal:
         log.warning("run %s: its failure was not recorded: %s", hold.run_id, refusal)
+        return None
+    return failure
 
 
 def release(hold: Hold) -> Flow[None]:

@@ -69,6 +69,28 @@ $$;
 comment on function tidebase_private.apply_privileges() is
   'Grants to the existing roles exactly what the function files allow; takes away the rest, also from PUBLIC.';
 
+-- Who calls: inside a SECURITY DEFINER function current_user is the owner, so the role that was set counts, else the
+-- user who logged in. Nobody can set a role without being its member.
+create or replace function tidebase_private.caller()
+returns text
+language sql stable
+as $$
+  select case when current_setting('role') = 'none' then session_user::text else current_setting('role') end;
+$$;
+comment on function tidebase_private.caller() is 'The role on whose behalf the function was called.';
+
+create or replace function tidebase_private.caller_is(audience text)
+returns boolean
+language sql stable
+as $$
+  select exists (
+    select from pg_roles r
+    where r.rolname in (tidebase_private.role_name(audience), current_user)
+      and pg_has_role(tidebase_private.caller(), r.oid, 'member'));
+$$;
+comment on function tidebase_private.caller_is(text) is
+  'Whether the caller is a member of the audience''s role, or of the role that owns Tidebase. Called from SECURITY DEFINER functions.';
+
 create or replace function tidebase_private.hand_over(new_owner text)
 returns void
 language plpgsql volatile

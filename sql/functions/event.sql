@@ -6,10 +6,24 @@
 --   run.started     attempt, token, holder, code_version; lapsed: {token, holder, expired_at} when an expired lease was taken over
 --   run.released    attempt, token
 --   run.completed   attempt, token
---   run.failed      attempt, token, error
+--   run.failed      attempt, token, error, status (failed, pending, review), retry_after (seconds; when pending)
+--   run.suspended   attempt, token, name (of the gate or timer it waits for)
+--   run.review      name (of the step that a person must decide about)
+--   run.lapsed      attempt, token, holder (reconcile found the lease run out; the run is pending)
+--   run.cancelled   reason, actor
+--   run.child.created   name, child_run_id, workflow, edge_type
 --   step.started    name, attempt, token
 --   step.completed  name, attempt
 --   step.failed     name, attempt, error, decision, retry_after (seconds; absent unless the step is retried)
+--   step.review     name, attempt, cause (crash, error): it may have taken effect, and a person must decide
+--   step.reviewed   name, attempt, decision (retry, accept, fail), actor, reason
+--   gate.created    name, prompt, data, options, timeout_at, required
+--   gate.voted      name, voter, decision, approvals, required
+--   gate.resolved   name, decision, payload, comment, actor, by (secret, approver, timeout)
+--   timer.started   name, fires_at
+--   timer.fired     name
+--   recovery.started    recovery, reason, actor, found_status
+--   recovery.delivered, recovery.failed   recovery, http_status, error
 --
 -- Types of one's own take any other name: the prefixes of the functions' own types are reserved.
 
@@ -72,28 +86,59 @@ $$;
 comment on function tidebase.append_event(text, bigint, text, jsonb, text, boolean) is
   'Appends an event to the run''s log and returns its seq. Needs the run''s lease token. type: a name of your own, such as "agent.progress"; the prefixes of Tidebase''s own types (run. step. gate. ...) are refused. request_id: an id made up for this call; the call repeated with it returns the first one''s seq. transient: the event may be lost with the last moments of a crashed server (asynchronous commit). Errors: TB001, TB002, TB003, TB004, TB005.';
 
+-- Makes sure that what this transaction has seen of a run's log is on disk when it ends.
+--
+-- A call that commits asynchronously is visible before its WAL is flushed: if the server crashed right then, the event
+-- would be gone and its number given to another one, and a reader that had seen it would miss that one. So the reader
+-- waits for the flush, only when it has read beyond the last synchronous commit, and only if there is something to
+-- flush. A standby has received nothing that its primary had not flushed.
+create or replace function tidebase_private.flush_what_was_read(run_id text, seq bigint)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if pg_is_in_recovery()
+    or seq <= (select h.durable_seq from tidebase.run_heads h where h.run_id = flush_what_was_read.run_id)
+    or pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()
+  then
+    return;
+  end if;
+  perform tidebase_private.commit_durably();
+  perform pg_logical_emit_message(true, 'tidebase', '');  -- a record to commit, and with it a flush of all before it
+end
+$$;
+comment on function tidebase_private.flush_what_was_read(text, bigint) is
+  'Lets this transaction''s commit wait until the event with this number is on disk, where it may not be yet.';
+
 create or replace function tidebase.read_events(run_id text, after bigint default 0, max integer default 1000)
 returns setof tidebase.event
-language plpgsql stable security definer rows 100
+language plpgsql volatile security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
+declare
+  entry event;
 begin
   if max is null or max < 1 or max > 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
-  return query
+  for entry in
     select e.seq, e.type, e.payload, e.created_at
     from events e
     where e.run_id = read_events.run_id and e.seq > coalesce(read_events.after, 0)
     order by e.seq
-    limit read_events.max;
-  if not found and not exists (select from run_heads h where h.run_id = read_events.run_id) then
+    limit read_events.max
+  loop
+    return next entry;
+  end loop;
+  if entry.seq is not null then
+    perform tidebase_private.flush_what_was_read(run_id, entry.seq);
+  elsif not exists (select from run_heads h where h.run_id = read_events.run_id) then
     perform tidebase_private.raise_run_not_found(run_id);
   end if;
 end
 $$;
 comment on function tidebase.read_events(text, bigint, integer) is
-  'The events with seq > after, in order, at most max of them (1 to 10000). To follow a run, call it again with the last seq seen: no event at or below that number can appear later. Errors: TB001, TB002.';
+  'The events with seq > after, in order, at most max of them (1 to 10000). To follow a run, call it again with the last seq seen: no event at or below that number can appear later, not even after a crash of the server, since the call waits until what it returns is on disk. Errors: TB001, TB002.';
 
 -- Says that somebody follows the run, so that calls ring the doorbell for the next while. Whoever committed before
 -- this call is visible to the read that follows it; whoever commits after it notifies: nothing falls in between.

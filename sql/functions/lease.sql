@@ -79,6 +79,7 @@ declare
 begin
   update tidebase.run_heads h
   set last_seq = h.last_seq + events,
+      durable_seq = case when tidebase_private.is_durable() then h.last_seq + events else h.durable_seq end,
       steps_completed = h.steps_completed + checkpoints,
       updated_at = clock_timestamp()
   where h.run_id = fence.run_id and h.lease_token = fence.token and h.status = 'running'
@@ -92,13 +93,68 @@ $$;
 comment on function tidebase_private.fence(text, bigint, integer, integer) is
   'Locks the run''s head, checks the lease token, and takes the next event numbers (last_seq is the newest of them). Errors: TB001, TB003, TB004, TB005.';
 
+-- For what is done to a run by others than its worker: they carry no token, so the lock is taken first, then numbers.
+create or replace function tidebase_private.is_durable()
+returns boolean
+language sql stable
+as $$
+  select current_setting('synchronous_commit') <> 'off';
+$$;
+comment on function tidebase_private.is_durable() is 'Whether this transaction''s commit waits for the flush, as it stands now.';
+
+create or replace function tidebase_private.lock_head(run_id text)
+returns tidebase.run_heads
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads;
+begin
+  select h.* into head from tidebase.run_heads h where h.run_id = lock_head.run_id for no key update;
+  if not found then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+  return head;
+end
+$$;
+comment on function tidebase_private.lock_head(text) is 'Takes the row lock of the run''s head. Errors: TB001.';
+
+create or replace function tidebase_private.advance(run_id text)
+returns tidebase.run_heads
+language sql volatile
+as $$
+  update tidebase.run_heads h
+  set last_seq = h.last_seq + 1,
+      durable_seq = case when tidebase_private.is_durable() then h.last_seq + 1 else h.durable_seq end,
+      updated_at = clock_timestamp()
+  where h.run_id = advance.run_id
+  returning h.*;
+$$;
+comment on function tidebase_private.advance(text) is 'Takes the next event number; the caller holds the head''s lock.';
+
+create or replace function tidebase_private.require_time_left(head tidebase.run_heads)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if head.deadline_at <= clock_timestamp() then
+    perform tidebase_private.raise('TB004', format('the deadline of run %L has passed', head.run_id),
+      jsonb_build_object('run_id', head.run_id, 'deadline_at', head.deadline_at),
+      'Stop working on it: reconcile cancels it. A new run may be given more time.');
+  end if;
+end
+$$;
+comment on function tidebase_private.require_time_left(tidebase.run_heads) is
+  'Raises TB004 when the run''s deadline has passed, whether or not reconcile has come round to cancelling it.';
+
 create or replace function tidebase_private.give_back(head tidebase.run_heads, events integer, checkpoints integer default 0)
 returns void
 language plpgsql volatile
 as $$
 begin
   update tidebase.run_heads h
-  set last_seq = h.last_seq - events, steps_completed = h.steps_completed - checkpoints
+  set last_seq = h.last_seq - events,
+      durable_seq = least(h.durable_seq, h.last_seq - events),
+      steps_completed = h.steps_completed - checkpoints
   where h.run_id = head.run_id;
 end
 $$;
@@ -127,11 +183,13 @@ declare
   run tidebase.runs;
   answer tidebase.lease;
 begin
-  answer.outcome := case head.status when 'running' then 'held' else head.status end;
+  answer.outcome := case head.status when 'running' then 'held' when 'pending' then 'waiting' else head.status end;
   answer.attempt := head.attempt;
   answer.checkpoints := head.steps_completed;
   answer.holder := head.holder;
-  answer.expires_at := head.lease_expires_at;
+  answer.expires_at := coalesce(head.lease_expires_at,
+    (select g.timeout_at from tidebase.gates g where g.run_id = head.run_id and g.name = head.waiting_for),
+    head.available_at);
   select r.* into run from tidebase.runs r where r.run_id = head.run_id;
   answer.workflow := run.workflow;
   answer.result := run.result;
@@ -167,6 +225,28 @@ as $$
 $$;
 comment on function tidebase_private.is_live(tidebase.run_heads) is 'Whether the run is leased and the lease has not run out, by the clock of this moment.';
 
+-- Whether acquire_run has nothing to grant now: somebody else holds the lease, or the run waits for a time to come or
+-- for a gate.
+create or replace function tidebase_private.is_taken(head tidebase.run_heads, request_id text)
+returns boolean
+language sql volatile
+as $$
+  select case head.status
+    when 'completed' then true
+    when 'review' then true
+    when 'waiting' then not exists (
+      select from tidebase.gates g
+      where g.run_id = head.run_id and g.name = head.waiting_for and g.timeout_at <= clock_timestamp())
+    when 'pending' then coalesce(head.available_at > clock_timestamp(), false)
+    when 'running' then head.lease_expires_at > clock_timestamp() and not exists (
+      select from tidebase.attempts a
+      where a.run_id = head.run_id and a.attempt = head.attempt and a.request_id = is_taken.request_id)
+    else false
+  end;
+$$;
+comment on function tidebase_private.is_taken(tidebase.run_heads, text) is
+  'Whether acquire_run refuses the run; not when the very call that was granted the lease is made again.';
+
 -- Grants the run's lease to `holder`, or says who has it.
 --
 -- The head row is locked first, so two callers are served one after the other and the second sees the first's token.
@@ -190,24 +270,25 @@ begin
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
   end if;
-  perform tidebase_private.commit_durably();
+  -- Whoever polls for a run that is taken gets the answer without a lock and without a write.
+  select h.* into head from run_heads h where h.run_id = acquire_run.run_id;
+  if tidebase_private.is_taken(head, request_id) then
+    return tidebase_private.lease_refused(head);
+  end if;
 
-  select h.* into head from run_heads h where h.run_id = acquire_run.run_id for no key update;
-  if not found then
-    perform tidebase_private.raise_run_not_found(run_id);
-  elsif head.status = 'cancelled' then
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.lock_head(run_id);
+  if head.status = 'waiting' then
+    head := tidebase_private.settle_overdue(head);
+  end if;
+  if head.status = 'cancelled' then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
-  elsif head.status in ('completed', 'waiting', 'review') then
+  elsif tidebase_private.is_taken(head, request_id) then
     return tidebase_private.lease_refused(head);
-  elsif tidebase_private.is_live(head) then
-    if exists (
-      select from attempts a
-      where a.run_id = head.run_id and a.attempt = head.attempt
-        and a.request_id = acquire_run.request_id and a.holder = acquire_run.holder)
-    then
-      return tidebase_private.lease_granted(head);  -- the same call again: its answer was lost on the way
-    end if;
-    return tidebase_private.lease_refused(head);
+  end if;
+  perform tidebase_private.require_time_left(head);
+  if tidebase_private.is_live(head) then
+    return tidebase_private.lease_granted(head);  -- the same call again: its answer was lost on the way
   end if;
 
   if head.status = 'running' then
@@ -220,7 +301,10 @@ begin
       attempt = h.attempt + 1,
       holder = acquire_run.holder,
       lease_expires_at = clock_timestamp() + ttl,
+      due_at = least(h.due_at, clock_timestamp() + ttl),
+      available_at = null,
       last_seq = h.last_seq + 1,
+      durable_seq = h.last_seq + 1,
       updated_at = clock_timestamp()
   where h.run_id = acquire_run.run_id
   returning h.* into head;
@@ -232,7 +316,7 @@ begin
 end
 $$;
 comment on function tidebase.acquire_run(text, text, interval, text, text) is
-  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting, review. holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
+  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate or timer, or until expires_at after a failed attempt), review (a person must decide about a step). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
 
 create or replace function tidebase.renew_lease(run_id text, token bigint, ttl interval default '60 seconds')
 returns timestamptz
@@ -280,6 +364,22 @@ $$;
 comment on function tidebase.release_run(text, bigint) is
   'Gives the lease up at once, so that another worker can go on without waiting for it to run out (graceful shutdown). The run is pending again. Returns the event''s seq. Errors: TB001, TB003, TB004, TB005.';
 
+create or replace view tidebase.run_attempts with (security_barrier = true) as
+  select
+    a.run_id,
+    a.attempt,
+    a.lease_token,
+    a.holder,
+    a.code_version,
+    a.started_at,
+    a.ended_at,
+    a.outcome,
+    a.error
+  from tidebase.attempts a;
+comment on view tidebase.run_attempts is
+  'One row a lease granted: who worked on the run, with which code, from when to when, how it ended (NULL while it lasts).';
+
+select tidebase_private.allow('table tidebase.run_attempts', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.acquire_run', 'worker');
 select tidebase_private.allow('function tidebase.renew_lease', 'worker');
 select tidebase_private.allow('function tidebase.release_run', 'worker');

@@ -15,7 +15,9 @@ comment on function tidebase_private.new_run_id() is 'A fresh id: run_ and a UUI
 
 -- Makes a run, or finds the one that an earlier call with the same id made.
 create or replace function tidebase.create_run(
-  workflow text, input jsonb default null, run_id text default null, metadata jsonb default null)
+  workflow text, input jsonb default null, run_id text default null, metadata jsonb default null,
+  deadline timestamptz default null, max_attempts integer default null, retry_delay interval default null,
+  recovery_webhook text default null)
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -29,11 +31,17 @@ begin
   perform tidebase_private.require_name(id, 'run_id', 255);
   if jsonb_typeof(metadata) <> 'object' then
     perform tidebase_private.raise_invalid('metadata', 'must be a JSON object');
+  elsif max_attempts not between 1 and 1000 then
+    perform tidebase_private.raise_invalid('max_attempts', 'must be a number from 1 to 1000');
+  elsif recovery_webhook !~ '^https?://[^[:space:]]+$' then
+    perform tidebase_private.raise_invalid('recovery_webhook', 'must be an http or https URL');
   end if;
+  perform tidebase_private.require_interval(coalesce(retry_delay, '1 second'), 'retry_delay', '0', '30 days');
   perform tidebase_private.commit_durably();
 
-  insert into runs (run_id, workflow, input, metadata)
-  values (id, create_run.workflow, create_run.input, coalesce(create_run.metadata, '{}'))
+  insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook)
+  values (id, create_run.workflow, create_run.input, coalesce(create_run.metadata, '{}'), create_run.max_attempts,
+    create_run.retry_delay, create_run.recovery_webhook)
   on conflict on constraint runs_pkey do nothing;
   if not found then
     select r.* into existing from runs r where r.run_id = id;
@@ -47,31 +55,15 @@ begin
     return id;
   end if;
 
-  insert into run_heads (run_id, last_seq) values (id, 1) returning * into head;
+  insert into run_heads (run_id, last_seq, durable_seq, deadline_at, due_at)
+  values (id, 1, 1, create_run.deadline, create_run.deadline)
+  returning * into head;
   perform tidebase_private.emit(head, 'run.created', jsonb_build_object('workflow', workflow));
   return id;
 end
 $$;
-comment on function tidebase.create_run(text, jsonb, text, jsonb) is
-  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. Errors: TB002, TB006.';
-
--- What complete_run and fail_run share: the run takes its status, and the attempt ends.
-create or replace function tidebase_private.finish(head tidebase.run_heads, status text, error jsonb default null)
-returns void
-language plpgsql volatile
-as $$
-begin
-  perform tidebase_private.end_attempt(head, status, error);
-  update tidebase.run_heads h
-  set status = finish.status, lease_expires_at = null
-  where h.run_id = head.run_id;
-  perform tidebase_private.emit(head, 'run.' || status,
-    jsonb_build_object('attempt', head.attempt, 'token', head.lease_token)
-      || case when status = 'failed' then jsonb_build_object('error', error) else '{}' end);
-end
-$$;
-comment on function tidebase_private.finish(tidebase.run_heads, text, jsonb) is
-  'Ends the attempt and gives the run a status without a lease: completed or failed. The caller holds the head and took one event number.';
+comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text) is
+  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000, by default 1) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on. recovery_webhook: the URL that is told when the run is to be recovered. Errors: TB002, TB006.';
 
 create or replace function tidebase.complete_run(run_id text, token bigint, result jsonb default null)
 returns bigint
@@ -91,35 +83,65 @@ begin
   end if;
   head := tidebase_private.fence(run_id, token, 1);
   update runs r set result = wanted, error = null, finished_at = clock_timestamp() where r.run_id = complete_run.run_id;
-  perform tidebase_private.finish(head, 'completed');
+  perform tidebase_private.end_attempt(head, 'completed');
+  update run_heads h set status = 'completed', lease_expires_at = null, due_at = null where h.run_id = complete_run.run_id;
+  perform tidebase_private.emit(head, 'run.completed', jsonb_build_object('attempt', head.attempt, 'token', head.lease_token));
   return head.last_seq;
 end
 $$;
 comment on function tidebase.complete_run(text, bigint, jsonb) is
   'Stores the result and ends the run for good; returns the seq of its last event. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
 
-create or replace function tidebase.fail_run(run_id text, token bigint, error jsonb default null)
-returns bigint
+-- Ends an attempt with an error, and decides what becomes of the run.
+--
+-- A step in review comes first: nothing can go on before a person has decided. Then the attempts that are left, with
+-- the same backoff as a step's retries.
+create or replace function tidebase.fail_run(run_id text, token bigint, error jsonb default null, retryable boolean default true)
+returns tidebase.run_failure
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
   head run_heads;
+  run runs;
   wanted jsonb := coalesce(error, 'null');
+  next_status text;
+  delay interval;
 begin
   perform tidebase_private.commit_durably();
-  select h.* into head from run_heads h where h.run_id = fail_run.run_id for no key update;
-  if head.status = 'failed' and head.lease_token = token then
-    return head.last_seq;  -- the same call again
+  head := tidebase_private.lock_head(run_id);
+  if head.lease_token = token and head.status in ('failed', 'pending', 'review') and exists (
+    select from attempts a where a.run_id = head.run_id and a.attempt = head.attempt and a.outcome = 'failed')
+  then
+    return row(head.last_seq, head.status, head.available_at)::run_failure;  -- the same call again
   end if;
   head := tidebase_private.fence(run_id, token, 1);
-  update runs r set error = wanted, finished_at = clock_timestamp() where r.run_id = fail_run.run_id;
-  perform tidebase_private.finish(head, 'failed', wanted);
-  return head.last_seq;
+  select r.* into run from runs r where r.run_id = fail_run.run_id;
+  next_status := case
+    when exists (select from steps s where s.run_id = fail_run.run_id and s.status = 'review') then 'review'
+    when coalesce(retryable, true) and head.attempt < coalesce(run.max_attempts, 1) then 'pending'
+    else 'failed'
+  end;
+  if next_status = 'pending' then
+    delay := tidebase_private.retry_delay(head.attempt, run.retry_delay, '1 hour');
+  end if;
+
+  update runs r
+  set error = wanted, finished_at = case when next_status = 'failed' then clock_timestamp() end
+  where r.run_id = fail_run.run_id;
+  perform tidebase_private.end_attempt(head, 'failed', wanted);
+  update run_heads h
+  set status = next_status, lease_expires_at = null, available_at = clock_timestamp() + delay
+  where h.run_id = fail_run.run_id
+  returning h.* into head;
+  perform tidebase_private.emit(head, 'run.failed',
+    jsonb_build_object('attempt', head.attempt, 'token', head.lease_token, 'error', wanted, 'status', next_status)
+      || case when delay is null then '{}' else jsonb_build_object('retry_after', round(extract(epoch from delay), 3)) end);
+  return row(head.last_seq, next_status, head.available_at)::run_failure;
 end
 $$;
-comment on function tidebase.fail_run(text, bigint, jsonb) is
-  'Ends this attempt with an error and gives the lease up. The run may be resumed: acquire_run grants it again, and its checkpoints replay. error: any JSON, by convention {type, message}. Returns the event''s seq. Errors: TB001, TB003, TB004, TB005.';
+comment on function tidebase.fail_run(text, bigint, jsonb, boolean) is
+  'Ends this attempt with an error and gives the lease up. status: failed (may still be resumed: acquire_run grants it again, and its checkpoints replay), pending (attempts are left: it may be acquired again from retry_at on), review (a person must decide about a step first). error: any JSON, by convention {type, message}. retryable: false rules further attempts out. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
 
 create or replace view tidebase.run_overview with (security_barrier = true) as
   select
@@ -140,12 +162,20 @@ create or replace view tidebase.run_overview with (security_barrier = true) as
     r.error,
     r.created_at,
     h.updated_at,
-    case when h.status in ('completed', 'failed', 'cancelled') then r.finished_at end as finished_at
+    case when h.status in ('completed', 'failed', 'cancelled') then coalesce(r.cancelled_at, r.finished_at) end as finished_at,
+    h.waiting_for,
+    h.available_at,
+    h.deadline_at,
+    r.max_attempts,
+    r.recovery_webhook,
+    r.cancelled_at,
+    r.cancel_reason,
+    r.cancel_actor
   from tidebase.runs r
   join tidebase.run_heads h on h.run_id = r.run_id
   left join tidebase.attempts a on a.run_id = h.run_id and a.attempt = h.attempt;
 comment on view tidebase.run_overview is
-  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder has gone silent, and another worker may take over. code_version: of the latest attempt.';
+  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder has gone silent, and another worker may take over. code_version: of the latest attempt. waiting_for: the gate or timer for which it was suspended.';
 
 create or replace function tidebase.get_run(run_id text)
 returns setof tidebase.run_overview

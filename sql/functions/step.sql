@@ -85,6 +85,35 @@ end
 $$;
 comment on function tidebase_private.raise_other_input(tidebase.steps, bytea) is 'Raises TB006 for a step.';
 
+-- Opens the review of a step that may have taken effect. Takes an event number of its own.
+create or replace function tidebase_private.open_review(run_id text, name text, attempt integer, cause text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  update tidebase.steps s set status = 'review', decision = coalesce(s.decision, 'manual_review')
+  where s.run_id = open_review.run_id and s.name = open_review.name;
+  insert into tidebase.reviews (run_id, step, attempt, cause) values (run_id, name, attempt, cause);
+  perform tidebase_private.emit(tidebase_private.advance(run_id), 'step.review',
+    jsonb_build_object('name', name, 'attempt', attempt, 'cause', cause));
+end
+$$;
+comment on function tidebase_private.open_review(text, text, integer, text) is
+  'Puts a step into review; cause: crash (it was begun and neither completed nor failed) or error. The caller holds the head''s lock.';
+
+-- Parks the run: nobody works on it before a person has decided about the step.
+create or replace function tidebase_private.park(head tidebase.run_heads, name text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.end_attempt(head, 'released');
+  update tidebase.run_heads h set status = 'review', lease_expires_at = null where h.run_id = head.run_id;
+  perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.review', jsonb_build_object('name', name));
+end
+$$;
+comment on function tidebase_private.park(tidebase.run_heads, text) is 'Ends the attempt and puts the run into review. The caller holds the head''s lock.';
+
 create or replace function tidebase_private.raise_not_running(run_id text, token bigint, name text)
 returns void
 language plpgsql volatile
@@ -115,11 +144,22 @@ begin
   select s.* into strict step from tidebase.steps s where s.run_id = head.run_id and s.name = begun_already.name;
   if step.input_hash <> input_hash then
     perform tidebase_private.raise_other_input(step, input_hash);
-  elsif step.status = 'completed' then
-    perform tidebase_private.give_back(head, 1);
+  end if;
+  perform tidebase_private.give_back(head, 1);
+  if step.status = 'completed' then
     return row('replay', step.attempt, step.output)::tidebase.step_start;
+  elsif step.status = 'review' then
+    perform tidebase_private.park(head, name);
+    return row('review', step.attempt, null)::tidebase.step_start;
+  elsif step.status = 'running' and step.lease_token <> head.lease_token then
+    perform tidebase_private.open_review(head.run_id, name, step.attempt, 'crash');
+    perform tidebase_private.park(head, name);
+    return row('review', step.attempt, null)::tidebase.step_start;
+  elsif step.status = 'failed' then
+    perform tidebase_private.raise('TB007', format('step %L of run %L failed for good', name, head.run_id),
+      jsonb_build_object('run_id', head.run_id, 'step', name, 'status', step.status, 'decision', step.decision),
+      'It is not executed again in this run. A new run, or a fork from before the step, may.');
   elsif step.request_id = request_id then
-    perform tidebase_private.give_back(head, 1);
     return row('execute', step.attempt, null)::tidebase.step_start;  -- the same call again: its answer was lost on the way
   end if;
   perform tidebase_private.raise('TB007', format('step %L of run %L is running already under this lease', name, head.run_id),
@@ -129,13 +169,13 @@ begin
 end
 $$;
 comment on function tidebase_private.begun_already(tidebase.run_heads, text, bytea, text) is
-  'The answer of begin_step for a step that is completed, was begun by the very same call, or cannot be begun: TB006, TB007.';
+  'The answer of begin_step for a step that is completed, needs a review, was begun by the very same call, or cannot be begun: TB006, TB007.';
 
 -- Says what to do with a step: execute it, or take its checkpoint.
 --
 -- The checkpoint of a completed step is handed out without a lock and without a write: it cannot change. Everything
 -- else happens under the head's lock, in one statement that begins the step, or begins it anew when it failed or when
--- an earlier lease left it unfinished.
+-- an earlier lease left it unfinished and its contract allows a repetition. What it does not allow goes to a person.
 create or replace function tidebase.begin_step(
   run_id text, token bigint, name text, input jsonb default null,
   side_effects text[] default null, idempotency_key text default null, replay text default null,
@@ -172,6 +212,7 @@ begin
   end if;
 
   head := tidebase_private.fence(run_id, token, 1);
+  perform tidebase_private.require_time_left(head);
   insert into steps as s (run_id, name, lease_token, attempt, tries, status, input_hash, input, request_id, side_effects,
     idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, retry_delay, retry_max_delay, timeout)
   values (head.run_id, begin_step.name, head.lease_token, 1, 1, 'running', hash, begin_step.input, begin_step.request_id,
@@ -188,7 +229,9 @@ begin
     tries = case when s.lease_token = excluded.lease_token then s.tries + 1 else 1 end,
     error = null, decision = null, retry_at = null
   where s.input_hash = excluded.input_hash
-    and (s.status = 'failed' or s.status = 'running' and s.lease_token <> excluded.lease_token)
+    and (s.status = 'failed' and s.decision <> 'fail_hard'
+      or s.status = 'running' and s.lease_token <> excluded.lease_token
+        and tidebase_private.decide_replay(s, may_retry => false) = 'safe_replay')
   returning s.attempt into nth;
   if not found then
     return tidebase_private.begun_already(head, name, hash, request_id);
@@ -199,7 +242,7 @@ begin
 end
 $$;
 comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, text[], integer, interval, interval, interval, text) is
-  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again; without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007.';
+  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and its contract does not allow to repeat it: a person must decide; the run is in review, and the lease is given up). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again; without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007.';
 
 create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
 returns bigint
@@ -251,12 +294,13 @@ begin
   head := tidebase_private.fence(run_id, token, 1);
   select s.* into step from steps s
   where s.run_id = fail_step.run_id and s.name = fail_step.name and s.lease_token = fail_step.token
-    and s.status in ('running', 'failed');
+    and s.status in ('running', 'failed', 'review');
   if not found then
     perform tidebase_private.raise_not_running(run_id, token, name);
-  elsif step.status = 'failed' then
+  elsif step.status <> 'running' then
     perform tidebase_private.give_back(head, 1);  -- the same call again
-    return row(step.decision, greatest(step.retry_at - clock_timestamp(), interval '0'), step.attempt)::step_failure;
+    return row(step.decision, case when step.retry_at is not null then greatest(step.retry_at - clock_timestamp(), '0') end,
+      step.attempt)::step_failure;
   end if;
 
   step.decision := tidebase_private.decide_replay(step, may_retry => coalesce(retryable, true));
@@ -269,11 +313,108 @@ begin
   perform tidebase_private.emit(head, 'step.failed', jsonb_build_object('name', name, 'attempt', step.attempt,
       'error', error, 'decision', step.decision)
     || case when delay is null then '{}' else jsonb_build_object('retry_after', round(extract(epoch from delay), 3)) end);
+  if step.decision = 'manual_review' then
+    perform tidebase_private.open_review(run_id, name, step.attempt, 'error');
+  end if;
   return row(step.decision, delay, step.attempt)::step_failure;
 end
 $$;
 comment on function tidebase.fail_step(text, bigint, text, jsonb, boolean) is
-  'Records that a running step failed, and decides what may happen: auto_retry (begin it again after retry_after: exponential, jittered, capped), safe_replay (retries are used up, but resuming the run may execute it again), manual_review (a person must decide before it is executed again), fail_hard (it must not be executed again). A step that writes to the outside without an idempotency key is never retried. error: any JSON, by convention {type, message}. retryable: false rules the retries out. The same call again returns the same decision. Errors: TB001, TB003, TB004, TB005, TB007.';
+  'Records that a running step failed, and decides what may happen: auto_retry (begin it again after retry_after: exponential, jittered, capped), safe_replay (retries are used up, but resuming the run may execute it again), manual_review (a person must decide before it is executed again: the step is in review), fail_hard (it must not be executed again). A step that writes to the outside without an idempotency key is never retried. error: any JSON, by convention {type, message}. retryable: false rules the retries out. The same call again returns the same decision. Errors: TB001, TB003, TB004, TB005, TB007.';
+
+-- What a person decided about a step that may have taken effect.
+create or replace function tidebase.resolve_review(
+  run_id text, step text, decision text, output jsonb default null, actor text default null, reason text default null)
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  reviewed steps;
+  who text := coalesce(actor, tidebase_private.caller());
+begin
+  if decision is null or decision not in ('retry', 'accept', 'fail') then
+    perform tidebase_private.raise_invalid('decision', 'must be retry, accept or fail');
+  end if;
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.lock_head(run_id);
+  if head.status = 'cancelled' then
+    perform tidebase_private.raise_fenced(run_id, head.lease_token);
+  end if;
+  select s.* into reviewed from steps s
+  where s.run_id = resolve_review.run_id and s.name = resolve_review.step and s.status = 'review';
+  if not found then
+    perform tidebase_private.raise('TB008', format('step %L of run %L is not in review', step, run_id),
+      jsonb_build_object('run_id', run_id, 'step', step), 'It was decided already, or never asked; see read_events.');
+  end if;
+
+  head := tidebase_private.advance(run_id);
+  perform tidebase_private.emit(head, 'step.reviewed', jsonb_build_object('name', step, 'attempt', reviewed.attempt,
+    'decision', decision, 'actor', who, 'reason', reason));
+  update reviews v
+  set resolved_at = clock_timestamp(), decision = resolve_review.decision, actor = who, reason = resolve_review.reason
+  where v.run_id = resolve_review.run_id and v.step = resolve_review.step and v.attempt = reviewed.attempt;
+  if decision = 'accept' then
+    perform tidebase_private.accept_step(reviewed, output);
+  else
+    update steps s
+    set status = 'failed', decision = case resolve_review.decision when 'retry' then 'safe_replay' else 'fail_hard' end
+    where s.run_id = resolve_review.run_id and s.name = resolve_review.step;
+  end if;
+  if head.status = 'review' and not exists (
+    select from steps s where s.run_id = resolve_review.run_id and s.status = 'review')
+  then
+    update run_heads h
+    set status = case when resolve_review.decision = 'fail' then 'failed' else 'pending' end
+    where h.run_id = resolve_review.run_id;
+    update runs r set finished_at = clock_timestamp()
+    where r.run_id = resolve_review.run_id and resolve_review.decision = 'fail';
+  end if;
+  return head.last_seq;
+end
+$$;
+comment on function tidebase.resolve_review(text, text, text, jsonb, text, text) is
+  'Decides about a step in review, once: retry (it is executed again when the run is resumed), accept (it did take effect: output is what really came of it, and becomes its checkpoint), fail (it is never executed again in this run, and the run fails). The run may be acquired again, unless it failed. actor: who decides, by default the database role; kept with the reason in the log. Returns the seq of the event. Errors: TB001, TB002, TB004, TB008.';
+
+create or replace function tidebase_private.accept_step(step tidebase.steps, output jsonb)
+returns void
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads := tidebase_private.advance(step.run_id);
+begin
+  update tidebase.steps s
+  set status = 'completed', output = coalesce(accept_step.output, 'null'), completed_at = clock_timestamp(),
+      completed_seq = head.last_seq
+  where s.run_id = step.run_id and s.name = step.name;
+  update tidebase.run_heads h set steps_completed = h.steps_completed + 1 where h.run_id = step.run_id;
+  perform tidebase_private.emit(head, 'step.completed',
+    jsonb_build_object('name', step.name, 'attempt', step.attempt, 'accepted', true));
+end
+$$;
+comment on function tidebase_private.accept_step(tidebase.steps, jsonb) is
+  'Makes a person''s word the checkpoint of a step. The caller holds the head''s lock.';
+
+create or replace view tidebase.review_inbox with (security_barrier = true) as
+  select
+    v.run_id,
+    r.workflow,
+    v.step,
+    v.attempt,
+    v.cause,
+    v.opened_at,
+    s.side_effects,
+    s.verified_by,
+    s.checkpoint_invariant,
+    s.input,
+    s.error
+  from tidebase.reviews v
+  join tidebase.runs r on r.run_id = v.run_id
+  join tidebase.steps s on s.run_id = v.run_id and s.name = v.step
+  where v.resolved_at is null;
+comment on view tidebase.review_inbox is
+  'The steps that wait for a person''s decision (resolve_review), with what their contract says about how to find out what happened. Order by opened_at.';
 
 create or replace function tidebase.load_checkpoints(run_id text)
 returns setof tidebase.checkpoint
@@ -326,4 +467,6 @@ select tidebase_private.allow('function tidebase.begin_step', 'worker');
 select tidebase_private.allow('function tidebase.complete_step', 'worker');
 select tidebase_private.allow('function tidebase.fail_step', 'worker');
 select tidebase_private.allow('function tidebase.load_checkpoints', 'worker');
+select tidebase_private.allow('function tidebase.resolve_review', 'approver', 'operator');
+select tidebase_private.allow('table tidebase.review_inbox', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.step_timeline', 'worker', 'approver', 'operator', 'reader');

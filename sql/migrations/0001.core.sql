@@ -53,6 +53,7 @@ comment on column tidebase.runs.finished_at is 'When the run completed, failed o
 create table tidebase.run_heads (
   run_id           text not null,
   last_seq         bigint not null default 0,
+  durable_seq      bigint not null default 0,
   lease_token      bigint not null default 0,
   lease_expires_at timestamptz,
   watched_until    timestamptz,
@@ -66,7 +67,7 @@ create table tidebase.run_heads (
     status in ('pending', 'queued', 'running', 'waiting', 'review', 'completed', 'failed', 'cancelled')),
   constraint head_lease_matches_status check ((status = 'running') = (lease_expires_at is not null)),
   constraint head_counters_only_grow_from_zero check (
-    last_seq >= 0 and lease_token >= 0 and attempt >= 0 and steps_completed >= 0)
+    last_seq >= durable_seq and durable_seq >= 0 and lease_token >= 0 and attempt >= 0 and steps_completed >= 0)
 ) with (
   -- Room for the next version of every row on its own page keeps the updates HOT; vacuum comes early and unthrottled.
   fillfactor = 50,
@@ -78,6 +79,8 @@ create index run_heads_alive on tidebase.run_heads (status) where status <> 'com
 comment on table tidebase.run_heads is
   'The hot half of a run: its lock, its lease, its event counter. Every call takes this row first. Keep it narrow: each call rewrites it.';
 comment on column tidebase.run_heads.last_seq is 'The seq of the run''s newest event: events are 1..last_seq without a gap.';
+comment on column tidebase.run_heads.durable_seq is
+  'The seq up to which every event is known to be on disk: that of the last call that committed synchronously. Readers see to the rest.';
 comment on column tidebase.run_heads.lease_token is 'The fencing token of the last lease granted. It only grows.';
 comment on column tidebase.run_heads.lease_expires_at is 'From when another worker may take over; set exactly while the run is running.';
 comment on column tidebase.run_heads.watched_until is 'Until when somebody follows this run: calls ring the doorbell (NOTIFY) only then.';

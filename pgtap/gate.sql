@@ -1,0 +1,143 @@
+-- Gates and timers: one decision, by somebody entitled, about what was shown.
+begin;
+select no_plan();
+
+create function pg_temp.leased(id text) returns bigint language sql as $$
+  select tidebase.create_run('wf', run_id => id);
+  select token from tidebase.acquire_run(id, 'worker');
+$$;
+create function pg_temp.overdue(id text, gate text) returns void language sql as $$
+  update tidebase.gates set timeout_at = clock_timestamp() - interval '1 second' where run_id = id and name = gate;
+$$;
+select pg_temp.leased('r');
+
+-- open_gate
+select results_eq(
+  $$select status, decision, created from tidebase.open_gate('r', 1, 'g', 'Publish?', '{"a": 1, "b": [2]}')$$,
+  $$values ('pending', null::text, true)$$, 'a gate is opened, and waits');
+select results_eq(
+  $$select status, created from tidebase.open_gate('r', 1, 'g', 'Publish?', '{"b": [2.0], "a": 1}')$$,
+  $$values ('pending', false)$$, 'the same question with equal data is the same gate');
+select throws_ok($$select tidebase.open_gate('r', 1, 'g', 'Publish?', '{"a": 2}')$$, 'TB006', null, 'other data is another question');
+select throws_ok($$select tidebase.open_gate('r', 1, 'g', 'Delete?', '{"a": 1, "b": [2]}')$$, 'TB006', null, 'another prompt is another question');
+select throws_ok($$select tidebase.start_timer('r', 1, 'g', '1 hour')$$, 'TB006', null, 'a timer does not take the name of a gate');
+select throws_ok($$select tidebase.open_gate('r', 2, 'g', 'Publish?', '{"a": 1, "b": [2]}')$$, 'TB003', null, 'a stale token opens nothing');
+select throws_ok($$select tidebase.open_gate('r', null, 'g')$$, 'TB003', null, 'no token opens nothing');
+select throws_ok($$select tidebase.open_gate('nope', 1, 'g')$$, 'TB001', null, 'an unknown run has no gates');
+select throws_ok($$select tidebase.open_gate('r', 1, ' ')$$, 'TB002', null, 'a gate needs a name');
+select throws_ok($$select tidebase.open_gate('r', 1, 'x', options => '{}')$$, 'TB002', null, 'a gate needs options');
+select throws_ok($$select tidebase.open_gate('r', 1, 'x', options => array['a', null])$$, 'TB002', null, 'an option is a text');
+select throws_ok($$select tidebase.open_gate('r', 1, 'x', required_approvals => 0)$$, 'TB002', null, 'somebody must approve');
+select throws_ok($$select tidebase.open_gate('r', 1, 'x', timeout => '-1 second')$$, 'TB002', null, 'a timeout lies ahead');
+select throws_ok($$select tidebase.open_gate('r', 1, 'x', default_decision => 'approved')$$, 'TB002', null, 'a default decision needs a timeout');
+select throws_ok($$select tidebase.open_gate('r', 1, 'x', response_schema => '[]')$$, 'TB002', null, 'a response schema is an object or a boolean');
+
+-- the secret
+select matches((tidebase.open_gate('r', 1, 'g', 'Publish?', '{"a": 1, "b": [2]}')).secret, '^gate_[0-9a-f]{64}$', 'the opener gets the secret');
+select is((tidebase.open_gate('r', 1, 'g', 'Publish?', '{"a": 1, "b": [2]}')).secret, tidebase_private.gate_secret('r', 'g'), 'and gets the same again');
+select isnt(tidebase_private.gate_secret('r', 'g'), tidebase_private.gate_secret('r', 'h'), 'another gate has another secret');
+select isnt(tidebase_private.gate_secret('a', 'b:c'), tidebase_private.gate_secret('a:b', 'c'), 'run and name cannot be shifted against each other');
+select is(
+  sha256((select outer_pad from tidebase_private.gate_key) || sha256((select inner_pad from tidebase_private.gate_key) || 'x'::bytea)),
+  tidebase_private.hmac('x'), 'hmac is RFC 2104''s construction');
+-- RFC 4231, test case 2: key "Jefe", data "what do ya want for nothing?"
+select is(
+  encode(sha256(tidebase_private.xor_pad('Jefe', 92) || sha256(tidebase_private.xor_pad('Jefe', 54) || 'what do ya want for nothing?'::bytea)), 'hex'),
+  '5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843', 'and gives RFC 4231''s answer');
+
+-- decide_gate
+select throws_ok($$select tidebase.decide_gate('r', 'g', 'approved', secret => 'gate_wrong')$$, 'TB009', null, 'a wrong secret decides nothing');
+select throws_ok($$select tidebase.decide_gate('r', 'g', 'approved', secret => '')$$, 'TB009', null, 'nor does an empty one');
+select throws_ok($$select tidebase.decide_gate('r', 'g', 'approved', secret => tidebase_private.gate_secret('r', 'h'))$$, 'TB009', null, 'nor another gate''s');
+select throws_ok($$select tidebase.decide_gate('r', 'g', 'maybe')$$, 'TB002', null, 'a decision is one of the options');
+select throws_ok($$select tidebase.decide_gate('r', 'g', null)$$, 'TB002', null, 'and not NULL');
+select throws_ok($$select tidebase.decide_gate('r', 'none', 'approved')$$, 'TB012', null, 'an unknown gate is not decided');
+select throws_ok($$select tidebase.decide_gate('none', 'g', 'approved')$$, 'TB001', null, 'nor one of an unknown run');
+select results_eq(
+  $$select accepted, status, decision, payload, comment, actor from tidebase.decide_gate('r', 'g', 'approved', 'ada', '{"k": 1}',
+    tidebase_private.gate_secret('r', 'g'), 'fine', request_id => 'q')$$,
+  $$values (true, 'decided', 'approved', '{"k": 1}'::jsonb, 'fine', 'ada')$$, 'the bearer of the secret decides');
+select results_eq(
+  $$select accepted, decision, actor from tidebase.decide_gate('r', 'g', 'rejected', 'eve')$$,
+  $$values (false, 'approved', 'ada')$$, 'who comes later is told what stands');
+select results_eq(
+  $$select accepted, decision from tidebase.decide_gate('r', 'g', 'approved', 'ada', request_id => 'q')$$,
+  $$values (true, 'approved')$$, 'the same call again is accepted again');
+select results_eq(
+  $$select status, decision, payload, actor from tidebase.open_gate('r', 1, 'g', 'Publish?', '{"a": 1, "b": [2]}')$$,
+  $$values ('decided', 'approved', '{"k": 1}'::jsonb, 'ada')$$, 'opened again, the gate has its decision');
+select is((select count(*) from tidebase.events where run_id = 'r' and type = 'gate.resolved'), 1::bigint, 'there is one gate.resolved event');
+select is((select count(*) from tidebase.events where run_id = 'r' and payload::text like '%gate\_%' and payload::text ~ 'gate_[0-9a-f]{64}'),
+  0::bigint, 'no event holds a secret');
+
+-- several approvers
+select tidebase.open_gate('r', 1, 'many', 'All agree?', required_approvals => 2);
+select results_eq($$select accepted, status, approvals, required from tidebase.decide_gate('r', 'many', 'approved', 'ada')$$,
+  $$values (true, 'pending', 1, 2)$$, 'one approval of two is not enough');
+select results_eq($$select accepted, status, approvals from tidebase.decide_gate('r', 'many', 'approved', 'ada')$$,
+  $$values (false, 'pending', 1)$$, 'nobody is counted twice');
+select tidebase.open_gate('r', 1, 'secretly', 'All agree?', required_approvals => 2);
+select is((tidebase.decide_gate('r', 'secretly', 'approved', 'a', secret => tidebase_private.gate_secret('r', 'secretly'))).accepted, true, 'the secret counts');
+select is((tidebase.decide_gate('r', 'secretly', 'approved', 'b', secret => tidebase_private.gate_secret('r', 'secretly'))).accepted, false,
+  'its bearers count once, whatever they call themselves');
+select results_eq($$select accepted, status, decision from tidebase.decide_gate('r', 'many', 'approved', 'bob')$$,
+  $$values (true, 'decided', 'approved')$$, 'the second person settles it');
+select results_eq($$select accepted, status, decision from tidebase.decide_gate('r', 'secretly', 'rejected', 'bob')$$,
+  $$values (true, 'decided', 'rejected')$$, 'one rejection settles it at once');
+
+-- time decides
+select tidebase.open_gate('r', 1, 'late', 'Soon?', timeout => '1 hour', default_decision => 'rejected');
+select pg_temp.overdue('r', 'late');
+select results_eq($$select accepted, decision, actor from tidebase.decide_gate('r', 'late', 'approved', 'ada')$$,
+  $$values (false, 'rejected', null::text)$$, 'a late decider finds the default decision');
+select tidebase.open_gate('r', 1, 'later', 'Soon?', timeout => '1 hour');
+select pg_temp.overdue('r', 'later');
+select results_eq($$select status, decision, decided_by from tidebase.get_gate('r', 'later')$$,
+  $$values ('decided', 'timed_out', 'timeout')$$, 'who looks at an overdue gate settles it');
+select throws_ok($$select tidebase.get_gate('r', 'none')$$, 'TB012', null, 'an unknown gate cannot be looked at');
+
+-- timers and suspension
+select is((tidebase.start_timer('r', 1, 'timer', '1 hour')).status, 'pending', 'a timer is started');
+select throws_ok($$select tidebase.start_timer('r', 1, 'timer', '2 hours')$$, 'TB006', null, 'another duration is another timer');
+select throws_ok($$select tidebase.start_timer('r', 1, 'x', '-1 s')$$, 'TB002', null, 'a timer does not run backwards');
+select throws_ok($$select tidebase.suspend_run('r', 1, 'none')$$, 'TB012', null, 'a run is not suspended for nothing');
+select is(tidebase.suspend_run('r', 1, 'g'), false, 'a run is not suspended for a gate that is decided');
+select is(tidebase.suspend_run('r', 1, 'timer'), true, 'a run is suspended for a timer');
+select is(tidebase.suspend_run('r', 1, 'timer'), true, 'the same call again is the same');
+select is((select status from tidebase.run_overview where run_id = 'r'), 'waiting', 'the run waits');
+select results_eq($$select outcome, expires_at is not null from tidebase.acquire_run('r', 'w')$$, $$values ('waiting', true)$$, 'a waiting run is not granted');
+select throws_ok($$select tidebase.begin_step('r', 1, 's')$$, 'TB003', null, 'who suspended it has no lease any more');
+select pg_temp.overdue('r', 'timer');
+select results_eq($$select outcome, token from tidebase.acquire_run('r', 'w')$$, $$values ('granted', 2::bigint)$$, 'once the timer is over, the run is granted, with no janitor');
+select results_eq($$select type from tidebase.events where run_id = 'r' order by seq desc limit 3$$,
+  $$values ('run.started'), ('timer.fired'), ('run.suspended')$$, 'and the log tells it');
+
+-- what is seen
+select tidebase.open_gate('r', 2, 'open', 'Now?', '{"x": 1}');
+select results_eq($$select name, prompt from tidebase.gate_inbox where run_id = 'r'$$, $$values ('open', 'Now?')$$, 'the inbox has what waits, and nothing else');
+select results_eq($$select name from tidebase.list_gates('r', 'pending')$$, $$values ('open')$$, 'list_gates filters');
+select is((select count(*) from tidebase.list_gates('r')), 6::bigint, 'list_gates has all gates, no timers');
+select throws_ok($$select tidebase.list_gates(max => 0)$$, 'TB002', null, 'list_gates wants a sensible max');
+select tidebase.cancel_run('r', 'enough');
+select throws_ok($$select tidebase.decide_gate('r', 'open', 'approved')$$, 'TB004', null, 'a gate of a cancelled run is not decided');
+select is((select status from tidebase.gate_overview where run_id = 'r' and name = 'open'), 'cancelled', 'it is closed');
+select is(array_agg(seq order by seq), (select array_agg(n::bigint) from generate_series(1, (select last_seq from tidebase.run_heads where run_id = 'r')) n),
+  'the log has no gap') from tidebase.events where run_id = 'r';
+
+-- who may
+select pg_temp.leased('rights');
+select tidebase.open_gate('rights', 1, 'g', 'May I?');
+select set_config('test.secret', tidebase_private.gate_secret('rights', 'g'), true);
+set local role tidebase_worker;
+select throws_ok($$select tidebase.decide_gate('rights', 'g', 'approved', secret => current_setting('test.secret'))$$, '42501', null,
+  'a worker cannot decide its own gate, not even with the secret');
+set local role tidebase_reader;
+select throws_ok($$select tidebase.decide_gate('rights', 'g', 'approved')$$, 'TB009', null, 'a reader is no approver');
+select throws_ok($$select * from tidebase_private.gate_key$$, '42501', null, 'nobody but the owner reads the key');
+select throws_ok($$select tidebase_private.gate_secret('rights', 'g')$$, '42501', null, 'or derives a secret');
+set local role tidebase_approver;
+select is((tidebase.decide_gate('rights', 'g', 'approved')).actor, 'tidebase_approver', 'an approver decides, and is named');
+reset role;
+
+select * from finish();
+rollback;

@@ -1,0 +1,34 @@
+-- Reconciliation: what only time brings about, once.
+begin;
+select no_plan();
+create function pg_temp.due(id text) returns void language sql as $$
+  update tidebase.run_heads set due_at = clock_timestamp() - interval '1 second' where run_id = id;
+$$;
+
+select tidebase.create_run('wf', run_id => id) from unnest(array['dead', 'alive', 'gated']) id;
+select tidebase.acquire_run(id, 'w') from unnest(array['dead', 'alive', 'gated']) id;
+update tidebase.run_heads set lease_expires_at = clock_timestamp() - interval '1 second' where run_id = 'dead';
+select results_eq($$select runs, leases from tidebase.reconcile()$$, $$values (0, 0)$$, 'what is not due is not looked at');
+select pg_temp.due(id) from unnest(array['dead', 'alive']) id;
+select results_eq($$select reason from tidebase.stalled_runs where run_id = 'dead'$$, $$values ('lease_lapsed')$$, 'a silent worker''s run is stalled');
+select results_eq($$select runs, leases, gates, timers, deadlines from tidebase.reconcile()$$, $$values (2, 1, 0, 0, 0)$$, 'an expired lease ends, one that is alive does not');
+select results_eq($$select status, lease_token from tidebase.run_overview where run_id = 'dead'$$, $$values ('pending', 1::bigint)$$, 'the run is pending');
+select is((select outcome from tidebase.run_attempts where run_id = 'dead'), 'lapsed', 'the attempt has lapsed');
+select throws_ok($$select tidebase.complete_step('dead', 1, 's')$$, 'TB003', null, 'its former holder is fenced');
+select is((tidebase.acquire_run('dead', 'v')).token, 2::bigint, 'the next grant raises the token');
+select ok((select due_at > clock_timestamp() + interval '30 seconds' from tidebase.run_heads where run_id = 'alive'), 'a live lease is not looked at again at once');
+select results_eq($$select runs from tidebase.reconcile()$$, $$values (0)$$, 'nothing is left to do');
+
+select tidebase.open_gate('gated', 1, 'g', '?', timeout => '1 hour', default_decision => 'approved');
+select tidebase.start_timer('gated', 1, 't', '1 hour');
+select tidebase.suspend_run('gated', 1, 't');
+update tidebase.gates set timeout_at = clock_timestamp() - interval '1 second' where run_id = 'gated';
+select pg_temp.due('gated');
+select is((select reason from tidebase.stalled_runs where run_id = 'gated'), 'overdue', 'a run whose time is over is overdue');
+select results_eq($$select runs, gates, timers from tidebase.reconcile()$$, $$values (1, 1, 1)$$, 'gates and timers whose time is over are decided');
+select is((select decision from tidebase.gate_overview where run_id = 'gated' and name = 'g'), 'approved', 'by the default decision');
+select is((select status from tidebase.run_overview where run_id = 'gated'), 'pending', 'the run that waited may go on');
+select throws_ok($$select tidebase.reconcile(0)$$, 'TB002', null, 'max is a sensible number');
+select throws_ok($$select tidebase.reconcile(null)$$, 'TB002', null, 'and not NULL');
+select * from finish();
+rollback;

@@ -1,0 +1,48 @@
+-- Recovery: every attempt is kept, and its webhook leaves with the transaction that decided on it.
+begin;
+select no_plan();
+select tidebase.create_run('wf', run_id => 'r', recovery_webhook => 'https://hooks.example/recover');
+select tidebase.create_run('wf', run_id => 'plain');
+select tidebase.acquire_run(id, 'w') from unnest(array['r', 'plain']) id;
+select throws_ok($$select tidebase.create_run('wf', recovery_webhook => 'ftp://x')$$, 'TB002', null, 'a webhook is an http URL');
+
+select throws_ok($$select tidebase.recover_run('r')$$, 'TB002', null, 'a run that somebody holds needs no recovery');
+select tidebase.fail_run(id, 1) from unnest(array['r', 'plain']) id;
+select is(tidebase.recover_run('plain', 'by hand', 'ada'), 1, 'a failed run is recovered');
+select is((select status from tidebase.run_overview where run_id = 'plain'), 'pending', 'it may be acquired');
+select results_eq($$select recovery, reason, actor, found_status, status, url from tidebase.recovery_history where run_id = 'plain'$$,
+  $$values (1, 'by hand', 'ada', 'failed', 'succeeded', null::text)$$, 'without a webhook that is all there is to it');
+select is((tidebase.acquire_run('plain', 'w')).token, 2::bigint, 'and is granted');
+
+select is(tidebase.recover_run('r'), 1, 'a run with a webhook');
+select is((select status from tidebase.recovery_history where run_id = 'r'), 'pending', 'waits for its delivery');
+select results_eq($$select delivery, attempts, url, body ->> 'runId', body ->> 'recovery' from tidebase.claim_deliveries()$$,
+  $$values (1, 1, 'https://hooks.example/recover', 'r', '1')$$, 'a dispatcher gets it');
+select is_empty($$select * from tidebase.claim_deliveries()$$, 'and no other one does meanwhile');
+select is(tidebase.finish_delivery('r', 1, 1, false, 500, 'oops', 'HTTP 500'), 'pending', 'it is tried again after a failure');
+select ok((select next_at > clock_timestamp() from tidebase.deliveries where run_id = 'r'), 'later');
+update tidebase.deliveries set next_at = clock_timestamp();
+select is((select attempts from tidebase.claim_deliveries()), 2, 'the second attempt');
+select is(tidebase.finish_delivery('r', 1, 1, true, 200), 'pending', 'a report of an attempt that was taken over changes nothing');
+select is(tidebase.finish_delivery('r', 1, 2, true, 200, 'thanks'), 'delivered', 'the report of the present one does');
+select is(tidebase.finish_delivery('r', 1, 2, true, 200, 'thanks'), 'delivered', 'the same call again is the same');
+select results_eq($$select status, http_status, response, delivery_attempts from tidebase.recovery_history where run_id = 'r'$$,
+  $$values ('succeeded', 200, 'thanks', 2)$$, 'the recovery has what came of it');
+select is((select count(*) from tidebase.events where run_id = 'r' and type = 'recovery.delivered'), 1::bigint, 'one event tells of it');
+
+select is(tidebase.record_recovery('r', 'again'), 2, 'the next recovery has the next number');
+select tidebase.claim_deliveries();
+select is(tidebase.finish_delivery('r', 2, 1, false, error => 'no route', max_attempts => 1), 'failed', 'at last it is given up');
+select is((select status from tidebase.recovery_history where run_id = 'r' and recovery = 2), 'failed', 'and the recovery has failed');
+select lives_ok($$select tidebase.finish_recovery('r', 2, 'succeeded')$$, 'a second word');
+select is((select status from tidebase.recovery_history where run_id = 'r' and recovery = 2), 'failed', 'does not replace the first');
+select throws_ok($$select tidebase.finish_recovery('r', 9, 'failed')$$, 'TB012', null, 'an unknown recovery is not finished');
+select throws_ok($$select tidebase.finish_recovery('r', 1, 'maybe')$$, 'TB002', null, 'a recovery succeeds or fails');
+select throws_ok($$select tidebase.finish_delivery('r', 9, 1, true)$$, 'TB012', null, 'an unknown delivery is not reported');
+select throws_ok($$select tidebase.claim_deliveries(0)$$, 'TB002', null, 'max is a sensible number');
+select throws_ok($$select tidebase.record_recovery('none')$$, 'TB001', null, 'an unknown run is not recovered');
+select throws_ok($$select tidebase.record_recovery('r', ' ')$$, 'TB002', null, 'a recovery has a reason');
+select tidebase.cancel_run('r');
+select throws_ok($$select tidebase.recover_run('r')$$, 'TB004', null, 'a cancelled run is not recovered');
+select * from finish();
+rollback;

@@ -1,0 +1,111 @@
+"""The doorbell: one connection a process that listens for news of the runs somebody waits for.
+
+A notification only ends a wait early. Whoever waits looks again by itself every now and then, so a doorbell that is out
+of order (a lost connection, a pooler that drops LISTEN) costs a moment, never an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import psycopg
+
+if TYPE_CHECKING:
+    from .database import AsyncDatabase, Database
+
+log = logging.getLogger("tidebase.doorbell")
+CHANNEL = "tidebase_events"
+
+#: How long a broken listening connection is left alone, in seconds.
+_REST_S = 5.0
+
+
+class Doorbell:
+    """Wakes threads that wait for a run."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[str, set[threading.Event]] = defaultdict(set)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def wait(self, run_id: str, seconds: float) -> None:
+        """Returns when the bell rings for the run, or when the time is over."""
+        rung = threading.Event()
+        with self._lock:
+            self._waiting[run_id].add(rung)
+            if self._thread is None and self._database.can_listen:
+                self._thread = threading.Thread(target=self._listen, name="tidebase-doorbell", daemon=True)
+                self._thread.start()
+        rung.wait(seconds)
+        with self._lock:
+            self._waiting[run_id].discard(rung)
+            if not self._waiting[run_id]:
+                del self._waiting[run_id]
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _listen(self) -> None:
+        while not self._closed:
+            try:
+                with psycopg.connect(self._database.url, autocommit=True) as connection:
+                    connection.execute(f"listen {CHANNEL}")  # a constant
+                    while not self._closed:
+                        for notification in connection.notifies(timeout=1.0):
+                            self._ring(notification.payload)
+            except psycopg.Error as error:
+                log.warning("the doorbell is out of order, waits only poll for now: %s", error)
+                time.sleep(_REST_S)
+
+    def _ring(self, run_id: str) -> None:
+        with self._lock:
+            for rung in self._waiting.get(run_id, ()):
+                rung.set()
+
+
+class AsyncDoorbell:
+    """Wakes tasks that wait for a run."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        self._database = database
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, run_id: str, seconds: float) -> None:
+        """Returns when the bell rings for the run, or when the time is over."""
+        rung = asyncio.Event()
+        self._waiting[run_id].add(rung)
+        if self._task is None and self._database.can_listen:
+            self._task = asyncio.create_task(self._listen(), name="tidebase-doorbell")
+        try:
+            await asyncio.wait_for(rung.wait(), seconds)
+        except (asyncio.TimeoutError, TimeoutError):
+            pass
+        finally:
+            self._waiting[run_id].discard(rung)
+            if not self._waiting[run_id]:
+                del self._waiting[run_id]
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(self._database.url, autocommit=True) as connection:
+                    await connection.execute(f"listen {CHANNEL}")  # a constant
+                    async for notification in connection.notifies():
+                        for rung in self._waiting.get(notification.payload, ()):
+                            rung.set()
+            except psycopg.Error as error:
+                log.warning("the doorbell is out of order, waits only poll for now: %s", error)
+                await asyncio.sleep(_REST_S)

@@ -1,0 +1,218 @@
+"""Gates: asking a person, and waiting, with a process or without one; and timers, which wait for a moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from . import calls, codec
+from .errors import GateAnswerInvalid, NotFound, RunCancelledError, RunSuspendedError, TidebaseError
+from .flow import Flow, Listen, Pause
+from .lease import Hold, new_request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger("tidebase.gate")
+
+#: How often a waiting process looks for itself, in seconds, should the doorbell fail.
+POLL_S = 0.5
+_WATCH = timedelta(seconds=60)
+
+
+class GateOptions(TypedDict, total=False):
+    """What may be said about a gate.
+
+    Attributes:
+        data: what is shown with the prompt: any value that can be stored as JSON.
+        options: the decisions that may be given; by default ``approved`` and ``rejected``.
+        timeout_s: seconds after which the default decision falls by itself; by default never.
+        default_decision: which one that is; by default ``timed_out``.
+        capability: what an approval allows, for the audit.
+        response_schema: a JSON Schema that the answer's payload must fit (needs the extra ``schema``).
+        required_approvals: how many different people must agree; by default 1.
+    """
+
+    data: Any
+    options: Sequence[str]
+    timeout_s: float
+    default_decision: str
+    capability: Any
+    response_schema: dict[str, Any] | bool
+    required_approvals: int
+
+
+@dataclass(frozen=True)
+class GateAnswer:
+    """The one decision of a gate.
+
+    ``payload`` is the answer, or the changed arguments of an ``edited``; ``decision`` is ``timed_out``, or the default
+    that was named, when nobody decided in time.
+    """
+
+    name: str
+    decision: str
+    payload: Any
+    comment: str | None
+    actor: str | None
+    decided_at: datetime | None
+
+    @property
+    def approved(self) -> bool:
+        """Whether the answer is yes: ``approved``, or ``edited`` (approved with other arguments)."""
+        return self.decision in ("approved", "edited")
+
+
+@dataclass(frozen=True)
+class GateOpening:
+    """A gate that was opened without waiting for it.
+
+    ``answer`` is None while nobody has decided. ``secret`` entitles its bearer to decide: hand it to the approver, keep
+    it out of logs (the repr does not show it).
+    """
+
+    name: str
+    answer: GateAnswer | None
+    secret: str
+    timeout_at: datetime | None
+
+    def __repr__(self) -> str:
+        return f"GateOpening(name={self.name!r}, answer={self.answer!r}, timeout_at={self.timeout_at!r})"
+
+
+def begin(hold: Hold, name: str, prompt: str | None, options: GateOptions) -> Flow[GateOpening]:
+    """Opens a gate, or finds it."""
+    hold.check()
+    schema = options.get("response_schema")
+    if schema is not None:
+        _validator(schema)  # before anybody is asked
+    seconds = options.get("timeout_s")
+    choices = options.get("options")
+    row: calls.GateRow = yield calls.open_gate(
+        run_id=hold.run_id,
+        token=hold.token,
+        name=name,
+        prompt=prompt,
+        data=_encoded(options.get("data")),
+        options=None if choices is None else list(choices),
+        timeout=None if seconds is None else timedelta(seconds=seconds),
+        default_decision=options.get("default_decision"),
+        capability=_encoded(options.get("capability")),
+        response_schema=_encoded(schema),
+        required_approvals=options.get("required_approvals"),
+    )
+    answer = _answer(name, row) if row.status == "decided" else None
+    if answer is not None:
+        check_answer(answer, schema)
+    return GateOpening(name, answer, row.secret or "", row.timeout_at)
+
+
+def ask(hold: Hold, name: str, prompt: str | None, options: GateOptions, suspend: bool) -> Flow[GateAnswer]:
+    """Opens a gate and waits for its decision, or suspends the run for it."""
+    opening = yield from begin(hold, name, prompt, options)
+    if opening.answer is not None:
+        return opening.answer
+    if suspend:
+        yield from _suspend(hold, name)
+    log.info("run %s waits for a decision at gate %s", hold.run_id, name)
+    decided = yield from wait(hold, name)
+    answer = _answer(name, decided)
+    check_answer(answer, options.get("response_schema"))
+    return answer
+
+
+def get(hold: Hold, name: str) -> Flow[GateAnswer | None]:
+    """The answer of a gate, None while nobody has decided. Raises NotFound."""
+    hold.check()
+    info: calls.GateInfo = yield calls.get_gate(run_id=hold.run_id, name=name)
+    if info.status != "decided":
+        return None
+    answer = _answer(name, info)
+    check_answer(answer, info.response_schema)
+    return answer
+
+
+def sleep(hold: Hold, name: str, seconds: float, suspend: bool) -> Flow[None]:
+    """Waits for a durable timer: what is left of it, when the run was resumed."""
+    hold.check()
+    row: calls.GateRow = yield calls.start_timer(
+        run_id=hold.run_id, token=hold.token, name=name, duration=timedelta(seconds=seconds)
+    )
+    if row.status == "decided":
+        return
+    if suspend:
+        yield from _suspend(hold, name)
+    yield from wait(hold, name)
+
+
+def wait(hold: Hold, name: str) -> Flow[calls.GateInfo]:
+    """Waits until a gate or timer is decided; the lease is kept alive meanwhile."""
+    watched = 0.0
+    while True:
+        if time.monotonic() >= watched:
+            watched = time.monotonic() + _WATCH.total_seconds() / 2
+            yield calls.watch_run(run_id=hold.run_id, ttl=_WATCH)
+        info: calls.GateInfo = yield calls.get_gate(run_id=hold.run_id, name=name)
+        if info.status == "decided":
+            return info
+        if info.status == "cancelled":
+            raise RunCancelledError(f"run {hold.run_id!r} is cancelled", detail={"run_id": hold.run_id, "gate": name})
+        hold.check()
+        yield Listen(hold.run_id, POLL_S)
+
+
+def decision(
+    run_id: str, name: str, decision: str, *, payload: Any, **words: str | None
+) -> calls.Call[calls.GateDecision]:
+    """The call that decides a gate, safe to repeat."""
+    return calls.decide_gate(
+        run_id=run_id, name=name, decision=decision, payload=_encoded(payload), request_id=new_request_id(), **words
+    )
+
+
+def _suspend(hold: Hold, name: str) -> Flow[None]:
+    suspended: bool = yield calls.suspend_run(run_id=hold.run_id, token=hold.token, name=name)
+    if suspended:
+        raise RunSuspendedError(
+            f"run {hold.run_id!r} waits for {name!r}",
+            detail={"run_id": hold.run_id, "gate": name},
+            hint="Call tide.run with the same run_id once that is decided, or with wait_s to wait for it.",
+        )
+    yield Pause(0)
+
+
+def _answer(name: str, row: calls.GateRow | calls.GateInfo) -> GateAnswer:
+    if row.decision is None:
+        raise NotFound(f"gate {name!r} has no decision")
+    return GateAnswer(name, row.decision, row.payload, row.comment, row.actor, row.decided_at)
+
+
+def check_answer(answer: GateAnswer, schema: Any) -> None:
+    """Raises GateAnswerInvalid when the payload of an answer that somebody gave does not fit the gate's schema."""
+    if schema is None or (answer.actor is None and answer.payload is None):
+        return
+    problem = next(iter(_validator(schema).iter_errors(answer.payload)), None)
+    if problem is not None:
+        raise GateAnswerInvalid(
+            f"the answer at gate {answer.name!r} does not fit its schema: {problem.message} - at `{problem.json_path}`",
+            detail={"gate": answer.name, "decision": answer.decision},
+        )
+
+
+def _validator(schema: Any) -> Any:
+    try:
+        import jsonschema
+    except ImportError:
+        raise TidebaseError(
+            "a response_schema cannot be checked without jsonschema", hint="pip install 'tidebase-postgres[schema]'"
+        ) from None
+    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind.check_schema(schema)
+    return kind(schema)
+
+
+def _encoded(value: Any) -> str | None:
+    return None if value is None else codec.encode(value)

@@ -1,0 +1,487 @@
+-- Gates: a question to people that gets exactly one decision; and timers, which are gates that only time decides.
+--
+-- The decision falls under the lock of the run's head: a hundred deciders are served one after the other, the first
+-- takes it, the others are told what stands. Time decides by the clock of the database: whoever looks at an overdue
+-- gate first, be it reconcile, a decider or the run itself, writes the default decision down.
+
+-- HMAC-SHA256 (RFC 2104) over the built-in sha256(): no extension is needed. The key is made on first use.
+create or replace function tidebase_private.hmac(message bytea)
+returns bytea
+language plpgsql volatile
+as $$
+declare
+  key tidebase_private.gate_key;
+  bytes bytea;
+begin
+  select k.* into key from tidebase_private.gate_key k;
+  if not found then
+    bytes := sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+    insert into tidebase_private.gate_key (inner_pad, outer_pad)
+    values (tidebase_private.xor_pad(bytes, 54), tidebase_private.xor_pad(bytes, 92))  -- 0x36 and 0x5c
+    on conflict do nothing;
+    select k.* into strict key from tidebase_private.gate_key k;
+  end if;
+  return sha256(key.outer_pad || sha256(key.inner_pad || message));
+end
+$$;
+comment on function tidebase_private.hmac(bytea) is 'HMAC-SHA256 of the message with the installation''s key.';
+
+create or replace function tidebase_private.xor_pad(key bytea, pad integer)
+returns bytea
+language plpgsql immutable
+as $$
+declare
+  padded bytea := key || decode(repeat('00', 64 - length(key)), 'hex');
+begin
+  for i in 0..63 loop
+    padded := set_byte(padded, i, get_byte(padded, i) # pad);
+  end loop;
+  return padded;
+end
+$$;
+comment on function tidebase_private.xor_pad(bytea, integer) is 'A key of at most 64 bytes, zero-padded to a block and combined with a pad byte (RFC 2104).';
+
+-- The secret of a gate is derived, not stored: it can be given out again after a crash, and no dump holds it.
+create or replace function tidebase_private.gate_secret(run_id text, name text)
+returns text
+language sql volatile
+as $$
+  select 'gate_' || encode(tidebase_private.hmac(
+    convert_to('gate:' || octet_length(run_id) || ':' || run_id || ':' || name, 'UTF8')), 'hex');
+$$;
+comment on function tidebase_private.gate_secret(text, text) is 'What entitles its bearer to decide the gate.';
+
+-- Whether the caller may decide, and as what. The secrets are compared by their HMACs, so how long the comparison
+-- takes says nothing about the secret ("double HMAC verification").
+create or replace function tidebase_private.entitlement(run_id text, name text, secret text)
+returns text
+language plpgsql volatile
+as $$
+begin
+  if secret is not null then
+    if tidebase_private.hmac(convert_to(secret, 'UTF8'))
+      = tidebase_private.hmac(convert_to(tidebase_private.gate_secret(run_id, name), 'UTF8'))
+    then
+      return 'secret';
+    end if;
+  elsif tidebase_private.caller_is('approver') then
+    return 'approver';
+  end if;
+  perform tidebase_private.raise('TB009', format('not entitled to decide gate %L of run %L', name, run_id),
+    jsonb_build_object('run_id', run_id, 'gate', name),
+    format('Give the gate''s secret, or call as a member of %s.', tidebase_private.role_name('approver')));
+  return null;
+end
+$$;
+comment on function tidebase_private.entitlement(text, text, text) is
+  'secret or approver: by what right the caller decides. A secret that is given must be right. Errors: TB009.';
+
+create or replace function tidebase_private.raise_gate_not_found(run_id text, name text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.raise('TB012', format('run %L has no gate %L', run_id, name),
+    jsonb_build_object('run_id', run_id, 'gate', name), 'Gates are made by open_gate; see list_gates.');
+end
+$$;
+comment on function tidebase_private.raise_gate_not_found(text, text) is 'Raises TB012.';
+
+-- Writes the one decision down. If the run was suspended for this gate, it may be acquired again from now on.
+create or replace function tidebase_private.settle_gate(
+  gate tidebase.gates, decision text, payload jsonb, comment text, actor text, decided_by text, request_id text default null)
+returns tidebase.gates
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads := tidebase_private.advance(gate.run_id);
+  settled tidebase.gates;
+begin
+  update tidebase.gates g
+  set status = 'decided', decision = settle_gate.decision, payload = settle_gate.payload, comment = settle_gate.comment,
+      actor = settle_gate.actor, decided_by = settle_gate.decided_by, request_id = settle_gate.request_id,
+      decided_at = clock_timestamp()
+  where g.run_id = gate.run_id and g.name = gate.name
+  returning g.* into settled;
+  if head.status = 'waiting' and head.waiting_for = gate.name then
+    update tidebase.run_heads h set status = 'pending', waiting_for = null where h.run_id = gate.run_id;
+  end if;
+  if gate.kind = 'timer' then
+    perform tidebase_private.emit(head, 'timer.fired', jsonb_build_object('name', gate.name));
+  else
+    perform tidebase_private.emit(head, 'gate.resolved', jsonb_build_object('name', gate.name, 'decision', decision,
+      'payload', payload, 'comment', comment, 'actor', actor, 'by', decided_by));
+  end if;
+  return settled;
+end
+$$;
+comment on function tidebase_private.settle_gate(tidebase.gates, text, jsonb, text, text, text, text) is
+  'Decides a pending gate. The caller holds the head''s lock and has seen the gate pending under it.';
+
+create or replace function tidebase_private.settle_if_overdue(gate tidebase.gates)
+returns tidebase.gates
+language plpgsql volatile
+as $$
+begin
+  if gate.status = 'pending' and gate.timeout_at <= clock_timestamp() then
+    return tidebase_private.settle_gate(gate, gate.default_decision, null, null, null, 'timeout');
+  end if;
+  return gate;
+end
+$$;
+comment on function tidebase_private.settle_if_overdue(tidebase.gates) is
+  'The gate, with its default decision if its time is over. The caller holds the head''s lock.';
+
+-- All gates of a run whose time is over; returns the head as it is then.
+create or replace function tidebase_private.settle_overdue(head tidebase.run_heads)
+returns tidebase.run_heads
+language plpgsql volatile
+as $$
+declare
+  gate tidebase.gates;
+begin
+  for gate in
+    select g.* from tidebase.gates g
+    where g.run_id = head.run_id and g.status = 'pending' and g.timeout_at <= clock_timestamp()
+    order by g.timeout_at, g.name
+  loop
+    perform tidebase_private.settle_if_overdue(gate);
+  end loop;
+  return tidebase_private.lock_head(head.run_id);
+end
+$$;
+comment on function tidebase_private.settle_overdue(tidebase.run_heads) is 'Decides the overdue gates and timers of a run. The caller holds the head''s lock.';
+
+-- Makes a gate or a timer, or finds it. What the decision is about is part of its identity: with another prompt or
+-- other data an old approval would be an approval of something else.
+create or replace function tidebase_private.open(wanted tidebase.gates, token bigint)
+returns tidebase.gate_opening
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads;
+  gate tidebase.gates;
+  created boolean;
+begin
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.fence(wanted.run_id, token, 1);
+  perform tidebase_private.require_time_left(head);
+  insert into tidebase.gates select (wanted).* on conflict on constraint gates_pkey do nothing;
+  created := found;
+  if created then
+    update tidebase.run_heads h set due_at = least(h.due_at, wanted.timeout_at) where h.run_id = wanted.run_id;
+    perform tidebase_private.emit(head, wanted.kind || case wanted.kind when 'timer' then '.started' else '.created' end,
+      case wanted.kind
+        when 'timer' then jsonb_build_object('name', wanted.name, 'fires_at', wanted.timeout_at)
+        else jsonb_build_object('name', wanted.name, 'prompt', wanted.prompt, 'data', wanted.data,
+          'options', wanted.options, 'timeout_at', wanted.timeout_at, 'required', wanted.required_approvals)
+      end);
+  else
+    perform tidebase_private.give_back(head, 1);
+  end if;
+  select g.* into strict gate from tidebase.gates g where g.run_id = wanted.run_id and g.name = wanted.name;
+  if gate.kind <> wanted.kind or gate.shown_hash <> wanted.shown_hash then
+    perform tidebase_private.raise('TB006', format('%s %L of run %L was opened with another prompt or other data',
+        gate.kind, gate.name, gate.run_id),
+      jsonb_build_object('run_id', gate.run_id, 'gate', gate.name, 'status', gate.status),
+      'A decision holds for what was shown. Give the question another name.');
+  end if;
+  gate := tidebase_private.settle_if_overdue(gate);
+  return row(gate.status, gate.decision, gate.payload, gate.comment, gate.actor, gate.decided_at, gate.timeout_at,
+    case when gate.kind = 'gate' then tidebase_private.gate_secret(gate.run_id, gate.name) end, created)::tidebase.gate_opening;
+end
+$$;
+comment on function tidebase_private.open(tidebase.gates, bigint) is 'What open_gate and start_timer share.';
+
+create or replace function tidebase.open_gate(
+  run_id text, token bigint, name text, prompt text default null, data jsonb default null, options text[] default null,
+  timeout interval default null, default_decision text default null, capability jsonb default null,
+  response_schema jsonb default null, required_approvals integer default 1)
+returns tidebase.gate_opening
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  wanted gates;
+begin
+  perform tidebase_private.require_name(name, 'name', 1024);
+  wanted.options := coalesce(options, array['approved', 'rejected']);
+  if cardinality(wanted.options) = 0 or array_position(wanted.options, null) is not null or '' = any (wanted.options) then
+    perform tidebase_private.raise_invalid('options', 'must be a list of texts that are not empty');
+  elsif required_approvals is null or required_approvals not between 1 and 100 then
+    perform tidebase_private.raise_invalid('required_approvals', 'must be a number from 1 to 100');
+  elsif jsonb_typeof(response_schema) not in ('object', 'boolean') then
+    perform tidebase_private.raise_invalid('response_schema', 'must be a JSON Schema: an object or a boolean');
+  elsif default_decision is not null and timeout is null then
+    perform tidebase_private.raise_invalid('default_decision', 'needs a timeout after which it falls');
+  elsif default_decision = '' then
+    perform tidebase_private.raise_invalid('default_decision', 'must not be empty');
+  end if;
+  perform tidebase_private.require_interval(coalesce(timeout, '1 day'), 'timeout', '1 millisecond', '3650 days');
+
+  wanted.run_id := open_gate.run_id;
+  wanted.name := open_gate.name;
+  wanted.kind := 'gate';
+  wanted.status := 'pending';
+  wanted.prompt := open_gate.prompt;
+  wanted.data := coalesce(open_gate.data, '{}');
+  wanted.shown_hash := tidebase_private.hash_input(jsonb_build_array(wanted.prompt, wanted.data));
+  wanted.response_schema := open_gate.response_schema;
+  wanted.capability := open_gate.capability;
+  wanted.required_approvals := open_gate.required_approvals;
+  wanted.created_at := clock_timestamp();
+  wanted.timeout_at := wanted.created_at + timeout;
+  wanted.default_decision := case when timeout is not null then coalesce(open_gate.default_decision, 'timed_out') end;
+  return tidebase_private.open(wanted, token);
+end
+$$;
+comment on function tidebase.open_gate(text, bigint, text, text, jsonb, text[], interval, text, jsonb, jsonb, integer) is
+  'Asks a question that gets exactly one decision; opened again it returns what stands. name: 1 to 1024 bytes, unique in the run. prompt and data: what is shown; with others TB006. options: the decisions that may be given, by default approved and rejected. timeout: after which default_decision falls by itself (timed_out unless told). response_schema: a JSON Schema for the payload of the answer. required_approvals: how many different people must agree (1 to 100); one "rejected" settles it at once. capability: what is granted, for the audit. secret: entitles its bearer to decide: hand it to the approver, keep it out of logs. Errors: TB001, TB002, TB003, TB004, TB005, TB006.';
+
+create or replace function tidebase.start_timer(run_id text, token bigint, name text, duration interval)
+returns tidebase.gate_opening
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  wanted gates;
+begin
+  perform tidebase_private.require_name(name, 'name', 1024);
+  perform tidebase_private.require_interval(duration, 'duration', '0', '3650 days');
+  wanted.run_id := start_timer.run_id;
+  wanted.name := start_timer.name;
+  wanted.kind := 'timer';
+  wanted.status := 'pending';
+  wanted.data := '{}';
+  wanted.shown_hash := tidebase_private.hash_input(to_jsonb(extract(epoch from duration)));
+  wanted.options := array['elapsed'];
+  wanted.required_approvals := 1;
+  wanted.created_at := clock_timestamp();
+  wanted.timeout_at := wanted.created_at + duration;
+  wanted.default_decision := 'elapsed';
+  return tidebase_private.open(wanted, token);
+end
+$$;
+comment on function tidebase.start_timer(text, bigint, text, interval) is
+  'Starts a durable timer, or finds the one that was started; status is decided once it has fired, timeout_at is when it does. Shares its names with the run''s gates. duration: 0 to 3650 days; with another one TB006. Errors: TB001, TB002, TB003, TB004, TB005, TB006.';
+
+create or replace function tidebase_private.standing(gate tidebase.gates, accepted boolean)
+returns tidebase.gate_decision
+language sql stable
+as $$
+  select row(standing.accepted, gate.status, gate.decision, gate.payload, gate.comment, gate.actor, gate.decided_at,
+    case when gate.required_approvals = 1 then (gate.status = 'decided')::integer
+      else (select count(*)::integer from tidebase.gate_votes v
+        where v.run_id = gate.run_id and v.name = gate.name and v.decision <> 'rejected') end,
+    gate.required_approvals)::tidebase.gate_decision;
+$$;
+comment on function tidebase_private.standing(tidebase.gates, boolean) is 'What stands at a gate, as an answer of decide_gate.';
+
+-- Counts a vote; true when it was counted. Bearers of the one secret are one voter: the secret does not tell them apart.
+create or replace function tidebase_private.vote(
+  gate tidebase.gates, voter text, decision text, payload jsonb, comment text, request_id text)
+returns boolean
+language plpgsql volatile
+as $$
+begin
+  insert into tidebase.gate_votes (run_id, name, voter, decision, payload, comment, request_id)
+  values (gate.run_id, gate.name, vote.voter, vote.decision, vote.payload, vote.comment, vote.request_id)
+  on conflict on constraint gate_votes_pkey do nothing;
+  if not found then
+    return exists (
+      select from tidebase.gate_votes v
+      where v.run_id = gate.run_id and v.name = gate.name and v.voter = vote.voter and v.request_id = vote.request_id);
+  end if;
+  perform tidebase_private.emit(tidebase_private.advance(gate.run_id), 'gate.voted', jsonb_build_object('name', gate.name,
+    'voter', voter, 'decision', decision, 'required', gate.required_approvals,
+    'approvals', (tidebase_private.standing(gate, true)).approvals));
+  return true;
+end
+$$;
+comment on function tidebase_private.vote(tidebase.gates, text, text, jsonb, text, text) is
+  'Counts a vote once a voter. The caller holds the head''s lock.';
+
+-- Gives a gate its decision, or says which one stands.
+create or replace function tidebase.decide_gate(
+  run_id text, name text, decision text, actor text default null, payload jsonb default null, secret text default null,
+  comment text default null, request_id text default null)
+returns tidebase.gate_decision
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  right_of text := tidebase_private.entitlement(run_id, name, secret);
+  who text := coalesce(actor, case right_of when 'approver' then tidebase_private.caller() end);
+  head run_heads;
+  gate gates;
+begin
+  if request_id is not null then
+    perform tidebase_private.require_name(request_id, 'request_id', 255);
+  end if;
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.lock_head(run_id);
+  select g.* into gate from gates g
+  where g.run_id = decide_gate.run_id and g.name = decide_gate.name and g.kind = 'gate';
+  if not found then
+    perform tidebase_private.raise_gate_not_found(run_id, name);
+  elsif head.status = 'cancelled' then
+    perform tidebase_private.raise_fenced(run_id, head.lease_token);
+  end if;
+  gate := tidebase_private.settle_if_overdue(gate);
+  if gate.status = 'decided' then
+    return tidebase_private.standing(gate, accepted => coalesce(gate.request_id = request_id, false));
+  elsif head.status = 'completed' then
+    perform tidebase_private.raise_fenced(run_id, head.lease_token);
+  elsif decision is null or decision <> all (gate.options) then
+    perform tidebase_private.raise_invalid('decision', format('must be one of: %s', array_to_string(gate.options, ', ')));
+  end if;
+
+  if gate.required_approvals > 1 and decision <> 'rejected' then
+    if not tidebase_private.vote(gate, case right_of when 'secret' then '(secret)' else who end, decision, payload, comment, request_id) then
+      return tidebase_private.standing(gate, accepted => false);
+    elsif (select count(*) from gate_votes v
+      where v.run_id = gate.run_id and v.name = gate.name and v.decision = decide_gate.decision) < gate.required_approvals
+    then
+      return tidebase_private.standing(gate, accepted => true);
+    end if;
+  end if;
+  gate := tidebase_private.settle_gate(gate, decision, payload, comment, who, right_of, request_id);
+  return tidebase_private.standing(gate, accepted => true);
+end
+$$;
+comment on function tidebase.decide_gate(text, text, text, text, jsonb, text, text, text) is
+  'Decides a gate. accepted: whether this decision was taken; false when another one stands already, which is returned. Entitled is who gives the gate''s secret, or, without one, a member of the approver role. decision: one of the gate''s options. actor: who decides, for the log; the database role unless told. payload: the answer, or the changed arguments. request_id: an id made up for this call; the call repeated with it is accepted again. Errors: TB001, TB002, TB004, TB005, TB009, TB012.';
+
+-- Ends the work of this process on the run until the gate or timer is decided.
+create or replace function tidebase.suspend_run(run_id text, token bigint, name text)
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  gate gates;
+begin
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.lock_head(run_id);
+  if head.status = 'waiting' and head.lease_token = token and head.waiting_for = name then
+    return true;  -- the same call again
+  end if;
+  head := tidebase_private.fence(run_id, token, 1);
+  select g.* into gate from gates g where g.run_id = suspend_run.run_id and g.name = suspend_run.name;
+  if not found then
+    perform tidebase_private.raise_gate_not_found(run_id, name);
+  elsif gate.status = 'decided' or gate.timeout_at <= clock_timestamp() then
+    perform tidebase_private.give_back(head, 1);
+    return false;
+  end if;
+  perform tidebase_private.end_attempt(head, 'released');
+  update run_heads h
+  set status = 'waiting', waiting_for = suspend_run.name, lease_expires_at = null
+  where h.run_id = suspend_run.run_id
+  returning h.* into head;
+  update run_heads h set due_at = tidebase_private.next_due(head) where h.run_id = suspend_run.run_id;
+  perform tidebase_private.emit(head, 'run.suspended',
+    jsonb_build_object('attempt', head.attempt, 'token', token, 'name', name));
+  return true;
+end
+$$;
+comment on function tidebase.suspend_run(text, bigint, text) is
+  'Gives the lease up and lets the run wait for one of its gates or timers, with no process alive: once that is decided, acquire_run grants the run again. False when it is decided already: go on. Errors: TB001, TB003, TB004, TB005, TB012.';
+
+create or replace view tidebase.gate_overview with (security_barrier = true) as
+  select
+    g.run_id,
+    g.name,
+    g.kind,
+    g.status,
+    g.prompt,
+    g.data,
+    g.options,
+    g.response_schema,
+    g.capability,
+    g.required_approvals,
+    g.timeout_at,
+    g.default_decision,
+    g.decision,
+    g.payload,
+    g.comment,
+    g.actor,
+    g.decided_by,
+    g.created_at,
+    g.decided_at
+  from tidebase.gates g;
+comment on view tidebase.gate_overview is 'One row a gate or timer: what was asked, and what was decided by whom. Without secrets: those are stored nowhere.';
+
+create or replace view tidebase.gate_inbox with (security_barrier = true) as
+  select
+    g.run_id,
+    r.workflow,
+    g.name,
+    g.prompt,
+    g.data,
+    g.options,
+    g.response_schema,
+    g.capability,
+    g.required_approvals,
+    g.timeout_at,
+    g.default_decision,
+    g.created_at
+  from tidebase.gates g
+  join tidebase.runs r on r.run_id = g.run_id
+  where g.status = 'pending' and g.kind = 'gate' and (g.timeout_at is null or g.timeout_at > clock_timestamp());
+comment on view tidebase.gate_inbox is 'The gates that wait for a decision (decide_gate). Order by created_at.';
+
+create or replace function tidebase.get_gate(run_id text, name text)
+returns setof tidebase.gate_overview
+language plpgsql volatile security definer rows 1
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  if exists (
+    select from gates g
+    where g.run_id = get_gate.run_id and g.name = get_gate.name and g.status = 'pending' and g.timeout_at <= clock_timestamp())
+  then
+    perform tidebase_private.settle_overdue(tidebase_private.lock_head(run_id));
+  end if;
+  return query select o.* from gate_overview o where o.run_id = get_gate.run_id and o.name = get_gate.name;
+  if not found then
+    perform tidebase_private.raise_gate_not_found(run_id, name);
+  end if;
+end
+$$;
+comment on function tidebase.get_gate(text, text) is
+  'The gate_overview row of a gate or timer; one whose time is over gets its default decision first. Errors: TB012.';
+
+create or replace function tidebase.list_gates(
+  run_id text default null, status text default null, max integer default 100)
+returns setof tidebase.gate_overview
+language plpgsql stable security definer rows 100
+set search_path = pg_catalog, tidebase, pg_temp
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  if max is null or max < 1 or max > 1000 then
+    perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
+  end if;
+  return query
+    select o.*
+    from gate_overview o
+    where (list_gates.run_id is null or o.run_id = list_gates.run_id)
+      and (list_gates.status is null or o.status = list_gates.status)
+      and o.kind = 'gate'
+    order by o.created_at, o.run_id
+    limit list_gates.max;
+end
+$$;
+comment on function tidebase.list_gates(text, text, integer) is
+  'Gates, oldest first: of a run, in a status (pending, decided, cancelled), at most max (1 to 1000). NULL means any. Errors: TB002.';
+
+select tidebase_private.allow('function tidebase.open_gate', 'worker');
+select tidebase_private.allow('function tidebase.start_timer', 'worker');
+select tidebase_private.allow('function tidebase.suspend_run', 'worker');
+select tidebase_private.allow('function tidebase.decide_gate', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.get_gate', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.list_gates', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('table tidebase.gate_overview', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('table tidebase.gate_inbox', 'worker', 'approver', 'operator', 'reader');

@@ -1,0 +1,128 @@
+-- Reconciliation: what only time brings about. Nothing is unsafe without it (expiry is a predicate that acquire_run and
+-- the gates apply themselves), but it makes visible what has happened, and wakes who waits.
+
+-- When the run wants looking at next. A lease that is alive is looked at again when it ends, but not within a minute:
+-- a heartbeat does not move due_at, so this is the only write that it costs.
+create or replace function tidebase_private.next_due(head tidebase.run_heads)
+returns timestamptz
+language sql stable
+as $$
+  select case when head.status not in ('completed', 'cancelled') then least(
+    case when head.lease_expires_at > clock_timestamp()
+      then greatest(head.lease_expires_at, clock_timestamp() + interval '1 minute') end,
+    head.deadline_at,
+    (select min(g.timeout_at) from tidebase.gates g where g.run_id = head.run_id and g.status = 'pending'))
+  end;
+$$;
+comment on function tidebase_private.next_due(tidebase.run_heads) is 'The value of due_at for a run that was just looked at; NULL when there is nothing to wait for.';
+
+-- A lease that ran out, seen by reconcile before anybody took over: the run is pending again. The token stays, so the
+-- next grant raises it; who held the lease is fenced like one who gave it up.
+create or replace function tidebase_private.lapse(head tidebase.run_heads)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.end_attempt(head, 'lapsed');
+  update tidebase.run_heads h set status = 'pending', lease_expires_at = null where h.run_id = head.run_id;
+  perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.lapsed',
+    jsonb_build_object('attempt', head.attempt, 'token', head.lease_token, 'holder', head.holder));
+end
+$$;
+comment on function tidebase_private.lapse(tidebase.run_heads) is 'Makes a run whose lease has run out pending. The caller holds the head''s lock.';
+
+-- Looks at one run; `counts` is added up.
+create or replace function tidebase_private.look_at(head tidebase.run_heads, counts tidebase.reconciliation)
+returns tidebase.reconciliation
+language plpgsql volatile
+as $$
+declare
+  gates integer;
+  timers integer;
+begin
+  counts.runs := counts.runs + 1;
+  if head.deadline_at <= clock_timestamp() and head.status not in ('completed', 'cancelled') then
+    -- Its children have the same deadline and come up by themselves: reconcile never waits for a lock.
+    perform tidebase_private.cancel_one(head, 'the deadline has passed', 'tidebase');
+    counts.deadlines := counts.deadlines + 1;
+    return counts;
+  end if;
+  select count(*) filter (where g.kind = 'gate')::integer, count(*) filter (where g.kind = 'timer')::integer into gates, timers
+  from tidebase.gates g
+  where g.run_id = head.run_id and g.status = 'pending' and g.timeout_at <= clock_timestamp();
+  counts.gates := counts.gates + gates;
+  counts.timers := counts.timers + timers;
+  head := tidebase_private.settle_overdue(head);
+  if head.status = 'running' and not tidebase_private.is_live(head) then
+    perform tidebase_private.lapse(head);
+    counts.leases := counts.leases + 1;
+  end if;
+  head := tidebase_private.lock_head(head.run_id);
+  update tidebase.run_heads h set due_at = tidebase_private.next_due(head) where h.run_id = head.run_id;
+  return counts;
+end
+$$;
+comment on function tidebase_private.look_at(tidebase.run_heads, tidebase.reconciliation) is
+  'Does for one run whatever time has brought. The caller holds the head''s lock.';
+
+-- Takes runs that are due, each with its lock or not at all: callers share the work instead of waiting for each other,
+-- and a run that was looked at is due later or never, so none starves the others.
+create or replace function tidebase.reconcile(max integer default 100)
+returns tidebase.reconciliation
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  counts reconciliation := row(0, 0, 0, 0, 0);
+begin
+  if max is null or max not between 1 and 10000 then
+    perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
+  end if;
+  for head in
+    select h.* from run_heads h
+    where h.due_at <= clock_timestamp()
+    order by h.due_at
+    limit reconcile.max
+    for no key update skip locked
+  loop
+    counts := tidebase_private.look_at(head, counts);
+  end loop;
+  return counts;
+end
+$$;
+comment on function tidebase.reconcile(integer) is
+  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (the run is pending again), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). Any number of callers at once; call it again while it returns runs = max. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
+
+create or replace view tidebase.stalled_runs with (security_barrier = true) as
+  select
+    h.run_id,
+    r.workflow,
+    h.status,
+    case
+      when h.status = 'running' then 'lease_lapsed'
+      when h.status = 'review' then 'review'
+      when h.status = 'failed' then 'failed'
+      when h.status = 'waiting' then 'overdue'
+      else 'not_taken_up'
+    end as reason,
+    case when h.status = 'running' then h.lease_expires_at else h.updated_at end as since,
+    h.holder,
+    h.attempt,
+    h.waiting_for,
+    r.error,
+    r.recovery_webhook
+  from tidebase.run_heads h
+  join tidebase.runs r on r.run_id = h.run_id
+  where h.status <> 'completed' and (
+    h.status = 'running' and h.lease_expires_at <= clock_timestamp()
+    or h.status in ('review', 'failed')
+    or h.status = 'waiting' and exists (
+      select from tidebase.gates g
+      where g.run_id = h.run_id and g.name = h.waiting_for and g.timeout_at <= clock_timestamp())
+    or h.status = 'pending' and h.attempt > 0 and coalesce(h.available_at, h.updated_at) <= clock_timestamp());
+comment on view tidebase.stalled_runs is
+  'Runs that do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), failed, overdue (its time is over, and no reconcile has come round), not_taken_up (it was begun, may go on, and nobody works on it). since: from when. Longest first: order by since.';
+
+select tidebase_private.allow('function tidebase.reconcile', 'worker', 'operator');
+select tidebase_private.allow('table tidebase.stalled_runs', 'worker', 'approver', 'operator', 'reader');

@@ -1,0 +1,201 @@
+-- Recovery: every attempt to get a run going again is kept; and the outbox of the webhooks that tell somebody to.
+
+create or replace function tidebase_private.check_recovery_status(status text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if status is null or status not in ('succeeded', 'failed') then
+    perform tidebase_private.raise_invalid('status', 'must be succeeded or failed');
+  end if;
+end
+$$;
+comment on function tidebase_private.check_recovery_status(text) is 'Raises TB002 unless a recovery can end like this.';
+
+-- Records that somebody tries to get the run going. Where the run has a webhook, what to send goes into the outbox in
+-- the same transaction: it is sent if, and only if, this commits.
+create or replace function tidebase.record_recovery(run_id text, reason text default 'manual', actor text default null)
+returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  run runs;
+  number integer;
+begin
+  perform tidebase_private.require_name(reason, 'reason', 4096);
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.lock_head(run_id);
+  if head.status in ('completed', 'cancelled') then
+    perform tidebase_private.raise_fenced(run_id, head.lease_token);
+  end if;
+  select r.* into run from runs r where r.run_id = record_recovery.run_id;
+  select coalesce(max(v.recovery), 0) + 1 into number from recoveries v where v.run_id = record_recovery.run_id;
+  insert into recoveries (run_id, recovery, reason, actor, found_status)
+  values (head.run_id, number, record_recovery.reason, coalesce(record_recovery.actor, tidebase_private.caller()), head.status);
+  if run.recovery_webhook is not null then
+    insert into deliveries (run_id, delivery, recovery, url, body)
+    select head.run_id, coalesce(max(d.delivery), 0) + 1, number, run.recovery_webhook,
+      jsonb_build_object('type', 'run.recovery', 'runId', head.run_id, 'workflowName', run.workflow,
+        'status', head.status, 'reason', record_recovery.reason, 'recovery', number)
+    from deliveries d where d.run_id = head.run_id;
+  end if;
+  perform tidebase_private.emit(tidebase_private.advance(run_id), 'recovery.started', jsonb_build_object('recovery', number,
+    'reason', reason, 'actor', coalesce(actor, tidebase_private.caller()), 'found_status', head.status));
+  return number;
+end
+$$;
+comment on function tidebase.record_recovery(text, text, text) is
+  'Records an attempt to get a run going again and returns its number; where the run has a recovery_webhook, it is told. actor: the database role unless told. Errors: TB001, TB002, TB004, TB005.';
+
+create or replace function tidebase.finish_recovery(
+  run_id text, recovery integer, status text, http_status integer default null, response text default null, error text default null)
+returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  perform tidebase_private.check_recovery_status(status);
+  perform tidebase_private.commit_durably();
+  perform tidebase_private.lock_head(run_id);
+  update recoveries v
+  set status = finish_recovery.status, http_status = finish_recovery.http_status, response = left(finish_recovery.response, 10000),
+      error = finish_recovery.error, finished_at = clock_timestamp()
+  where v.run_id = finish_recovery.run_id and v.recovery = finish_recovery.recovery and v.status = 'pending';
+  if found then
+    perform tidebase_private.emit(tidebase_private.advance(run_id),
+      case status when 'succeeded' then 'recovery.delivered' else 'recovery.failed' end,
+      jsonb_strip_nulls(jsonb_build_object('recovery', recovery, 'http_status', http_status, 'error', error)));
+  elsif not exists (
+    select from recoveries v where v.run_id = finish_recovery.run_id and v.recovery = finish_recovery.recovery)
+  then
+    perform tidebase_private.raise('TB012', format('run %L has no recovery %s', run_id, coalesce(recovery::text, 'NULL')),
+      jsonb_build_object('run_id', run_id, 'recovery', recovery), 'Recoveries are made by record_recovery.');
+  end if;
+end
+$$;
+comment on function tidebase.finish_recovery(text, integer, text, integer, text, text) is
+  'Records how an attempt to recover ended: succeeded or failed, with what the webhook answered. The first word stands. Errors: TB001, TB002, TB012.';
+
+-- Gets a run going again as far as the database can: a lease that has run out and a failure are cleared away, so that
+-- any worker may acquire the run at once; the webhook, if there is one, is told.
+create or replace function tidebase.recover_run(run_id text, reason text default 'manual', actor text default null)
+returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  number integer;
+begin
+  head := tidebase_private.lock_head(run_id);
+  if tidebase_private.is_live(head) then
+    perform tidebase_private.raise('TB002', format('run %L needs no recovery: %s holds it', run_id, head.holder),
+      jsonb_build_object('run_id', run_id, 'holder', head.holder, 'expires_at', head.lease_expires_at),
+      'Wait for the lease to run out, or cancel the run.');
+  end if;
+  number := record_recovery(run_id, reason, actor);
+  if head.status = 'running' then
+    perform tidebase_private.lapse(head);
+  elsif head.status in ('failed', 'pending') then
+    update run_heads h set status = 'pending', available_at = null where h.run_id = recover_run.run_id;
+  end if;
+  if not exists (select from runs r where r.run_id = recover_run.run_id and r.recovery_webhook is not null) then
+    perform finish_recovery(run_id, number, 'succeeded');
+  end if;
+  return number;
+end
+$$;
+comment on function tidebase.recover_run(text, text, text) is
+  'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. Errors: TB001, TB002 (a worker holds it), TB004, TB005.';
+
+-- Hands out what is due of the outbox. A dispatcher that dies leaves its rows due again after ttl.
+create or replace function tidebase.claim_deliveries(max integer default 10, ttl interval default '1 minute')
+returns setof tidebase.deliveries
+language plpgsql volatile security definer rows 10
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  if max is null or max not between 1 and 1000 then
+    perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
+  end if;
+  perform tidebase_private.require_interval(ttl, 'ttl', '1 second', '1 day');
+  return query
+    update deliveries d
+    set attempts = d.attempts + 1, next_at = clock_timestamp() + ttl
+    from (
+      select p.run_id, p.delivery from deliveries p
+      where p.status = 'pending' and p.next_at <= clock_timestamp()
+      order by p.next_at
+      limit claim_deliveries.max
+      for no key update skip locked) as due
+    where d.run_id = due.run_id and d.delivery = due.delivery
+    returning d.*;
+end
+$$;
+comment on function tidebase.claim_deliveries(integer, interval) is
+  'Takes deliveries that are due, at most max (1 to 1000), for ttl: send each and report it with finish_delivery. attempts is the number of this attempt; a report must carry it. Errors: TB002.';
+
+create or replace function tidebase.finish_delivery(
+  run_id text, delivery integer, attempt integer, delivered boolean, http_status integer default null, response text default null,
+  error text default null, max_attempts integer default 8)
+returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  sent deliveries;
+  next_status text;
+begin
+  perform tidebase_private.commit_durably();
+  perform tidebase_private.lock_head(run_id);
+  select d.* into sent from deliveries d
+  where d.run_id = finish_delivery.run_id and d.delivery = finish_delivery.delivery;
+  if not found then
+    perform tidebase_private.raise('TB012', format('run %L has no delivery %s', run_id, coalesce(delivery::text, 'NULL')),
+      jsonb_build_object('run_id', run_id, 'delivery', delivery), 'Deliveries are handed out by claim_deliveries.');
+  elsif sent.status <> 'pending' or sent.attempts <> attempt then
+    return sent.status;  -- reported before, or taken over by another dispatcher
+  end if;
+  next_status := case when delivered then 'delivered' when attempt >= max_attempts then 'failed' else 'pending' end;
+  update deliveries d
+  set status = next_status, http_status = finish_delivery.http_status, response = left(finish_delivery.response, 10000),
+      error = finish_delivery.error, finished_at = case when next_status <> 'pending' then clock_timestamp() end,
+      next_at = case when next_status = 'pending'
+        then clock_timestamp() + tidebase_private.retry_delay(attempt, '5 seconds', '1 hour') end
+  where d.run_id = finish_delivery.run_id and d.delivery = finish_delivery.delivery;
+  if next_status <> 'pending' and sent.recovery is not null then
+    perform finish_recovery(run_id, sent.recovery, case when delivered then 'succeeded' else 'failed' end, http_status, response, error);
+  end if;
+  return next_status;
+end
+$$;
+comment on function tidebase.finish_delivery(text, integer, integer, boolean, integer, text, text, integer) is
+  'Reports how an attempt at a delivery ended; returns delivered, pending (it is tried again, with exponential backoff up to an hour) or failed (after max_attempts). A report for an attempt that another dispatcher has taken over changes nothing. Errors: TB001, TB012.';
+
+create or replace view tidebase.recovery_history with (security_barrier = true) as
+  select
+    v.run_id,
+    v.recovery,
+    v.reason,
+    v.actor,
+    v.found_status,
+    v.status,
+    d.url,
+    coalesce(d.attempts, 0) as delivery_attempts,
+    coalesce(v.http_status, d.http_status) as http_status,
+    coalesce(v.response, d.response) as response,
+    coalesce(v.error, d.error) as error,
+    v.created_at,
+    v.finished_at
+  from tidebase.recoveries v
+  left join tidebase.deliveries d on d.run_id = v.run_id and d.recovery = v.recovery;
+comment on view tidebase.recovery_history is 'Every attempt to recover a run: why, by whom, what its webhook answered, how it ended.';
+
+select tidebase_private.allow('function tidebase.record_recovery', 'operator');
+select tidebase_private.allow('function tidebase.finish_recovery', 'operator');
+select tidebase_private.allow('function tidebase.recover_run', 'operator');
+select tidebase_private.allow('function tidebase.claim_deliveries', 'operator');
+select tidebase_private.allow('function tidebase.finish_delivery', 'operator');
+select tidebase_private.allow('table tidebase.recovery_history', 'worker', 'approver', 'operator', 'reader');

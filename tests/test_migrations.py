@@ -1,0 +1,185 @@
+"""The schema: installed and upgraded whole, by anyone who may, by any number at once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidebase import Tidebase, TidebaseError, migrations
+
+from .conftest import SERVERS, Server
+from .test_run import until
+
+MIGRATIONS = sorted(
+    path.stem for path in (migrations.sql_folder() / "migrations").glob("*.sql") if ".rollback" not in path.name
+)
+
+MIGRATE = """
+import sys, psycopg
+from tidebase import migrations
+print(len(migrations.migrate(psycopg.connect(sys.argv[1], autocommit=True)).migrations))
+"""
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True)
+
+
+def schema(server: Server, url: str) -> str:
+    """The schema as pg_dump writes it, without what differs from dump to dump."""
+    command = [
+        str(SERVERS[server.version] / "pg_dump"),
+        "--schema-only",
+        "-n",
+        "tidebase",
+        "-n",
+        "tidebase_private",
+        url,
+    ]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return re.sub(r"^(\\(un)?restrict .*|--.*)$", "", dump, flags=re.MULTILINE)
+
+
+def test_a_fresh_install_and_nothing_the_second_time(empty_database: str) -> None:
+    with connect(empty_database) as connection:
+        assert migrations.pending(connection).migrations == MIGRATIONS
+        assert migrations.migrate(connection).migrations == MIGRATIONS
+        assert migrations.pending(connection).is_current
+        assert migrations.migrate(connection).is_current
+
+
+def test_every_migration_has_a_rollback() -> None:
+    folder = migrations.sql_folder() / "migrations"
+    assert [name for name in MIGRATIONS if not (folder / f"{name}.rollback.sql").exists()] == []
+
+
+@pytest.mark.parametrize("step", range(len(MIGRATIONS)))
+def test_an_upgrade_from_each_earlier_schema_is_a_fresh_install(
+    server: Server, empty_database: str, database: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables of an earlier state, without the functions of the present: those went with the rollback."""
+    with connect(empty_database) as connection:
+        migrations.migrate(connection)
+        assert migrations.rollback(connection, to=MIGRATIONS[step]) == MIGRATIONS[step + 1 :][::-1]
+        migrations.migrate(connection)
+    assert schema(server, empty_database) == schema(server, database)
+
+
+def test_a_rollback_of_everything_leaves_nothing(empty_database: str) -> None:
+    with connect(empty_database) as connection:
+        migrations.migrate(connection)
+        assert migrations.rollback(connection) == MIGRATIONS[::-1]
+        rows = connection.execute("select nspname from pg_namespace where nspname like 'tidebase%'").fetchall()
+        assert rows == []
+        migrations.migrate(connection)
+    with pytest.raises(TidebaseError, match="no migration 'x'"), connect(empty_database) as connection:
+        migrations.rollback(connection, to="x")
+
+
+def test_ten_processes_migrate_at_once(empty_database: str) -> None:
+    command = [sys.executable, "-c", MIGRATE, empty_database]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(10)]
+    applied = sorted(process.communicate(timeout=120)[0].strip() for process in processes)
+    assert [process.returncode for process in processes] == [0] * 10
+    assert applied == ["0"] * 9 + [str(len(MIGRATIONS))]
+
+
+def test_a_process_killed_in_the_middle_leaves_nothing_behind(empty_database: str) -> None:
+    """It is stopped at a known point: behind a lock on a table that the last thing it does wants to lock."""
+    with connect(empty_database) as setup, connect(empty_database) as watcher:
+        migrations.migrate(setup)
+        migrations.rollback(setup, to=MIGRATIONS[0])
+        with setup.transaction():
+            setup.execute("lock table tidebase.run_heads in access share mode")
+            process = subprocess.Popen([sys.executable, "-c", MIGRATE, empty_database])
+            blocked = (
+                "exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())"
+            )
+            until(watcher, blocked)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            watcher.execute("select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'")
+        assert migrations.pending(setup).migrations == MIGRATIONS[1:]
+        assert migrations.migrate(setup).migrations == MIGRATIONS[1:]
+
+
+def test_a_changed_function_file_is_applied_again(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(migrations.sql_folder(), tmp_path / "sql")
+    monkeypatch.setattr(migrations, "sql_folder", lambda: tmp_path / "sql")
+    changed = tmp_path / "sql" / "functions" / "run.sql"
+    changed.write_text(changed.read_text("utf-8").replace("'run_' || encode", "'walk_' || encode"), "utf-8")
+    with connect(database) as connection:
+        assert migrations.pending(connection).functions == ["run.sql"]
+        assert migrations.migrate(connection).functions == ["run.sql"]
+        row = connection.execute("select tidebase.create_run('w')").fetchone()
+        assert row is not None and row[0].startswith("walk_")
+        changed.write_text("create function nonsense", "utf-8")
+        with pytest.raises(TidebaseError, match=r"sql/functions/run\.sql"):
+            migrations.migrate(connection)
+        assert connection.execute("select tidebase.create_run('w', run_id => 'r')").fetchone() == ("r",)
+
+
+def test_grants_survive_a_migration(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(migrations.sql_folder(), tmp_path / "sql")
+    monkeypatch.setattr(migrations, "sql_folder", lambda: tmp_path / "sql")
+    changed = tmp_path / "sql" / "functions" / "run.sql"
+    changed.write_text(changed.read_text("utf-8") + "\n-- changed\n", "utf-8")
+    query = "select has_function_privilege('tidebase_worker', oid, 'execute') from pg_proc where proname = 'create_run'"
+    with connect(database) as connection:
+        migrations.migrate(connection)
+        assert connection.execute(query).fetchone() == (True,)
+        assert connection.execute(query.replace("worker", "reader")).fetchone() == (False,)
+
+
+@pytest.fixture
+def owned(server: Server, empty_database: str) -> Any:
+    """A database of a user who is no superuser; roles are the cluster's, so those of the fixture are taken out."""
+    prefix = "o" + empty_database.partition("?")[0].rpartition("/")[2]
+    with connect(empty_database) as admin:
+        admin.execute(f"create role {prefix}_user login")
+        admin.execute(f"alter database {prefix[1:]} owner to {prefix}_user")
+        yield prefix, admin, empty_database.replace("postgres@", f"{prefix}_user@")
+        for role in ("user", "app", "owner", "worker", "approver", "operator", "reader"):
+            if admin.execute("select from pg_roles where rolname = %s", [f"{prefix}_{role}"]).fetchone() is not None:
+                admin.execute(f"reassign owned by {prefix}_{role} to postgres; drop owned by {prefix}_{role}")
+                admin.execute(f"drop role {prefix}_{role}")
+
+
+def test_a_user_who_may_not_create_roles_installs_and_an_administrator_adds_them(owned: Any) -> None:
+    prefix, admin, url = owned
+    with connect(url) as user:
+        report = migrations.migrate(user, role_prefix=prefix)
+    assert report.roles == [] and "install_roles" in report.notes[0]
+    with Tidebase(url) as tide:
+        assert tide.run("w", lambda run, input: run.step("s", lambda: 1), run_id="r") == 1
+    roles = admin.execute("select tidebase_private.install_roles(%s)", [prefix]).fetchone()
+    assert roles is not None and f"{prefix}_worker" in roles[0]
+    admin.execute(f"create role {prefix}_app login in role {prefix}_worker")
+    with Tidebase(url.replace(f"{prefix}_user@", f"{prefix}_app@")) as tide:
+        assert tide.run("w", lambda run, input: 2, run_id="s") == 2
+        assert tide.runs.get("r").result == 1
+    owner = admin.execute("select pg_get_userbyid(relowner) from pg_class where oid = 'tidebase.runs'::regclass")
+    assert owner.fetchone() == (f"{prefix}_owner",)
+
+
+def test_a_user_who_may_create_roles_installs_with_them(owned: Any) -> None:
+    prefix, admin, url = owned
+    admin.execute(f"alter role {prefix}_user createrole")
+    with connect(url) as user:
+        report = migrations.migrate(user, role_prefix=prefix)
+        assert len(report.roles) == 5 and report.notes == []
+        assert migrations.migrate(user).is_current
+        migrations.rollback(user, to=MIGRATIONS[0])
+        assert migrations.migrate(user).migrations == MIGRATIONS[1:]
+    with Tidebase(url) as tide:
+        assert tide.run("w", lambda run, input: run.step("s", lambda: 1)) == 1

@@ -1,0 +1,79 @@
+"""The wheel has everything that a stranger needs who does not clone the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_sql_is_inside_the_wheel_and_found_there(empty_database: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode != 0 and "No matching distribution" in built.stderr:
+        pytest.skip("the build backend cannot be installed: no network")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    inside = {path.relative_to(installed / "tidebase").as_posix() for path in (installed / "tidebase").rglob("*.sql")}
+    assert inside == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "sql").rglob("*.sql") if "examples" not in path.parts
+    }
+    assert (installed / "tidebase" / "py.typed").exists()
+    code = "import tidebase, sys; print(tidebase.__file__, len(tidebase.Tidebase(sys.argv[1]).migrate().migrations))"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    result = subprocess.run(
+        [sys.executable, "-c", code, empty_database], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[0].startswith(str(installed)) and int(result.stdout.split()[1]) >= 1
+
+
+def test_types_of_steps_are_the_functions_own(tmp_path: Path) -> None:
+    """What `mypy --strict` says about a user's code."""
+    code = tmp_path / "user.py"
+    code.write_text(
+        """
+from tidebase import AsyncRun, Run, Tidebase, step
+
+def make_plan(topic: str, depth: int = 1) -> list[str]: ...
+async def fetch(url: str) -> bytes: ...
+@step("parse", retries=2)
+def parse(text: str) -> float: ...
+
+def workflow(run: Run, input: str) -> int:
+    reveal_type(run.step("plan", make_plan, "x", depth=2))
+    reveal_type(run.step("closure", lambda: 1, input="x", retries=3))
+    reveal_type(run.step.options(key=1)("plan", make_plan, "x"))
+    reveal_type(parse("x"))
+    run.step("plan", make_plan, 3)
+    run.step("closure", lambda: 1, retry=3)
+    return 1
+
+async def aworkflow(run: AsyncRun, input: str) -> None:
+    reveal_type(await run.step("fetch", fetch, "x"))
+
+reveal_type(Tidebase().run("w", workflow))
+"""
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file=", str(code)]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT / "python")}
+    )
+    if "No module named mypy" in result.stderr:
+        pytest.skip("mypy is not installed")
+    revealed = [
+        line.partition('Revealed type is "')[2].rstrip('"') for line in result.stdout.splitlines() if "Revealed" in line
+    ]
+    kinds = [kind.replace("builtins.", "") for kind in revealed]
+    assert kinds == ["list[str]", "int", "list[str]", "float", "bytes", "int"], result.stdout
+    errors = [line.split(":")[1] for line in result.stdout.splitlines() if ": error:" in line]
+    assert sorted(set(errors)) == ["15", "16"], result.stdout

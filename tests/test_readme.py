@@ -1,0 +1,85 @@
+"""Every snippet of the README runs, in the order in which a reader meets them, on one fresh database."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .conftest import SERVERS, Server
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Snippet:
+    number: int
+    language: str
+    note: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.language}"
+
+
+def snippets() -> list[Snippet]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    return [
+        Snippet(number, match["language"], match["note"] or "", match["code"])
+        for number, match in enumerate(BLOCK.finditer(text), 1)
+    ]
+
+
+def run_python(code: str, url: str) -> None:
+    environment = {**os.environ, "TIDEBASE_DATABASE_URL": url}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def run_sql(snippet: Snippet, url: str, version: int) -> None:
+    command = [str(SERVERS[version] / "psql"), "-X", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", url]
+    result = subprocess.run(command, input=snippet.code, capture_output=True, text=True, timeout=60)
+    expected = re.fullmatch(r"error: (\w{5})", snippet.note)
+    if expected is None:
+        assert result.returncode == 0, result.stderr
+    else:
+        assert re.findall(r"ERROR: +(\w{5}):", result.stderr) == [expected[1]], result.stderr
+
+
+def test_every_snippet_runs(server: Server, database: str) -> None:
+    for snippet in snippets():
+        if snippet.note.startswith("not run"):
+            continue
+        if snippet.language == "python":
+            run_python(snippet.code, database)
+        elif snippet.language == "sql":
+            run_sql(snippet, database, server.version)
+        elif snippet.language == "console":
+            targets = re.findall(r"^make (\w+)", snippet.code, re.MULTILINE)
+            assert targets and set(targets) <= make_targets(), snippet
+        else:
+            pytest.fail(f"nobody knows how to run snippet {snippet}")
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_walk_through_in_psql_runs(server: Server, database: str) -> None:
+    script = ROOT / "sql" / "examples" / "walkthrough.sql"
+    command = [str(SERVERS[server.version] / "psql"), "-X", "-f", str(script), database]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr
+
+
+def test_the_demo_kills_an_agent_and_sees_it_finish(database: str) -> None:
+    command = [sys.executable, str(ROOT / "python" / "examples" / "demo.py")]
+    environment = {**os.environ, "TIDEBASE_DATABASE_URL": database, "NO_COLOR": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr

@@ -1,0 +1,314 @@
+"""A workflow's life through the wrapper: resumed, waited for, given up, lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidebase import (
+    DatabaseUnavailable,
+    InputMismatch,
+    LeaseLost,
+    LeaseLostError,
+    NotEntitled,
+    NotMigrated,
+    Run,
+    RunFinal,
+    RunHeld,
+    RunNotFound,
+    Tidebase,
+    TidebaseError,
+)
+
+from .conftest import Server
+
+
+def until(db: psycopg.Connection[Any], condition: str, *parameters: Any) -> None:
+    """Waits until a condition holds in the database."""
+    for _ in range(2000):
+        row = db.execute(f"select {condition}", parameters).fetchone()
+        if row is not None and row[0]:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"never true: {condition}")
+
+
+def expire(db: psycopg.Connection[Any], run_id: str) -> None:
+    db.execute("update tidebase.run_heads set lease_expires_at = clock_timestamp() where run_id = %s", [run_id])
+
+
+def test_a_completed_run_returns_its_result_and_calls_nothing(tide: Tidebase) -> None:
+    assert tide.run("w", lambda run, input: {"got": input}, run_id="r", input=[1]) == {"got": [1]}
+    assert tide.run("w", lambda run, input: 1 / 0, run_id="r") == {"got": [1]}  # type: ignore[comparison-overlap]
+
+
+def test_a_failed_run_goes_on_with_its_own_input(tide: Tidebase) -> None:
+    with pytest.raises(ZeroDivisionError):
+        tide.run("w", lambda run, input: 1 / 0, run_id="r", input={"q": 1})
+    info = tide.runs.get("r")
+    assert (info.status, info.error["type"], info.attempt) == ("failed", "ZeroDivisionError", 1)
+    assert "test_run.py" in info.error["traceback"] and "flow.py" not in info.error["traceback"]
+    assert tide.run("w", lambda run, input: [run.attempt, input], run_id="r") == [2, {"q": 1}]
+
+
+def test_another_input_or_workflow_is_not_the_same_run(tide: Tidebase) -> None:
+    tide.run("w", lambda run, input: input, run_id="r", input=1)
+    for workflow, input in (("w", 2), ("other", 1)):
+        with pytest.raises(InputMismatch):
+            tide.run(workflow, lambda run, input: input, run_id="r", input=input)
+
+
+def test_a_workflow_may_be_registered_by_name(tide: Tidebase) -> None:
+    @tide.workflow("named")
+    def named(run: Run, input: Any) -> str:
+        return f"{run.workflow} {input}"
+
+    assert tide.run("named", input=1) == "named 1"
+    with pytest.raises(TidebaseError, match="no workflow 'other'"):
+        tide.run("other")
+
+
+def test_a_run_that_is_held_is_refused_at_once_if_wanted(tide: Tidebase, database: str) -> None:
+    with tide.runs.attach("w", run_id="r"), Tidebase(database) as other, pytest.raises(RunHeld) as caught:
+        other.run("w", lambda run, input: 1, run_id="r", wait_s=0)
+    assert caught.value.detail["holder"] == tide.holder
+
+
+def test_a_holder_that_renews_its_lease_is_seen_to_be_alive(tide: Tidebase, database: str) -> None:
+    """By default tide.run waits while the holder looks dead; the renewal ends the wait, not the lease's end."""
+    session = tide.runs.attach("w", run_id="r")
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(0.05):
+            session.heartbeat()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with Tidebase(database) as other, pytest.raises(RunHeld):
+            other.run("w", lambda run, input: 1, run_id="r")
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_dead_holders_lease_is_waited_out(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
+    tide.runs.create("w", run_id="r")
+    db.execute("select tidebase.acquire_run('r', 'dead', %s)", [timedelta(seconds=0.5)])
+    assert tide.run("w", lambda run, input: run.attempt, run_id="r") == 2
+
+
+def test_heartbeats_keep_the_lease_of_a_long_step(database: str, db: psycopg.Connection[Any]) -> None:
+    with Tidebase(database, lease_s=0.3) as tide:
+
+        def long(run: Run, input: Any) -> int:
+            for _ in range(3):
+                row = db.execute("select lease_expires_at from tidebase.run_heads where run_id = 'r'").fetchone()
+                assert row is not None
+                until(db, "(select lease_expires_at > %s from tidebase.run_heads where run_id = 'r')", row[0])
+            return run.step("s", int)
+
+        assert tide.run("w", long, run_id="r") == 0
+
+
+def test_except_exception_does_not_swallow_a_lost_lease(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
+    reached = []
+
+    def workflow(run: Run, input: Any) -> None:
+        expire(db, "r")
+        db.execute("select tidebase.acquire_run('r', 'thief')")
+        try:
+            run.step("s", lambda: 1)
+        except Exception:
+            reached.append("swallowed")
+        except LeaseLost:
+            reached.append("seen")
+            raise
+        reached.append("went on")
+
+    with pytest.raises(LeaseLostError) as caught:
+        tide.run("w", workflow, run_id="r")
+    assert reached == ["seen"]
+    assert caught.value.sqlstate == "TB003" and caught.value.detail["current_token"] == 2
+    assert tide.runs.get("r").holder == "thief"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_process_that_is_told_to_leave_gives_its_lease_up(tide: Tidebase, error: type[BaseException]) -> None:
+    def leave(run: Run, input: Any) -> None:
+        raise error
+
+    with pytest.raises(error):
+        tide.run("w", leave, run_id="r")
+    assert tide.runs.get("r").status == "pending"
+
+
+WORKER = """
+import sys, threading
+from tidebase import Tidebase
+def workflow(run, input):
+    run.emit("ready")
+    threading.Event().wait()
+Tidebase(sys.argv[1]).run("w", workflow, run_id="r")
+"""
+
+
+def test_sigterm_gives_the_lease_up(database: str, tide: Tidebase, db: psycopg.Connection[Any]) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WORKER, database])
+    until(db, "exists (select from tidebase.events where type = 'ready')")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert tide.runs.get("r").status == "pending"
+    assert [event.type for event in tide.runs.events("r")][-1] == "run.released"
+
+
+def test_a_handler_of_ones_own_for_sigterm_stays(tide: Tidebase) -> None:
+    def mine(signum: int, frame: Any) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        assert tide.run("w", lambda run, input: signal.getsignal(signal.SIGTERM) is mine)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_broken_connection_is_replaced(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
+    def workflow(run: Run, input: Any) -> int:
+        total = 0
+        for number in range(3):
+            db.execute(
+                """select pg_terminate_backend(pid) from pg_stat_activity
+                   where datname = current_database() and pid <> pg_backend_pid()"""
+            )
+            total += run.step.options(key=number)("s", lambda: 1)
+        return total
+
+    assert tide.run("w", workflow, run_id="r") == 3
+    assert all(info.attempt == 1 for info in tide.runs.steps("r"))
+
+
+def test_sessions_end_as_they_are_told(tide: Tidebase) -> None:
+    with tide.runs.attach("w", run_id="completed", input={"q": 1}) as session:
+        assert session.input == {"q": 1} and session.step("s", lambda: 1) == 1
+        session.complete("done")
+    with tide.runs.attach("w", run_id="left") as session:
+        session.step("s", lambda: 1)
+    with pytest.raises(ValueError), tide.runs.attach("w", run_id="failed"):
+        raise ValueError("no")
+    tide.runs.attach("w", run_id="told").fail("no")
+    statuses = [tide.runs.get(run_id).status for run_id in ("completed", "left", "failed", "told")]
+    assert statuses == ["completed", "pending", "failed", "failed"]
+    with pytest.raises(RunFinal):
+        tide.runs.attach("w", run_id="completed")
+
+
+def test_a_session_hears_that_its_lease_is_lost(database: str, db: psycopg.Connection[Any]) -> None:
+    lost = threading.Event()
+    with Tidebase(database, lease_s=0.3) as tide:
+        session = tide.runs.attach("w", run_id="r", on_lease_lost=lambda error: lost.set())
+        with db.transaction():
+            expire(db, "r")
+            db.execute("select tidebase.acquire_run('r', 'thief')")
+        assert lost.wait(30)
+        with pytest.raises(LeaseLostError):
+            session.step("s", lambda: 1)
+
+
+def test_runs_and_events_are_paged_through(tide: Tidebase) -> None:
+    made = [tide.runs.create("w", run_id=f"r{number}").run_id for number in range(5)]
+    first = tide.runs.list(max=3)
+    rest = tide.runs.list(before=first[-1].run_id)
+    assert [info.run_id for info in (*first, *rest)] == made[::-1]
+    with tide.runs.attach("w", run_id="r0") as session:
+        for _ in range(10):
+            session.emit("tick")
+    assert [event.seq for event in tide.runs.events("r0", page=4)] == list(range(1, 14))
+    assert [event.seq for event in tide.runs.events("r0", after=11, page=1)] == [12, 13]
+    with pytest.raises(RunNotFound):
+        tide.runs.get("none")
+
+
+def test_a_run_made_in_a_transaction_exists_if_that_commits(tide: Tidebase, database: str) -> None:
+    with psycopg.connect(database) as connection:
+        tide.bind(connection).runs.create("w", run_id="rolled back")
+        connection.rollback()
+        tide.bind(connection).runs.create("w", run_id="committed")
+    assert [info.run_id for info in tide.runs.list()] == ["committed"]
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_one_connection_of_the_callers_serves(database: str, autocommit: bool) -> None:
+    with psycopg.connect(database, autocommit=autocommit) as connection:
+        assert Tidebase(connection).run("w", lambda run, input: run.step("s", lambda: 3), run_id="r") == 3
+    with Tidebase(database) as other:
+        assert other.runs.get("r").status == "completed"
+
+
+def test_a_pool_of_the_callers_serves(database: str) -> None:
+    from psycopg_pool import ConnectionPool
+
+    with ConnectionPool(database, min_size=1, max_size=2, open=True) as pool:
+        tide = Tidebase(pool)
+        assert tide.run("w", lambda run, input: run.step("s", lambda: 3)) == 3
+        tide.close()
+        assert not pool.closed
+
+
+def test_what_holds_a_run_is_seen(database: str) -> None:
+    with Tidebase(database, holder="ada", code_version="v2") as tide:
+        tide.run("w", lambda run, input: None, run_id="r", metadata={"team": "x"})
+        info = tide.runs.get("r")
+        assert (info.holder, info.code_version, info.metadata) == ("ada", "v2", {"team": "x"})
+
+
+def test_where_the_database_is(monkeypatch: pytest.MonkeyPatch, database: str, empty_database: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database)
+    monkeypatch.setenv("TIDEBASE_DATABASE_URL", database.replace("postgresql://", "postgresql+psycopg://"))
+    with Tidebase() as tide:
+        assert tide.url == database
+        assert tide.run("w", lambda run, input: 1) == 1
+    monkeypatch.delenv("TIDEBASE_DATABASE_URL")
+    assert Tidebase().url == empty_database
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("PGHOST", "somewhere")
+    assert Tidebase().url == ""
+
+
+@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/x", "postgresql://nobody@/x?host=/nowhere", "nonsense"])
+def test_a_database_that_is_not_there_is_told_at_once(url: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match="cannot connect"):
+        Tidebase(url).runs.list()
+
+
+def test_a_database_without_the_schema_says_what_to_do(empty_database: str) -> None:
+    with Tidebase(empty_database) as tide, pytest.raises(NotMigrated, match="tidebase migrate"):
+        tide.runs.list()
+
+
+def test_the_worker_role_is_enough_for_a_worker_and_for_nothing_else(
+    server: Server, db: psycopg.Connection[Any], database: str
+) -> None:
+    name = "agent_" + database.partition("?")[0].rpartition("/")[2]
+    db.execute(f"create role {name} login")
+    try:
+        with Tidebase(database.replace("postgres@", f"{name}@")) as tide:
+            with pytest.raises(NotEntitled):
+                tide.runs.list()
+            db.execute(f"grant tidebase_worker to {name}")
+            assert tide.run("w", lambda run, input: run.step("s", lambda: 1), run_id="r") == 1
+            assert tide.runs.steps("r")[0].status == "completed"
+            with tide._database.connection() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("select * from tidebase.runs")
+            with pytest.raises(NotEntitled):
+                tide.runs.cancel("r")
+    finally:
+        db.execute(f"drop owned by {name}; drop role {name}")
