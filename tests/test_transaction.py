@@ -116,6 +116,7 @@ class Proxy:
                 if self.cut == "before" and b"COMMIT" in data:
                     self.cut = None
                     client.shutdown(socket.SHUT_RDWR)
+                    server.shutdown(socket.SHUT_RDWR)
                     return
                 if self.cut == "after" and b"COMMIT" in data:
                     self.cut = "answer"
@@ -127,6 +128,7 @@ class Proxy:
                 if self.cut == "answer" and b"COMMIT" in data:
                     self.cut = None
                     client.shutdown(socket.SHUT_RDWR)
+                    server.shutdown(socket.SHUT_RDWR)
                     return
                 client.sendall(data)
 

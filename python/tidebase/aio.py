@@ -426,7 +426,9 @@ class AsyncTidebase:
     ) -> T:
         """Runs a workflow, from where it stopped if it was run before; see :meth:`tidebase.Tidebase.run`."""
         chosen = cast("Callable[..., T]", self._registry.find(workflow_name, function))
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
+        invocation = Invocation(
+            workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
+        )
         task = asyncio.current_task()
         try:
             with _terminable(task):
@@ -491,7 +493,9 @@ class AsyncTidebase:
         on_lease_lost: Callable[[TidebaseError], None] | None,
         options: RunOptions,
     ) -> AsyncRunSession:
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
+        invocation = Invocation(
+            workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
+        )
         started = await drive_async(workflow.start(self, invocation), self._database)
         if started.hold is None:
             raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})

@@ -123,7 +123,9 @@ class Tidebase:
             Whatever the workflow raises: the run is failed, and may be resumed with the same id.
         """
         chosen = self._registry.find(workflow_name, function)
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
+        invocation = Invocation(
+            workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
+        )
         with terminable():
             return drive(workflow.execute(self, chosen, invocation), self._database)
 
@@ -185,7 +187,9 @@ class Tidebase:
         on_lease_lost: Callable[[TidebaseError], None] | None,
         options: RunOptions,
     ) -> RunSession:
-        invocation = Invocation(workflow_name, run_id or workflow.new_run_id(), input, wait_s, options)
+        invocation = Invocation(
+            workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
+        )
         started = drive(workflow.start(self, invocation), self._database)
         if started.hold is None:
             raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})

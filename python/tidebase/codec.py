@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import typing
 from collections.abc import Callable
 from decimal import Decimal
@@ -55,6 +56,8 @@ def dumps(builtins: Any) -> str:
         raise NotSerializable(
             f"the value cannot be stored as JSON: {_first_problem(builtins) or error}", hint=_HINT
         ) from None
+    if "e+" in text:
+        text = _EXPONENT.sub(_without_exponent, text)
     if "\\u0000" in text:
         problem = _first_problem(builtins)
         if problem:
@@ -133,12 +136,17 @@ _HINT = "JSON values, dataclasses and Pydantic models can be stored; NaN, NUL ch
 _CHANGED = "Has the type changed since the value was stored? Make it accept the value, or give the step another name."
 
 
-def _parse_float(text: str) -> float | int:
-    """A number as it will come back from jsonb, which keeps decimals: 1e22 has no fraction, so it is an integer."""
-    if "e" in text or "E" in text:
-        text = format(Decimal(text), "f")
-        if "." not in text:
-            return int(text)
+# A string, or a number with a positive exponent.
+_EXPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?e\+\d+')
+
+
+def _without_exponent(match: re.Match[str]) -> str:
+    """jsonb keeps decimals: of 1e+23 it would make an integer, which is not that float. 1000...0.0 stays one."""
+    text = match[0]
+    return text if text.startswith('"') else f"{format(Decimal(text), 'f')}.0"
+
+
+def _parse_float(text: str) -> float:
     return float(text) + 0.0  # jsonb knows no negative zero
 
 

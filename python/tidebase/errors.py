@@ -207,6 +207,8 @@ def from_postgres(error: psycopg.Error) -> TidebaseError:
     diagnostic = error.diag
     detail = _detail(diagnostic.message_detail)
     kind = _BY_SQLSTATE.get(error.sqlstate or "")
+    if kind is None and isinstance(error, psycopg.DataError):  # psycopg itself: a NUL, a number that is too large
+        kind = InvalidArgument
     if kind is None:
         kind = DatabaseUnavailable if isinstance(error, PoolTimeout) or is_transient(error) else TidebaseError
     return kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from . import calls, codec
@@ -61,8 +62,13 @@ def begin_transaction(hold: Hold, checkpoints: Checkpoints, work: Work[None]) ->
 
 
 def completion(hold: Hold, name: str, result: Any) -> calls.Call[int]:
-    """The call that must be the last of the transaction: it checks the lease, takes the run's lock and stores."""
-    return calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=codec.encode(result))
+    """The call that must be the last of the transaction: it checks the lease, takes the run's lock and stores.
+
+    Only COMMIT follows. Should the client vanish just then, without a word to the server, the lock is not held for
+    longer than a moment.
+    """
+    call = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=codec.encode(result))
+    return replace(call, query=f"{call.query}, set_config('idle_in_transaction_session_timeout', '15s', true)")
 
 
 def was_rolled_back(hold: Hold, work: Work[None], error: Exception) -> Flow[bool]:

@@ -53,6 +53,11 @@ class Invocation:
     wait_s: float | None
     options: RunOptions
 
+    @classmethod
+    def of(cls, workflow: str, run_id: str | None, input: Any, wait_s: float | None, options: RunOptions) -> Invocation:
+        """With a new id where none was given."""
+        return cls(workflow, new_run_id() if run_id is None else run_id, input, wait_s, options)
+
 
 @dataclass(frozen=True)
 class Started:
@@ -89,7 +94,7 @@ def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -
     delay = options.get("retry_delay_s")
     return calls.create_run(
         workflow=workflow,
-        run_id=run_id or new_run_id(),
+        run_id=new_run_id() if run_id is None else run_id,
         input=None if input is None else codec.encode(input),
         metadata=None if metadata is None else codec.encode(metadata),
         deadline=options.get("deadline"),
