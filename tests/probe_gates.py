@@ -1,0 +1,396 @@
+"""Probes of what a run needs that waits, breaks or is stopped: gates, reviews, cancellation, reconciliation.
+
+Each returns the violations that it found; see ``probes`` for the leases, checkpoints and the log.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import threading
+import time
+import uuid
+from contextlib import closing
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+from tidebase import Run, RunNeedsReview, Tidebase
+
+from .probe_support import (
+    Connection,
+    attempt,
+    audit,
+    behind_the_lock,
+    call,
+    connect,
+    expire,
+    grant,
+    new_run,
+    take_over,
+    together,
+    value,
+    values,
+)
+from .probe_workers import Ledger, await_end_of_session, named, process
+
+# -- gates ------------------------------------------------------------------------------------------------------------
+
+
+def deciders(url: str, gates: int = 4, decisions: int = 12, connections: int = 4) -> list[str]:
+    """Many decide each gate, half of them with a wrong secret, while the run changes hands now and then."""
+    with connect(url) as connection:
+        runs = [new_run(connection) for _ in range(gates)]
+        secrets = {}
+        for run_id in runs:
+            token = grant(connection, run_id)
+            secrets[run_id] = call(connection, "open_gate", run_id=run_id, token=token, name="g", prompt="?")["secret"]
+        share = decisions // connections
+
+        def decide(mine: Connection, number: int) -> list[tuple[str, str, bool, str, Any]]:
+            seen = []
+            for run_id in runs:
+                if number == 0:
+                    again = call(connection, "open_gate", run_id=run_id, token=take_over(connection, run_id), name="g",
+                                 prompt="?")  # fmt: skip
+                    secrets[run_id] = again["secret"] or secrets[run_id]
+                for turn in range(share):
+                    right = (number + turn) % 2 == 0
+                    secret = secrets[run_id] if right else "gate_" + "0" * 64
+                    actor = f"{number}-{turn}"
+                    decision = ("approved", "rejected")[turn % 2]
+                    code, answer = attempt(mine, "decide_gate", run_id=run_id, name="g", decision=decision, actor=actor,
+                                           secret=secret)  # fmt: skip
+                    seen.append((run_id, actor, right, code, answer))
+            return seen
+
+        answers = [entry for entries in together(url, connections, decide) for entry in entries]
+        found = []
+        for run_id in runs:
+            standing = connection.execute(
+                "select decision, actor from tidebase.gates where run_id = %s", (run_id,)
+            ).fetchone()
+            resolved = values(
+                connection, "select payload from tidebase.events where run_id = %s and type = 'gate.resolved'", run_id
+            )
+            if len(resolved) != 1:
+                found.append(f"{run_id} has {len(resolved)} gate.resolved events")
+            mine = [entry for entry in answers if entry[0] == run_id]
+            for _, actor, right, code, answer in mine:
+                if right != (code == "ok"):
+                    found.append(f"{run_id}: {actor}, secret right: {right}, got {code}")
+                elif right and (answer["decision"], answer["actor"]) != standing:
+                    found.append(f"{run_id}: {actor} was told {answer}, but {standing} stands")
+            accepted = [actor for _, actor, _, code, answer in mine if code == "ok" and answer["accepted"]]
+            if standing is None or accepted != [standing[1]]:
+                found.append(f"{run_id}: accepted were {accepted}, {standing} stands")
+        return found + audit(connection)
+
+
+def deciders_queued(url: str, connections: int = 6) -> list[str]:
+    """All deciders wait for the head's lock at once: whatever they read before is out of date."""
+    with connect(url) as connection:
+        run_id = new_run(connection)
+        call(connection, "open_gate", run_id=run_id, token=grant(connection, run_id), name="g")
+
+        def decide(mine: Connection, number: int) -> Any:
+            return attempt(mine, "decide_gate", run_id=run_id, name="g", decision="approved", actor=str(number))
+
+        answers = behind_the_lock(url, run_id, connections, decide)
+        accepted = [answer["actor"] for code, answer in answers if code == "ok" and answer["accepted"]]
+        standing = {answer["actor"] for code, answer in answers if code == "ok"}
+        if len(accepted) == 1 and standing == set(accepted):
+            return []
+        return [f"accepted {accepted}, standing {standing}, answers {answers}"]
+
+
+def suspension(url: str) -> list[str]:
+    """A run never waits for a gate that is decided, whichever of the two comes first."""
+    found = []
+    for first in ("decision", "suspension"):
+        with connect(url) as connection:
+            run_id = new_run(connection)
+            token = grant(connection, run_id)
+            call(connection, "open_gate", run_id=run_id, token=token, name="g")
+
+            def suspend(mine: Connection, number: int, run_id: str = run_id, token: int = token) -> Any:
+                return attempt(mine, "suspend_run", run_id=run_id, token=token, name="g")
+
+            def decide(mine: Connection, number: int = 0, run_id: str = run_id) -> Any:
+                return attempt(mine, "decide_gate", run_id=run_id, name="g", decision="approved")
+
+            if first == "decision":
+                behind_the_lock(url, run_id, 1, suspend, meanwhile=lambda blocker, decide=decide: decide(blocker))
+            else:
+                behind_the_lock(url, run_id, 1, decide, meanwhile=lambda blocker, suspend=suspend: suspend(blocker, 0))
+            status = value(connection, "select status from tidebase.run_heads where run_id = %s", run_id)
+            expected = "running" if first == "decision" else "pending"
+            if status != expected:
+                found.append(f"{first} first: the run is {status}")
+    return found
+
+
+# -- reviews ----------------------------------------------------------------------------------------------------------
+
+
+def charging(url: str, run_id: str, path: Path, keyed: bool, pipe: Pipe) -> None:
+    """A run of four steps, two of which charge a card: an entry in a ledger that is outside the database."""
+    ledger = Ledger(path)
+
+    def workflow(run: Run, input: Any) -> None:
+        for number in range(4):
+            name = f"step {number}"
+
+            def work(name: str = name) -> str:
+                pipe.send_bytes(b".")
+                ledger.write(run=run.run_id, step=name, key=f"{run.run_id} {name}" if keyed else str(uuid.uuid4()))
+                return name
+
+            if number % 2:
+                key = {"idempotency_key": f"{run.run_id} {name}"} if keyed else {}
+                run.step.options(side_effects=["card.charge"], **key)(name, work)  # type: ignore[typeddict-item]
+            else:
+                run.step(name, lambda name=name: name)
+
+    with Tidebase(url) as tide:
+        try:
+            tide.run("charging", workflow, run_id=run_id)
+        except RunNeedsReview:
+            pipe.send_bytes(b"!")
+
+
+def charges(url: str, kills: int = 6, keyed: bool = False, seed: int = 5) -> list[str]:
+    """SIGKILLs workers at random moments of runs that charge. Without keys nothing is charged twice by itself, and what
+    is in doubt is in review; with keys every run completes, and the outside drops what it knows.
+    """
+    dice = random.Random(seed)
+    found: list[str] = []
+    killed = reviewed = 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Ledger(Path(folder) / "ledger")) as ledger,
+        connect(url) as connection,
+    ):
+        while killed < kills:
+            run_id = new_run(connection, workflow="charging")
+            while value(connection, "select status from tidebase.run_heads where run_id = %s", run_id) != "completed":
+                name = str(uuid.uuid4())
+                with process(charging, named(url, name), run_id, ledger.path, keyed) as (worker, pipe):
+                    if killed < kills:
+                        # Not to wait for anything: it makes the moment random, before, in or after a charge.
+                        try:
+                            if dice.random() < 0.8:
+                                pipe.recv_bytes()
+                            time.sleep(dice.uniform(0, 0.003))
+                        except EOFError:
+                            pass
+                        worker.kill()
+                    worker.join()
+                    killed += worker.exitcode == -9
+                await_end_of_session(connection, name)
+                expire(connection, run_id)
+                for step in values(connection, "select step from tidebase.review_inbox where run_id = %s", run_id):
+                    reviewed += 1
+                    if keyed:
+                        found.append(f"{run_id}: {step} has a key and went to review")
+                    done = [entry for entry in ledger.read() if (entry["run"], entry["step"]) == (run_id, step)]
+                    decision = "accept" if done else "retry"  # a person looks at the outside
+                    call(
+                        connection,
+                        "resolve_review",
+                        run_id=run_id,
+                        step=step,
+                        decision=decision,
+                        output=json.dumps(step),
+                    )
+            entries = [entry for entry in ledger.read() if entry["run"] == run_id]
+            for step in ("step 1", "step 3"):
+                keys = [entry["key"] for entry in entries if entry["step"] == step]
+                if len(set(keys)) != 1 or (not keyed and len(keys) != 1):
+                    found.append(f"{run_id}: {step} was charged {len(keys)} times")
+        if not keyed and kills >= 50 and reviewed == 0:
+            found.append("no kill fell into a charge: nothing was tried")
+        return found + audit(connection)
+
+
+def one_review(url: str, connections: int = 6) -> list[str]:
+    """Many decide one review: it is decided once."""
+    with connect(url) as connection:
+        run_id = new_run(connection)
+        call(connection, "begin_step", run_id=run_id, token=grant(connection, run_id), name="s", side_effects=["card"])
+        token = take_over(connection, run_id)
+        outcome = call(connection, "begin_step", run_id=run_id, token=token, name="s", side_effects=["card"])["outcome"]
+        if outcome != "review":
+            return [f"a step that may have charged a card is answered with {outcome} after a crash"]
+
+        def resolve(mine: Connection, number: int) -> Any:
+            return attempt(mine, "resolve_review", run_id=run_id, step="s", decision="accept", output=str(number))
+
+        codes = sorted(code for code, _ in behind_the_lock(url, run_id, connections, resolve))
+        return [] if codes == ["TB008"] * (connections - 1) + ["ok"] else [f"{codes}"]
+
+
+# -- cancellation -----------------------------------------------------------------------------------------------------
+
+
+def cancelled_for_good(url: str, rounds: int = 10) -> list[str]:
+    """Cancelling races with everything that a worker, a successor or a decider may do."""
+    found = []
+    rivals = ("complete_run", "fail_run", "begin_step", "open_gate", "release_run", "acquire_run", "decide_gate")
+    with connect(url) as connection:
+        for turn in range(rounds):
+            run_id = new_run(connection)
+            token = grant(connection, run_id)
+            call(connection, "open_gate", run_id=run_id, token=token, name="g")
+            rival = rivals[turn % len(rivals)]
+            arguments: dict[str, Any] = {"run_id": run_id, "token": token}
+            if rival in ("begin_step", "open_gate"):
+                arguments["name"] = "x"
+            elif rival == "acquire_run":
+                expire(connection, run_id)
+                arguments = {"run_id": run_id, "holder": "successor"}
+            elif rival == "decide_gate":
+                arguments = {"run_id": run_id, "name": "g", "decision": "approved"}
+
+            def act(
+                mine: Connection, number: int, rival: str = rival, arguments: Any = arguments, run_id: str = run_id
+            ) -> Any:
+                if number == 0:
+                    return attempt(mine, "cancel_run", run_id=run_id, reason="enough")
+                return attempt(mine, rival, **arguments)
+
+            (cancelled, _), (code, _) = behind_the_lock(url, run_id, 2, act)
+            status = value(connection, "select status from tidebase.run_heads where run_id = %s", run_id)
+            finals = values(
+                connection,
+                "select type from tidebase.events where run_id = %s"
+                " and type in ('run.completed', 'run.cancelled') order by seq",
+                run_id,
+            )
+            last = values(
+                connection, "select type from tidebase.events where run_id = %s order by seq desc limit 1", run_id
+            )
+            if len(finals) != 1 or finals != last or finals[0] != f"run.{status}":
+                found.append(f"cancel ({cancelled}) against {rival} ({code}): {status}, {finals}, then {last}")
+            for function, more in (
+                ("complete_run", {}),
+                ("fail_run", {}),
+                ("begin_step", {"name": "y"}),
+                ("renew_lease", {}),
+            ):
+                again, _ = attempt(connection, function, run_id=run_id, token=token, **more)
+                if again != "TB004" and status == "cancelled":
+                    found.append(f"{function} on a cancelled run: {again}")
+        return found + audit(connection)
+
+
+def crosswise(url: str, connections: int = 6, calls: int = 20, seed: int = 11) -> list[str]:
+    """Trees of runs are cancelled from their roots, their middles and their leaves, and completed, by many at once:
+    nobody waits in a circle.
+    """
+    with connect(url) as connection:
+        trees = []
+        for _ in range(calls):
+            root = new_run(connection)
+            token = grant(connection, root)
+            tree = [(root, token)]
+            for child in range(3):
+                made = call(connection, "create_child", run_id=root, token=token, name=str(child), workflow="probe")[
+                    "run_id"
+                ]
+                tree.append((made, grant(connection, made)))
+                leaf = call(connection, "create_child", run_id=made, token=1, name="leaf", workflow="probe")["run_id"]
+                tree.append((leaf, grant(connection, leaf)))
+            trees.append(tree)
+
+        def work(mine: Connection, number: int) -> list[str]:
+            dice = random.Random(seed + number)
+            codes = []
+            for tree in trees:
+                run_id, token = dice.choice(tree)
+                if dice.random() < 0.6:
+                    code, error = attempt(mine, "cancel_run", run_id=run_id)
+                elif dice.random() < 0.5:
+                    code, error = attempt(mine, "reconcile")
+                else:
+                    code, error = attempt(mine, "complete_run", run_id=run_id, token=token)
+                if code not in ("ok", "TB004", "TB005"):
+                    codes.append(f"{code}: {error}")
+            return codes
+
+        return [code for codes in together(url, connections, work) for code in codes] + audit(connection)
+
+
+# -- reconciliation ---------------------------------------------------------------------------------------------------
+
+
+def reconciled_once(url: str, callers: int = 4, runs: int = 40) -> list[str]:
+    """Many reconcile at once: each expiry is handled once, and a run that somebody has locked holds nobody up."""
+    with connect(url) as connection, connect(url) as blocker:
+        kinds: dict[str, list[str]] = {"run.lapsed": [], "gate.resolved": [], "timer.fired": [], "run.cancelled": []}
+        for number in range(runs):
+            kind = list(kinds)[number % 4]
+            run_id = new_run(connection)
+            token = grant(connection, run_id)
+            if kind == "gate.resolved":
+                call(connection, "open_gate", run_id=run_id, token=token, name="g", timeout="1 ms")
+            elif kind == "timer.fired":
+                call(connection, "start_timer", run_id=run_id, token=token, name="t", duration="1 ms")
+            kinds[kind].append(run_id)
+        locked = kinds["run.lapsed"].pop()
+        expired = "lease_expires_at = clock_timestamp()"
+        for run_id in [*kinds["run.lapsed"], locked]:
+            connection.execute(f"update tidebase.run_heads set {expired} where run_id = %s", (run_id,))  # type: ignore[arg-type]
+        connection.execute(
+            "update tidebase.run_heads set deadline_at = clock_timestamp() where run_id = any(%s)",
+            (kinds["run.cancelled"],),
+        )
+        connection.execute("update tidebase.run_heads set due_at = clock_timestamp() where status = 'running'")
+
+        def reconcile(mine: Connection, number: int) -> list[str]:
+            mine.execute("set lock_timeout = '20s'")
+            problems = []
+            for _ in range(runs):
+                code, answer = attempt(mine, "reconcile", max=7)
+                if code != "ok":
+                    problems.append(f"reconcile: {code} {answer}")
+                    break
+                if answer["runs"] == 0:
+                    break
+            return problems
+
+        with blocker.transaction():
+            blocker.execute("select from tidebase.run_heads where run_id = %s for update", (locked,))
+            found = [problem for problems in together(url, callers, reconcile) for problem in problems]
+        for kind, run_ids in kinds.items():
+            query = "select run_id from tidebase.events where type = %s and run_id = any(%s)"
+            handled = values(connection, query, kind, run_ids)
+            if sorted(handled) != sorted(run_ids):
+                found.append(f"{kind}: {len(handled)} events for {len(run_ids)} runs, {len(set(handled))} different")
+        return found + audit(connection)
+
+
+def one_delivery(url: str, dispatchers: int = 6) -> list[str]:
+    """Many dispatchers claim at once: each delivery is handed to one, and a report of a former attempt is ignored."""
+    with connect(url) as connection:
+        runs = [new_run(connection, recovery_webhook="https://hooks.example/") for _ in range(10)]
+        for run_id in runs:
+            call(connection, "record_recovery", run_id=run_id)
+        barrier = threading.Barrier(dispatchers)
+
+        def claim(mine: Connection, number: int) -> list[str]:
+            barrier.wait(60)
+            claimed: list[str] = []
+            while rows := mine.execute("select run_id from tidebase.claim_deliveries(2)").fetchall():
+                claimed += [row[0] for row in rows]
+            return claimed
+
+        claimed = sorted(run_id for run_ids in together(url, dispatchers, claim) for run_id in run_ids)
+        found = [] if claimed == sorted(runs) else [f"claimed: {claimed}"]
+        connection.execute("update tidebase.deliveries set next_at = clock_timestamp()")
+        connection.execute("select tidebase.claim_deliveries()")
+        stale = {"run_id": runs[0], "delivery": 1, "attempt": 1, "delivered": True}
+        if call(connection, "finish_delivery", **stale) != "pending":
+            found.append("the report of an attempt that was taken over was believed")
+        return found
