@@ -253,14 +253,15 @@ def cancelled_for_good(url: str, rounds: int = 10) -> list[str]:
             elif rival == "decide_gate":
                 arguments = {"run_id": run_id, "name": "g", "decision": "approved"}
 
-            def act(
-                mine: Connection, number: int, rival: str = rival, arguments: Any = arguments, run_id: str = run_id
-            ) -> Any:
-                if number == 0:
+            first = turn // len(rivals) % 2  # who queues up first, the canceller or its rival
+
+            def act(mine: Connection, number: int, rival: str = rival, arguments: Any = arguments,
+                    run_id: str = run_id, first: int = first) -> Any:  # fmt: skip
+                if number == first:
                     return attempt(mine, "cancel_run", run_id=run_id, reason="enough")
                 return attempt(mine, rival, **arguments)
 
-            (cancelled, _), (code, _) = behind_the_lock(url, run_id, 2, act)
+            codes = [code for code, _ in behind_the_lock(url, run_id, 2, act)]
             status = value(connection, "select status from tidebase.run_heads where run_id = %s", run_id)
             finals = values(
                 connection,
@@ -272,7 +273,7 @@ def cancelled_for_good(url: str, rounds: int = 10) -> list[str]:
                 connection, "select type from tidebase.events where run_id = %s order by seq desc limit 1", run_id
             )
             if len(finals) != 1 or finals != last or finals[0] != f"run.{status}":
-                found.append(f"cancel ({cancelled}) against {rival} ({code}): {status}, {finals}, then {last}")
+                found.append(f"cancel against {rival} ({codes}): {status}, {finals}, then {last}")
             for function, more in (
                 ("complete_run", {}),
                 ("fail_run", {}),
@@ -382,7 +383,9 @@ def one_delivery(url: str, dispatchers: int = 6) -> list[str]:
         def claim(mine: Connection, number: int) -> list[str]:
             barrier.wait(60)
             claimed: list[str] = []
-            while rows := mine.execute("select run_id from tidebase.claim_deliveries(2)").fetchall():
+            while len(claimed) < 2 * len(runs) and (
+                rows := mine.execute("select run_id from tidebase.claim_deliveries(2)").fetchall()
+            ):
                 claimed += [row[0] for row in rows]
             return claimed
 

@@ -305,8 +305,8 @@ def lapsed_holder(url: str) -> list[str]:
 
 
 def time_after_waiting(url: str) -> list[str]:
-    """Time is read after the wait for the lock. A lease that runs out while somebody waits for the lock has run out,
-    and a lease that was granted or renewed after a wait lasts for its whole ttl from then.
+    """Time is read when it is needed, after the wait for the lock, and not when the transaction began. A lease that has
+    run out meanwhile has run out, and one that is granted or renewed lasts for its whole ttl from then.
     """
     found = []
     with connect(url) as observer:
@@ -321,11 +321,12 @@ def time_after_waiting(url: str) -> list[str]:
             released.append(value(blocker, "select clock_timestamp()"))
 
         hour = value(observer, "select interval '1 hour'")
-        ((code, lease),) = behind_the_lock(
-            url, run_id, 1, lambda c, _: attempt(c, "acquire_run", run_id=run_id, holder="next", ttl="1 hour"), lapse
-        )
+        with connect(url) as late, late.transaction():
+            late.execute("select")  # the transaction begins while the lease is alive
+            lapse(observer)
+            code, lease = attempt(late, "acquire_run", run_id=run_id, holder="next", ttl="1 hour")
         if code != "ok" or lease["outcome"] != "granted":
-            found.append(f"the lease ran out while acquire_run waited, and the answer was {code}: {lease}")
+            found.append(f"the lease ran out before acquire_run was called, and the answer was {code}: {lease}")
         else:
             token = lease["token"]
             if lease["expires_at"] < released[-1] + hour:

@@ -75,13 +75,14 @@ as $$
 declare
   head run_heads;
   counts reconciliation := row(0, 0, 0, 0, 0);
+  as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
 begin
   if max is null or max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
   for head in
     select h.* from run_heads h
-    where h.due_at <= clock_timestamp()
+    where h.due_at <= as_of
     order by h.due_at
     limit reconcile.max
     for no key update skip locked

@@ -116,6 +116,8 @@ returns setof tidebase.deliveries
 language plpgsql volatile security definer rows 10
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
+declare
+  as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
 begin
   if max is null or max not between 1 and 1000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
@@ -126,7 +128,7 @@ begin
     set attempts = d.attempts + 1, next_at = clock_timestamp() + ttl
     from (
       select p.run_id, p.delivery from deliveries p
-      where p.status = 'pending' and p.next_at <= clock_timestamp()
+      where p.status = 'pending' and p.next_at <= as_of
       order by p.next_at
       limit claim_deliveries.max
       for no key update skip locked) as due
