@@ -139,6 +139,6 @@ select throws_ok('select tidebase.begin_step(''r'', 2, ' || arguments || ')', 'T
 select lives_ok($$select tidebase.begin_step('r', 2, 'x''; drop table tidebase.runs; --', '"'' or 1=1"')$$, 'SQL in a name is a name');
 select results_eq($$select side_effects, idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, timeout from tidebase.step_timeline where name = 'all'$$,
   $$values ('{a,b}'::text[], 'k', 'manual', 'i', 'v', '{c}'::text[], 3, interval '1 min')$$, 'the contract is kept')
-from (select tidebase.begin_step('r', 2, 'all', null, '{a,b}', 'k', 'manual', 'i', 'v', '{c}', 3, '1 s', '1 min', '1 min')) begun;
+from (select tidebase.begin_step('r', 2, 'all', null, '{a,b}', 'k', 'manual', 'i', 'v', 3, '1 s', '1 min', '1 min', '{c}')) begun;
 select * from finish();
 rollback;

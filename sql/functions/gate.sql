@@ -195,7 +195,7 @@ comment on function tidebase_private.open(tidebase.gates, bigint) is 'What open_
 
 create or replace function tidebase.open_gate(
   run_id text, token bigint, name text, prompt text default null, data jsonb default null, options text[] default null,
-  timeout interval default null, default_decision text default null, capability jsonb default null,
+  timeout interval default null, capability jsonb default null, default_decision text default null,
   response_schema jsonb default null, required_approvals integer default 1)
 returns tidebase.gate_opening
 language plpgsql volatile security definer
@@ -235,7 +235,7 @@ begin
   return tidebase_private.open(wanted, token);
 end
 $$;
-comment on function tidebase.open_gate(text, bigint, text, text, jsonb, text[], interval, text, jsonb, jsonb, integer) is
+comment on function tidebase.open_gate(text, bigint, text, text, jsonb, text[], interval, jsonb, text, jsonb, integer) is
   'Asks a question that gets exactly one decision; opened again it returns what stands. name: 1 to 1024 bytes, unique in the run. prompt and data: what is shown; with others TB006. options: the decisions that may be given, by default approved and rejected. timeout: after which default_decision falls by itself (timed_out unless told). response_schema: a JSON Schema for the payload of the answer. required_approvals: how many different people must agree (1 to 100); one "rejected" settles it at once. capability: what is granted, for the audit. secret: entitles its bearer to decide: hand it to the approver, keep it out of logs. Errors: TB001, TB002, TB003, TB004, TB005, TB006.';
 
 create or replace function tidebase.start_timer(run_id text, token bigint, name text, duration interval)

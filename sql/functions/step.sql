@@ -179,9 +179,9 @@ comment on function tidebase_private.begun_already(tidebase.run_heads, text, byt
 create or replace function tidebase.begin_step(
   run_id text, token bigint, name text, input jsonb default null,
   side_effects text[] default null, idempotency_key text default null, replay text default null,
-  checkpoint_invariant text default null, verified_by text default null, credentials text[] default null,
-  retries integer default null, retry_delay interval default null, retry_max_delay interval default null,
-  timeout interval default null, request_id text default null)
+  checkpoint_invariant text default null, verified_by text default null, retries integer default null,
+  retry_delay interval default null, retry_max_delay interval default null, timeout interval default null,
+  credentials text[] default null, request_id text default null)
 returns tidebase.step_start
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -241,7 +241,7 @@ begin
   return row('execute', nth, null)::step_start;
 end
 $$;
-comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, text[], integer, interval, interval, interval, text) is
+comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, integer, interval, interval, interval, text[], text) is
   'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and its contract does not allow to repeat it: a person must decide; the run is in review, and the lease is given up). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again; without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007.';
 
 create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
