@@ -182,7 +182,7 @@ async def test_the_same_from_asyncio(atide: AsyncTidebase) -> None:
         return [early and early.decision, (await run.gate("g", "?")).decision]
 
     task = asyncio.create_task(atide.run("w", workflow, run_id="r"))
-    while not await atide.gates.list(run_id="r"):
+    while [info.name for info in await atide.gates.list(run_id="r")] != ["g"]:
         await asyncio.sleep(0.01)
     assert (await atide.gates.get("r", "g")).status == "pending"
     await atide.gates.decide("r", "g", "rejected")
