@@ -172,6 +172,7 @@ class GateRow:
     comment: str | None
     actor: str | None
     decided_at: datetime | None
+    decided_by: str | None
     timeout_at: datetime | None
     secret: str | None
     created: bool

@@ -50,7 +50,7 @@ class GateAnswer:
     """The one decision of a gate.
 
     ``payload`` is the answer, or the changed arguments of an ``edited``; ``decision`` is ``timed_out``, or the default
-    that was named, when nobody decided in time.
+    that was named, when nobody decided in time (``decided_by`` is ``timeout`` then, else ``secret`` or ``approver``).
     """
 
     name: str
@@ -59,6 +59,7 @@ class GateAnswer:
     comment: str | None
     actor: str | None
     decided_at: datetime | None
+    decided_by: str | None
 
     @property
     def approved(self) -> bool:
@@ -187,12 +188,13 @@ def _suspend(hold: Hold, name: str) -> Flow[None]:
 def _answer(name: str, row: calls.GateRow | calls.GateInfo) -> GateAnswer:
     if row.decision is None:
         raise NotFound(f"gate {name!r} has no decision")
-    return GateAnswer(name, row.decision, row.payload, row.comment, row.actor, row.decided_at)
+    return GateAnswer(name, row.decision, row.payload, row.comment, row.actor, row.decided_at, row.decided_by)
 
 
 def check_answer(answer: GateAnswer, schema: Any) -> None:
-    """Raises GateAnswerInvalid when the payload of an answer that somebody gave does not fit the gate's schema."""
-    if schema is None or (answer.actor is None and answer.payload is None):
+    """Raises GateAnswerInvalid when an answer's payload does not fit the schema; a bare "rejected" needs none."""
+    unanswered = answer.decided_by == "timeout" or (answer.decision == "rejected" and answer.payload is None)
+    if schema is None or unanswered:
         return
     problem = next(iter(_validator(schema).iter_errors(answer.payload)), None)
     if problem is not None:

@@ -74,10 +74,13 @@ class Dispatcher:
         """Delivers what is due now, at most ``max``; returns how many deliveries were tried."""
         if not self._secret:
             raise TidebaseError("webhooks cannot be signed without a secret", hint=f"Set {SECRET_VARIABLE}.")
-        deliveries = self._database.execute(calls.claim_deliveries(max=max))
-        for delivery in deliveries:
-            self._deliver(delivery)
-        return len(deliveries)
+        for tried in range(max):
+            # One at a time: a slow receiver must not let the claims on the others run out.
+            due = self._database.execute(calls.claim_deliveries(max=1))
+            if not due:
+                return tried
+            self._deliver(due[0])
+        return max
 
     def _deliver(self, delivery: calls.Delivery) -> None:
         status: int | None = None
@@ -141,6 +144,20 @@ def public_address(url: str) -> str:
     found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]) for entry in found]
     for address in addresses:
-        if not ipaddress.ip_address(address.split("%")[0]).is_global:
+        if not _is_public(ipaddress.ip_address(address.split("%")[0])):
             raise TidebaseError(f"{parts.hostname} is at {address}, which is not a public address")
     return addresses[0]
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether an address is public, and also the IPv4 address that an IPv6 one stands for, where it does."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None and not _is_public(inner):
+            return False
+    return address.is_global and not address.is_multicast

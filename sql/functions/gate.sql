@@ -187,7 +187,7 @@ begin
       'A decision holds for what was shown. Give the question another name.');
   end if;
   gate := tidebase_private.settle_if_overdue(gate);
-  return row(gate.status, gate.decision, gate.payload, gate.comment, gate.actor, gate.decided_at, gate.timeout_at,
+  return row(gate.status, gate.decision, gate.payload, gate.comment, gate.actor, gate.decided_at, gate.decided_by, gate.timeout_at,
     case when gate.kind = 'gate' then tidebase_private.gate_secret(gate.run_id, gate.name) end, created)::tidebase.gate_opening;
 end
 $$;
@@ -364,8 +364,10 @@ declare
 begin
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
-  if head.status = 'waiting' and head.lease_token = token and head.waiting_for = name then
-    return true;  -- the same call again
+  if head.lease_token = token and head.status <> 'cancelled' and exists (
+    select from attempts a where a.run_id = head.run_id and a.attempt = head.attempt and a.outcome = 'suspended')
+  then
+    return true;  -- the same call again, whatever was decided since
   end if;
   head := tidebase_private.fence(run_id, token, 1);
   select g.* into gate from gates g where g.run_id = suspend_run.run_id and g.name = suspend_run.name;
@@ -375,7 +377,7 @@ begin
     perform tidebase_private.give_back(head, 1);
     return false;
   end if;
-  perform tidebase_private.end_attempt(head, 'released');
+  perform tidebase_private.end_attempt(head, 'suspended');
   update run_heads h
   set status = 'waiting', waiting_for = suspend_run.name, lease_expires_at = null
   where h.run_id = suspend_run.run_id

@@ -55,18 +55,22 @@ returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
+declare
+  head run_heads;
 begin
   perform tidebase_private.check_recovery_status(status);
   perform tidebase_private.commit_durably();
-  perform tidebase_private.lock_head(run_id);
+  head := tidebase_private.lock_head(run_id);
   update recoveries v
   set status = finish_recovery.status, http_status = finish_recovery.http_status, response = left(finish_recovery.response, 10000),
       error = finish_recovery.error, finished_at = clock_timestamp()
   where v.run_id = finish_recovery.run_id and v.recovery = finish_recovery.recovery and v.status = 'pending';
   if found then
-    perform tidebase_private.emit(tidebase_private.advance(run_id),
-      case status when 'succeeded' then 'recovery.delivered' else 'recovery.failed' end,
-      jsonb_strip_nulls(jsonb_build_object('recovery', recovery, 'http_status', http_status, 'error', error)));
+    if head.status not in ('completed', 'cancelled') then  -- nothing follows the last event of a run
+      perform tidebase_private.emit(tidebase_private.advance(run_id),
+        case status when 'succeeded' then 'recovery.delivered' else 'recovery.failed' end,
+        jsonb_strip_nulls(jsonb_build_object('recovery', recovery, 'http_status', http_status, 'error', error)));
+    end if;
   elsif not exists (
     select from recoveries v where v.run_id = finish_recovery.run_id and v.recovery = finish_recovery.recovery)
   then
@@ -153,7 +157,8 @@ begin
   perform tidebase_private.commit_durably();
   perform tidebase_private.lock_head(run_id);
   select d.* into sent from deliveries d
-  where d.run_id = finish_delivery.run_id and d.delivery = finish_delivery.delivery;
+  where d.run_id = finish_delivery.run_id and d.delivery = finish_delivery.delivery
+  for no key update;  -- who claims it does so without the head's lock
   if not found then
     perform tidebase_private.raise('TB012', format('run %L has no delivery %s', run_id, coalesce(delivery::text, 'NULL')),
       jsonb_build_object('run_id', run_id, 'delivery', delivery), 'Deliveries are handed out by claim_deliveries.');

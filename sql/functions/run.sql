@@ -84,13 +84,14 @@ begin
   head := tidebase_private.fence(run_id, token, 1);
   update runs r set result = wanted, error = null, finished_at = clock_timestamp() where r.run_id = complete_run.run_id;
   perform tidebase_private.end_attempt(head, 'completed');
+  update gates g set status = 'cancelled' where g.run_id = complete_run.run_id and g.status = 'pending';
   update run_heads h set status = 'completed', lease_expires_at = null, due_at = null where h.run_id = complete_run.run_id;
   perform tidebase_private.emit(head, 'run.completed', jsonb_build_object('attempt', head.attempt, 'token', head.lease_token));
   return head.last_seq;
 end
 $$;
 comment on function tidebase.complete_run(text, bigint, jsonb) is
-  'Stores the result and ends the run for good; returns the seq of its last event. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
+  'Stores the result and ends the run for good, with its gates that are still open; returns the seq of its last event. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
 
 -- Ends an attempt with an error, and decides what becomes of the run.
 --
@@ -107,6 +108,7 @@ declare
   wanted jsonb := coalesce(error, 'null');
   next_status text;
   delay interval;
+  failures integer;
 begin
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
@@ -117,13 +119,16 @@ begin
   end if;
   head := tidebase_private.fence(run_id, token, 1);
   select r.* into run from runs r where r.run_id = fail_run.run_id;
+  -- A lease that was given up, or suspended for a gate, has used no attempt up.
+  select count(*)::integer + 1 into failures from attempts a
+  where a.run_id = fail_run.run_id and a.outcome in ('failed', 'lapsed');
   next_status := case
     when exists (select from steps s where s.run_id = fail_run.run_id and s.status = 'review') then 'review'
-    when coalesce(retryable, true) and head.attempt < coalesce(run.max_attempts, 1) then 'pending'
+    when coalesce(retryable, true) and failures < coalesce(run.max_attempts, 1) then 'pending'
     else 'failed'
   end;
   if next_status = 'pending' then
-    delay := tidebase_private.retry_delay(head.attempt, run.retry_delay, '1 hour');
+    delay := tidebase_private.retry_delay(failures, run.retry_delay, '1 hour');
   end if;
 
   update runs r

@@ -332,6 +332,7 @@ as $$
 declare
   head run_heads;
   reviewed steps;
+  hopeless boolean;
   who text := coalesce(actor, tidebase_private.caller());
 begin
   if decision is null or decision not in ('retry', 'accept', 'fail') then
@@ -339,7 +340,7 @@ begin
   end if;
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
-  if head.status = 'cancelled' then
+  if head.status in ('cancelled', 'completed') then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   end if;
   select s.* into reviewed from steps s
@@ -365,17 +366,18 @@ begin
   if head.status = 'review' and not exists (
     select from steps s where s.run_id = resolve_review.run_id and s.status = 'review')
   then
-    update run_heads h
-    set status = case when resolve_review.decision = 'fail' then 'failed' else 'pending' end
+    -- A step that failed for good fails the run, whichever of several reviews was decided last.
+    hopeless := exists (
+      select from steps s where s.run_id = resolve_review.run_id and s.status = 'failed' and s.decision = 'fail_hard');
+    update run_heads h set status = case when hopeless then 'failed' else 'pending' end
     where h.run_id = resolve_review.run_id;
-    update runs r set finished_at = clock_timestamp()
-    where r.run_id = resolve_review.run_id and resolve_review.decision = 'fail';
+    update runs r set finished_at = clock_timestamp() where r.run_id = resolve_review.run_id and hopeless;
   end if;
   return head.last_seq;
 end
 $$;
 comment on function tidebase.resolve_review(text, text, text, jsonb, text, text) is
-  'Decides about a step in review, once: retry (it is executed again when the run is resumed), accept (it did take effect: output is what really came of it, and becomes its checkpoint), fail (it is never executed again in this run, and the run fails). The run may be acquired again, unless it failed. actor: who decides, by default the database role; kept with the reason in the log. Returns the seq of the event. Errors: TB001, TB002, TB004, TB008.';
+  'Decides about a step in review, once: retry (it is executed again when the run is resumed), accept (it did take effect: output is what really came of it, and becomes its checkpoint), fail (it is never executed again in this run, and the run fails). The run may be acquired again, unless it failed. actor: who decides, by default the database role; kept with the reason in the log. Returns the seq of the event. Errors: TB001, TB002, TB004, TB005, TB008.';
 
 create or replace function tidebase_private.accept_step(step tidebase.steps, output jsonb)
 returns void
@@ -412,6 +414,7 @@ create or replace view tidebase.review_inbox with (security_barrier = true) as
   from tidebase.reviews v
   join tidebase.runs r on r.run_id = v.run_id
   join tidebase.steps s on s.run_id = v.run_id and s.name = v.step
+  join tidebase.run_heads h on h.run_id = v.run_id and h.status not in ('completed', 'cancelled')
   where v.resolved_at is null;
 comment on view tidebase.review_inbox is
   'The steps that wait for a person''s decision (resolve_review), with what their contract says about how to find out what happened. Order by opened_at.';

@@ -100,12 +100,12 @@ create table tidebase.attempts (
   outcome      text,
   error        jsonb,
   constraint attempts_pkey primary key (run_id, attempt),
-  constraint attempt_outcome_is_known check (outcome in ('completed', 'failed', 'released', 'lapsed', 'cancelled')),
+  constraint attempt_outcome_is_known check (outcome in ('completed', 'failed', 'released', 'suspended', 'lapsed', 'cancelled')),
   constraint attempt_ends_with_an_outcome check ((ended_at is null) = (outcome is null))
 );
 comment on table tidebase.attempts is 'One row a lease granted: who worked on the run, with which code, from when to when, and how it ended.';
 comment on column tidebase.attempts.outcome is
-  'completed, failed, released (given up in good order), lapsed (taken over after the lease ran out), cancelled; NULL while it lasts.';
+  'completed, failed, released (given up in good order), suspended (until a gate or timer is decided), lapsed (taken over after the lease ran out), cancelled; NULL while it lasts.';
 comment on column tidebase.attempts.request_id is 'The id of the acquire_run call, so that the call can be repeated when its answer was lost.';
 
 create table tidebase.steps (

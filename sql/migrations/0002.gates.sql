@@ -183,12 +183,13 @@ create type tidebase.gate_opening as (
   comment    text,
   actor      text,
   decided_at timestamptz,
+  decided_by text,
   timeout_at timestamptz,
   secret     text,
   created    boolean
 );
 comment on type tidebase.gate_opening is
-  'Answer of open_gate. status: pending or decided; the decision with payload, comment, actor; secret: entitles its bearer to decide; created: whether this call made the gate.';
+  'Answer of open_gate. status: pending or decided; the decision with payload, comment, actor, decided_by (secret, approver, timeout); secret: entitles its bearer to decide; created: whether this call made the gate.';
 
 create type tidebase.gate_decision as (
   accepted   boolean,
