@@ -1,114 +1,270 @@
 -- Who may call what: the whole matrix, written down once more, and compared with the catalogue.
 begin;
 select no_plan();
-
-create temp table may (name text, worker boolean, approver boolean, operator boolean, reader boolean);
-insert into may values
-  ('acquire_run',      true,  false, false, false),
-  ('append_event',     true,  false, false, false),
-  ('begin_step',       true,  false, false, false),
-  ('cancel_run',       false, false, true,  false),
-  ('claim_deliveries', false, false, true,  false),
-  ('complete_run',     true,  false, false, false),
-  ('complete_step',    true,  false, false, false),
-  ('create_child',     true,  false, false, false),
-  ('create_run',       true,  false, false, false),
-  ('decide_gate',      false, true,  true,  true),
-  ('fail_run',         true,  false, false, false),
-  ('fail_step',        true,  false, false, false),
-  ('finish_delivery',  false, false, true,  false),
-  ('finish_recovery',  false, false, true,  false),
-  ('get_gate',         true,  true,  true,  true),
-  ('get_run',          true,  true,  true,  true),
-  ('list_gates',       true,  true,  true,  true),
-  ('list_runs',        true,  true,  true,  true),
-  ('load_checkpoints', true,  false, false, false),
-  ('open_gate',        true,  false, false, false),
-  ('read_events',      true,  true,  true,  true),
-  ('reconcile',        true,  false, true,  false),
-  ('record_recovery',  false, false, true,  false),
-  ('recover_run',      false, false, true,  false),
-  ('release_run',      true,  false, false, false),
-  ('renew_lease',      true,  false, false, false),
-  ('resolve_review',   false, true,  true,  false),
-  ('start_timer',      true,  false, false, false),
-  ('suspend_run',      true,  false, false, false),
-  ('watch_run',        true,  true,  true,  true);
-
-select set_eq(
-  $$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$, $$select name from may$$,
-  'every function of the API is in the matrix, and none beside');
-select set_eq(
-  $$select p.proname::text, r.audience from pg_proc p, unnest(array['worker', 'approver', 'operator', 'reader']) as r (audience)
-    where p.pronamespace = 'tidebase'::regnamespace and has_function_privilege('tidebase_' || r.audience, p.oid, 'execute')$$,
-  $$select m.name, r.audience from may m, lateral (values ('worker', m.worker), ('approver', m.approver),
-      ('operator', m.operator), ('reader', m.reader)) as r (audience, may) where r.may$$,
-  'each role may execute what the matrix says, and nothing else');
-
-select is_empty(
-  $$select c.oid::regclass, r.audience, p.privilege from pg_class c, unnest(array['worker', 'approver', 'operator', 'reader']) as r (audience),
-      unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) as p (privilege)
-    where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and c.relkind in ('r', 'p')
-      and has_table_privilege('tidebase_' || r.audience, c.oid, p.privilege)$$,
-  'no role but the owner has any privilege on any table');
-select is_empty(
-  $$select c.oid::regclass, r.audience, p.privilege from pg_class c, unnest(array['worker', 'approver', 'operator', 'reader']) as r (audience),
-      unnest(array['insert', 'update', 'delete', 'truncate', 'references', 'trigger']) as p (privilege)
-    where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'v' and has_table_privilege('tidebase_' || r.audience, c.oid, p.privilege)$$,
-  'views are for reading');
-select is_empty(
-  $$select c.oid::regclass, r.audience from pg_class c, unnest(array['worker', 'approver', 'operator', 'reader']) as r (audience)
-    where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'v' and not has_table_privilege('tidebase_' || r.audience, c.oid, 'select')$$,
-  'everyone may read the views');
-select is_empty(
-  $$select p.oid::regprocedure, r.audience from pg_proc p, unnest(array['worker', 'approver', 'operator', 'reader']) as r (audience)
-    where p.pronamespace = 'tidebase_private'::regnamespace and has_function_privilege('tidebase_' || r.audience, p.oid, 'execute')$$,
-  'nobody but the owner executes a private function');
-select is_empty(
-  $$select r.audience from unnest(array['worker', 'approver', 'operator', 'reader']) as r (audience)
-    where has_schema_privilege('tidebase_' || r.audience, 'tidebase_private', 'usage') or has_schema_privilege('tidebase_' || r.audience, 'tidebase', 'create')$$,
-  'nobody but the owner looks into the private schema, or creates in the other');
+\ir support/helpers.psql
 
 create role nobody_at_all;
-select is_empty(
-  $$select p.oid::regprocedure from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
-      and has_function_privilege('nobody_at_all', p.oid, 'execute')$$, 'PUBLIC may execute nothing');
-select is_empty(
-  $$select c.oid::regclass from pg_class c where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
-      and c.relkind in ('r', 'v') and has_table_privilege('nobody_at_all', c.oid, 'select')$$, 'PUBLIC may read nothing');
-select is_empty(
-  $$select from unnest(array['worker', 'approver', 'operator', 'reader', 'owner']) a, unnest(array['worker', 'approver', 'operator', 'reader', 'owner']) b
-    where a <> b and pg_has_role('tidebase_' || a, 'tidebase_' || b, 'member')$$, 'the roles are siblings');
+create temp table role_of (audience text, role text);
+insert into role_of values ('worker', 'tidebase_worker'), ('approver', 'tidebase_approver'), ('operator', 'tidebase_operator'), ('reader', 'tidebase_reader'),
+  ('stranger', 'nobody_at_all');
 
+create temp table may (name text, worker boolean, approver boolean, operator boolean, reader boolean, stranger boolean);
+insert into may values
+  ('acquire_run',      true,  false, false, false, false),
+  ('append_event',     true,  false, false, false, false),
+  ('begin_step',       true,  false, false, false, false),
+  ('cancel_run',       false, false, true,  false, false),
+  ('claim_deliveries', false, false, true,  false, false),
+  ('complete_run',     true,  false, false, false, false),
+  ('complete_step',    true,  false, false, false, false),
+  ('create_child',     true,  false, false, false, false),
+  ('create_run',       true,  false, false, false, false),
+  ('decide_gate',      false, true,  true,  true,  false),
+  ('fail_run',         true,  false, false, false, false),
+  ('fail_step',        true,  false, false, false, false),
+  ('finish_delivery',  false, false, true,  false, false),
+  ('finish_recovery',  false, false, true,  false, false),
+  ('get_gate',         true,  true,  true,  true,  false),
+  ('get_run',          true,  true,  true,  true,  false),
+  ('list_gates',       true,  true,  true,  true,  false),
+  ('list_runs',        true,  true,  true,  true,  false),
+  ('load_checkpoints', true,  false, false, false, false),
+  ('open_gate',        true,  false, false, false, false),
+  ('read_events',      true,  true,  true,  true,  false),
+  ('reconcile',        true,  false, true,  false, false),
+  ('record_recovery',  false, false, true,  false, false),
+  ('recover_run',      false, false, true,  false, false),
+  ('release_run',      true,  false, false, false, false),
+  ('renew_lease',      true,  false, false, false, false),
+  ('resolve_review',   false, true,  true,  false, false),
+  ('start_timer',      true,  false, false, false, false),
+  ('suspend_run',      true,  false, false, false, false),
+  ('watch_run',        true,  true,  true,  true,  false);
+create temp table may_read (name text, worker boolean, approver boolean, operator boolean, reader boolean, stranger boolean);
+insert into may_read values
+  -- views
+  ('gate_inbox',       true,  true,  true,  true,  false),
+  ('gate_overview',    true,  true,  true,  true,  false),
+  ('recovery_history', true,  true,  true,  true,  false),
+  ('review_inbox',     true,  true,  true,  true,  false),
+  ('run_attempts',     true,  true,  true,  true,  false),
+  ('run_overview',     true,  true,  true,  true,  false),
+  ('stalled_runs',     true,  true,  true,  true,  false),
+  ('step_timeline',    true,  true,  true,  true,  false),
+  -- tables
+  ('attempts',         false, false, false, false, false),
+  ('deliveries',       false, false, false, false, false),
+  ('edges',            false, false, false, false, false),
+  ('events',           false, false, false, false, false),
+  ('gate_votes',       false, false, false, false, false),
+  ('gates',            false, false, false, false, false),
+  ('recoveries',       false, false, false, false, false),
+  ('reviews',          false, false, false, false, false),
+  ('run_heads',        false, false, false, false, false),
+  ('runs',             false, false, false, false, false),
+  ('steps',            false, false, false, false, false);
+
+select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$, $$select name from may$$,
+  'every function of the API is in the matrix, and none beside');
+select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind not in ('i', 'c', 't')$$, $$select name from may_read$$,
+  'every table and view, too');
+select is(has_function_privilege(o.role, p.oid, 'execute'), (to_jsonb(m) ->> o.audience)::boolean,
+  format('%s %s execute %s', o.audience, case when (to_jsonb(m) ->> o.audience)::boolean then 'may' else 'may not' end, m.name))
+from may m join pg_proc p on p.pronamespace = 'tidebase'::regnamespace and p.proname = m.name, role_of o order by m.name, o.audience;
+select is(has_table_privilege(o.role, c.oid, 'select') or has_any_column_privilege(o.role, c.oid, 'select'), (to_jsonb(m) ->> o.audience)::boolean,
+  format('%s %s read %s', o.audience, case when (to_jsonb(m) ->> o.audience)::boolean then 'may' else 'may not' end, m.name))
+from may_read m join pg_class c on c.relnamespace = 'tidebase'::regnamespace and c.relname = m.name, role_of o order by m.name, o.audience;
+
+create temp table too_much as
+  select format('%s may %s %s', o.role, p.privilege, c.oid::regclass) as what
+  from pg_class c, role_of o, unnest(array['insert', 'update', 'delete', 'truncate', 'references', 'trigger']) as p (privilege)
+  where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and c.relkind in ('r', 'v', 'p', 'm', 'f')
+    and has_table_privilege(o.role, c.oid, p.privilege)
+  union all
+  select format('%s may %s columns of %s', o.role, p.privilege, c.oid::regclass)
+  from pg_class c, role_of o, unnest(array['insert', 'update', 'references']) as p (privilege)
+  where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and c.relkind in ('r', 'v')
+    and has_any_column_privilege(o.role, c.oid, p.privilege);
+select is_empty('select what from too_much', 'nobody but the owner changes a table or a view');
+
+-- the private schema
+select is_empty(
+  $$select p.oid::regprocedure, o.role from pg_proc p, role_of o
+    where p.pronamespace = 'tidebase_private'::regnamespace and has_function_privilege(o.role, p.oid, 'execute')$$, 'nobody but the owner executes a private function');
+select is_empty(
+  $$select c.oid::regclass, o.role from pg_class c, role_of o where c.relnamespace = 'tidebase_private'::regnamespace and c.relkind in ('r', 'v', 'p')
+      and (has_table_privilege(o.role, c.oid, 'select') or has_any_column_privilege(o.role, c.oid, 'select'))$$, 'or reads a private table');
+select is_empty(
+  $$select c.oid::regclass, o.role from pg_class c, role_of o where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and c.relkind = 'S'
+      and has_sequence_privilege(o.role, c.oid, 'usage')$$, 'or uses a sequence');
+select is_empty($$select o.role from role_of o where has_schema_privilege(o.role, 'tidebase_private', 'usage') or has_schema_privilege(o.role, 'tidebase_private', 'create')$$,
+  'or looks into the private schema');
+select is_empty($$select o.role from role_of o where has_schema_privilege(o.role, 'tidebase', 'create')$$, 'or creates anything in the other');
+select set_eq($$select o.audience from role_of o where has_schema_privilege(o.role, 'tidebase', 'usage')$$, '{worker,approver,operator,reader}'::text[], 'which the four roles see');
+
+-- PUBLIC, by the access lists themselves
+select is_empty(
+  $$select p.oid::regprocedure from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+    where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and a.grantee = 0$$, 'PUBLIC may execute nothing');
+select is_empty(
+  $$select c.oid::regclass from pg_class c, aclexplode(c.relacl) a
+    where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and a.grantee = 0$$, 'PUBLIC may read nothing');
+select is_empty($$select n.nspname from pg_namespace n, aclexplode(n.nspacl) a where n.nspname in ('tidebase', 'tidebase_private') and a.grantee = 0$$, 'PUBLIC sees neither schema');
+select is_empty(
+  $$select x.object, a.grantee::regrole from (
+      select p.oid::regprocedure::text, p.proacl from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
+      union all
+      select c.oid::regclass::text, c.relacl from pg_class c where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)) as x (object, acl),
+      aclexplode(x.acl) a
+    where a.is_grantable and a.grantee <> 'tidebase_owner'::regrole$$, 'nobody may pass on what he was granted');
+
+-- the roles
+select is_empty(
+  $$select a.role, b.role from role_of a, (select role from role_of union select 'tidebase_owner') b
+    where a.role <> b.role and pg_has_role(a.role, b.role, 'member')$$, 'the roles are siblings');
+select is_empty(
+  $$select rolname from pg_roles where rolname ~ '^tidebase_(owner|worker|approver|operator|reader)$'
+      and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls)$$, 'nobody logs in as one of them, and none has powers beyond');
 select is_empty(
   $$select c.oid::regclass::text from pg_class c where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
       and c.relkind in ('r', 'v', 'c') and pg_get_userbyid(c.relowner) <> 'tidebase_owner'
     union all
     select p.oid::regprocedure::text from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
-      and pg_get_userbyid(p.proowner) <> 'tidebase_owner'$$, 'everything belongs to the owner role');
-select is(has_table_privilege('tidebase_owner', 'tidebase.events', 'update'), false, 'not even the owner may change an event');
-select is(has_table_privilege('tidebase_owner', 'tidebase.events', 'truncate'), false, 'or empty the log');
+      and pg_get_userbyid(p.proowner) <> 'tidebase_owner'
+    union all
+    select n.nspname from pg_namespace n where n.nspname in ('tidebase', 'tidebase_private') and pg_get_userbyid(n.nspowner) <> 'tidebase_owner'$$,
+  'everything belongs to the owner role');
+select is(has_table_privilege('tidebase_owner', 'tidebase.events', privilege) or (privilege = 'update' and has_any_column_privilege('tidebase_owner', 'tidebase.events', privilege)),
+  false, 'not even the owner may ' || privilege || ' the log') from unnest(array['update', 'truncate']) privilege;
+select set_eq($$select p from unnest(array['select', 'insert']) p where has_table_privilege('tidebase_owner', 'tidebase.events', p)$$, '{select,insert}'::text[], 'only append to it and read it');
+
+-- the same, by doing it
+select pg_temp.leased('r');
+set local role tidebase_reader;
+select lives_ok($$select * from tidebase.run_overview$$, 'a reader reads the views');
+select lives_ok($$select tidebase.read_events('r')$$, 'and the log');
+select throws_ok($$select tidebase.create_run('wf')$$, '42501', null, 'but makes no run');
+select throws_ok($$select tidebase.renew_lease('r', 1)$$, '42501', null, 'and has no use for a token');
+select throws_ok($$select * from tidebase.runs$$, '42501', null, 'nor for a table');
+select throws_ok($$select * from tidebase_private.settings$$, '42501', null, 'private or not');
+select throws_ok($$select tidebase_private.apply_privileges()$$, '42501', null, 'it gives itself no rights');
+set local role tidebase_worker;
+select lives_ok($$select tidebase.complete_run('r', 1)$$, 'a worker works');
+select throws_ok($$delete from tidebase.events$$, '42501', null, 'through the functions only');
+select throws_ok($$select tidebase.resolve_review('r', 's', 'retry')$$, '42501', null, 'and decides nothing about its own work');
+set local role nobody_at_all;
+select throws_ok($$select tidebase.get_run('r')$$, '42501', null, 'who has no role gets nothing');
 set local role tidebase_owner;
-select throws_ok($$update tidebase.events set type = 'x'$$, '42501', null, 'so an update of the log is refused');
+select throws_ok($$update tidebase.events set type = 'x'$$, '42501', null, 'the owner''s update of the log is refused');
 reset role;
 
--- What is broken by hand is mended.
-grant select on tidebase.runs to tidebase_reader;
-revoke execute on function tidebase.create_run from tidebase_worker;
-select tidebase_private.apply_privileges();
-select is(has_table_privilege('tidebase_reader', 'tidebase.runs', 'select'), false, 'apply_privileges takes away what is not recorded');
-select is(has_function_privilege('tidebase_worker', (select oid from pg_proc where proname = 'create_run'), 'execute'), true, 'and gives back what is');
-select throws_ok($$select tidebase_private.allow('function tidebase.f', 'everyone')$$, '23514', null, 'an audience is one of four');
-
-select set_eq($$select unnest(tidebase_private.install_roles('acme'))$$,
-  $$values ('acme_owner'), ('acme_worker'), ('acme_approver'), ('acme_operator'), ('acme_reader')$$, 'the roles may have another prefix');
-select is(has_function_privilege('acme_worker', (select oid from pg_proc where proname = 'create_run'), 'execute'), true, 'which get their part');
-select is((select pg_get_userbyid(relowner) from pg_class where oid = 'tidebase.runs'::regclass), 'acme_owner'::name, 'and own everything');
-select is_empty($$select unnest(tidebase_private.install_roles())$$, 'a second time there is nothing to create, and the prefix is remembered');
+-- A caller's own objects are not taken for the real ones.
+set local role tidebase_worker;
+create temp table run_heads as select 'real'::text as run_id, 'completed'::text as status;
+create temp table runs as select 'real'::text as run_id;
+create function pg_temp.clock_timestamp() returns timestamptz language sql as $$ select '2000-01-01'::timestamptz $$;
+grant all on pg_temp.run_heads, pg_temp.runs to public;
+discard plans;  -- names are looked up when a statement is planned
+select lives_ok($$select tidebase.create_run('wf', run_id => 'real')$$, 'a temporary table of the caller is not written to');
+select is((tidebase.acquire_run('real', 'w')).outcome, 'granted', 'and does not stand in for one of ours');
+select ok((select created_at > '2020-01-01' from tidebase.get_run('real')), 'nor a function for one of the server''s');
+drop table pg_temp.run_heads, pg_temp.runs;
+discard plans;
+drop function pg_temp.clock_timestamp();
+reset role;
 
 -- Who calls, seen from a SECURITY DEFINER function.
-set local role acme_approver;
-select is((select current_setting('role')), 'acme_approver', 'a role that is set');
+create function tidebase.whoami(out caller text, out approver boolean, out worker boolean) language sql security definer as $$
+  select tidebase_private.caller(), tidebase_private.caller_is('approver'), tidebase_private.caller_is('worker');
+$$;
+alter function tidebase.whoami() owner to tidebase_owner;
+create role ann in role tidebase_approver;
+create role dba in role tidebase_owner;
+select results_eq('select * from tidebase.whoami()', $$values (session_user::text collate "default", true, true)$$, 'a superuser is everything');
+set local role tidebase_worker;
+select results_eq('select * from tidebase.whoami()', $$values ('tidebase_worker', false, true)$$, 'a role that is set counts, not the user who logged in');
+set local role ann;
+select results_eq('select * from tidebase.whoami()', $$values ('ann', true, false)$$, 'a member of a role has its rights');
+set local role dba;
+select results_eq('select * from tidebase.whoami()', $$values ('dba', true, true)$$, 'a member of the owner has them all');
+set local role nobody_at_all;
+select throws_ok('select * from tidebase.whoami()', '42501', null, 'a stranger does not even see the schema');
 reset role;
+grant usage on schema tidebase to nobody_at_all;
+set local role nobody_at_all;
+select results_eq('select * from tidebase.whoami()', $$values ('nobody_at_all', false, false)$$, 'and with a way in he is nobody');
+reset role;
+revoke usage on schema tidebase from nobody_at_all;
+drop function tidebase.whoami();
+
+-- What is broken by hand is mended.
+create temp table stated as table tidebase_private.privileges;
+grant select on tidebase.runs to tidebase_reader;
+grant select (input) on tidebase.steps to tidebase_worker;
+grant all on tidebase.events to tidebase_operator, public;
+grant execute on function tidebase.cancel_run to tidebase_worker, public;
+grant execute on function tidebase_private.hmac to public;
+grant usage on schema tidebase_private to public, tidebase_reader;
+grant update, truncate on tidebase.events to tidebase_owner;
+revoke execute on function tidebase.create_run from tidebase_worker;
+revoke select on tidebase.run_overview from tidebase_reader;
+create function tidebase.made_by_hand() returns integer language sql as 'select 1';
+select tidebase_private.apply_privileges();
+select is(has_table_privilege('tidebase_reader', 'tidebase.runs', 'select'), false, 'apply_privileges takes away what is not recorded: on a table');
+select is(has_any_column_privilege('tidebase_worker', 'tidebase.steps', 'select'), false, 'on a column');
+select is(has_table_privilege('tidebase_operator', 'tidebase.events', 'delete') or has_table_privilege('nobody_at_all', 'tidebase.events', 'select'), false, 'on the log');
+select is(has_function_privilege('tidebase_worker', 'tidebase.cancel_run(text, text, text, boolean)', 'execute'), false, 'on a function');
+select is(has_function_privilege('nobody_at_all', 'tidebase.cancel_run(text, text, text, boolean)', 'execute'), false, 'from PUBLIC');
+select is(has_function_privilege('nobody_at_all', 'tidebase_private.hmac(bytea)', 'execute'), false, 'in the private schema, too');
+select is(has_schema_privilege('nobody_at_all', 'tidebase_private', 'usage'), false, 'which PUBLIC does not see again');
+select is(has_schema_privilege('tidebase_reader', 'tidebase_private', 'usage'), false, 'nor does a role that was let in');
+select is(has_table_privilege('tidebase_owner', 'tidebase.events', 'update') or has_table_privilege('tidebase_owner', 'tidebase.events', 'truncate'), false, 'and from the owner');
+select is(has_function_privilege('nobody_at_all', 'tidebase.made_by_hand()', 'execute'), false, 'a new function is nobody''s until it is recorded');
+select is(has_function_privilege('tidebase_worker', (select oid from pg_proc where proname = 'create_run'), 'execute'), true, 'it gives back what is recorded');
+select is(has_table_privilege('tidebase_reader', 'tidebase.run_overview', 'select'), true, 'views, too');
+
+-- the record
+select tidebase_private.allow('function tidebase.made_by_hand', 'worker', 'reader');
+select tidebase_private.allow('function tidebase.made_by_hand', 'worker');
+select is(has_function_privilege('tidebase_worker', 'tidebase.made_by_hand()', 'execute'), false, 'allow only takes a note');
+select tidebase_private.apply_privileges();
+select set_eq($$select o.audience from role_of o where has_function_privilege(o.role, 'tidebase.made_by_hand()', 'execute')$$, '{worker,reader}'::text[], 'which apply_privileges carries out');
+drop function tidebase.made_by_hand();
+delete from tidebase_private.privileges where object = 'function tidebase.made_by_hand';
+select throws_ok($$select tidebase_private.allow('function tidebase.f', 'everyone')$$, '23514', null, 'an audience is one of four');
+select throws_ok($$select tidebase_private.allow('function tidebase.f', 'owner')$$, '23514', null, 'the owner needs no permission');
+select throws_ok($$select tidebase_private.allow('function tidebase.f', null)$$, '23502', null, 'and nobody is nobody');
+select set_eq('table tidebase_private.privileges', 'table stated', 'the record is as it was');
+
+-- names of the roles
+select is(tidebase_private.role_name('worker'), 'tidebase_worker', 'the roles are called tidebase_ and their part');
+select is_empty($$select unnest(tidebase_private.install_roles())$$, 'where all are there, none is made');
+select set_eq($$select unnest(tidebase_private.install_roles('acme'))$$,
+  $$values ('acme_owner'), ('acme_worker'), ('acme_approver'), ('acme_operator'), ('acme_reader')$$, 'the roles may have another prefix');
+select is(tidebase_private.role_name('worker'), 'acme_worker', 'which is remembered');
+select is_empty(
+  $$select m.name, o.audience from may m join pg_proc p on p.pronamespace = 'tidebase'::regnamespace and p.proname = m.name, role_of o
+    where o.audience <> 'stranger' and has_function_privilege('acme_' || o.audience, p.oid, 'execute') <> (to_jsonb(m) ->> o.audience)::boolean$$, 'they have their part of the functions');
+select is_empty(
+  $$select m.name, o.audience from may_read m join pg_class c on c.relnamespace = 'tidebase'::regnamespace and c.relname = m.name, role_of o
+    where o.audience <> 'stranger' and has_table_privilege('acme_' || o.audience, c.oid, 'select') <> (to_jsonb(m) ->> o.audience)::boolean$$, 'and of the views');
+select is_empty(
+  $$select c.oid::regclass::text from pg_class c where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
+      and c.relkind in ('r', 'v', 'c') and pg_get_userbyid(c.relowner) <> 'acme_owner'
+    union all
+    select p.oid::regprocedure::text from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
+      and pg_get_userbyid(p.proowner) <> 'acme_owner'$$, 'and own everything');
+select is(has_table_privilege('acme_owner', 'tidebase.events', 'update') or has_table_privilege('acme_owner', 'tidebase.events', 'truncate'), false, 'except the right to rewrite history');
+select is_empty(
+  $$select distinct o.role from pg_proc p, role_of o
+    where p.pronamespace = 'tidebase'::regnamespace and o.audience <> 'stranger' and has_function_privilege(o.role, p.oid, 'execute')$$,
+  'the roles of the former prefix have no part any more');
+set local role acme_worker;
+select lives_ok($$select tidebase.create_run('wf', run_id => 'acme')$$, 'a worker of that name works');
+set local role acme_reader;
+select throws_ok($$select tidebase.create_run('wf')$$, '42501', null, 'a reader reads');
+reset role;
+select is_empty($$select unnest(tidebase_private.install_roles())$$, 'a second time there is nothing to create');
+select lives_ok(format('select tidebase_private.install_roles(%L)', prefix), format('%L is a prefix', prefix)) from unnest(array['my-app', 'Zoo', 'two words', 'x.y', 'a"b; drop schema tidebase; --']) prefix;
 select * from finish();
 rollback;

@@ -1,57 +1,154 @@
 -- Lints over the catalogue: what is true of every object, now and later.
 begin;
 select no_plan();
+create temp view ours as select oid as nsp from pg_namespace where nspname in ('tidebase', 'tidebase_private');
 
-select is_empty(
-  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and not p.prosecdef$$,
-  'every function of the API is SECURITY DEFINER');
+-- what there is
+select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
+  '{attempts,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,steps}'::text[], 'these are the tables');
+select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
+  '{gate_inbox,gate_overview,recovery_history,review_inbox,run_attempts,run_overview,stalled_runs,step_timeline}'::text[], 'these are the views');
+select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
+  '{checkpoint,child,event,gate_decision,gate_opening,lease,reconciliation,run_failure,step_failure,step_start,watch}'::text[], 'these are the types');
+select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
+  '{acquire_run,append_event,begin_step,cancel_run,claim_deliveries,complete_run,complete_step,create_child,create_run,decide_gate,fail_run,fail_step,
+    finish_delivery,finish_recovery,get_gate,get_run,list_gates,list_runs,load_checkpoints,open_gate,read_events,reconcile,record_recovery,recover_run,
+    release_run,renew_lease,resolve_review,start_timer,suspend_run,watch_run}'::text[], 'these are the functions');
+select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
+select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
+select is_empty($$select r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace in (select nsp from ours) and r.rulename <> '_RETURN'$$, 'and no rule');
+
+-- functions
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and not p.prosecdef$$, 'every function of the API is SECURITY DEFINER');
 select is_empty(
   $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace
-      and not coalesce('search_path=pg_catalog, tidebase, pg_temp' = any (p.proconfig), false)$$,
+      and not exists (select from unnest(p.proconfig) c where c ~ '^search_path=pg_catalog, (tidebase, )?pg_temp$')$$,
   'and has a pinned search_path: the catalogue first, temporary objects last');
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase_private'::regnamespace and p.prosecdef$$, 'no private function is SECURITY DEFINER');
 select is_empty(
-  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase_private'::regnamespace and p.prosecdef$$,
-  'no private function is SECURITY DEFINER');
+  $$select p.proname from pg_proc p where p.pronamespace in (select nsp from ours) group by p.pronamespace, p.proname having count(*) > 1$$, 'no function is overloaded');
 select is_empty(
-  $$select p.proname from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
-    group by p.pronamespace, p.proname having count(*) > 1$$, 'no function is overloaded');
-select is_empty(
-  $$select p.oid::regprocedure from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
-      and obj_description(p.oid, 'pg_proc') is null$$, 'every function has a comment');
-select is_empty(
-  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace
-      and obj_description(p.oid, 'pg_proc') !~ 'Errors?: TB\d{3}'$$, 'which names the errors, for the API');
-select is_empty(
-  $$select c.oid::regclass from pg_class c where c.relnamespace = 'tidebase'::regnamespace and c.relkind in ('r', 'v', 'c')
-      and coalesce(obj_description(c.oid, 'pg_class'), obj_description(c.reltype, 'pg_type')) is null$$, 'every table, view and type has a comment');
+  $$select p.proname from pg_proc p where p.pronamespace in (select nsp from ours) and exists (
+      select from pg_proc q where q.pronamespace = 'pg_catalog'::regnamespace and q.proname = p.proname) and p.pronamespace = 'tidebase'::regnamespace$$,
+  'or has the name of one of the server''s');
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proisstrict$$,
+  'no function is strict: a guard would be skipped for NULL');
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proleakproof$$, 'or leakproof');
+select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  $$values ('get_run'), ('list_runs'), ('list_gates'), ('load_checkpoints')$$, 'the readers are stable, the rest volatile (a read of the log may have to wait for the disk)');
+  $$values ('get_run'), ('list_runs'), ('list_gates'), ('load_checkpoints')$$, 'the readers are stable (a read of the log may have to wait for the disk)');
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, 'the rest is volatile');
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(
   $$select p.oid::regprocedure, a.name from pg_proc p, unnest(p.proargnames[1:p.pronargs]) as a (name)
     where p.pronamespace = 'tidebase'::regnamespace and a.name !~ '^[a-z][a-z_]*$'$$, 'parameters have plain names');
+select is_empty(
+  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace
+      and 'run_id' = any (p.proargnames[1:p.pronargs]) and p.proargnames[1] <> 'run_id' and p.proname <> 'create_run'$$, 'the run comes first');
+select is_empty(
+  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and 'token' = any (p.proargnames) and p.proargnames[2] <> 'token'$$, 'then the token');
+select is_empty(
+  $$select p.oid::regprocedure, a.name from pg_proc p, unnest(p.proargnames[1:p.pronargs], p.proargtypes::oid[]) as a (name, type),
+      (values ('run_id', 'text'), ('token', 'bigint'), ('name', 'text'), ('step', 'text'), ('ttl', 'interval'), ('timeout', 'interval'), ('max', 'integer'),
+        ('request_id', 'text'), ('actor', 'text'), ('reason', 'text'), ('input', 'jsonb'), ('output', 'jsonb'), ('payload', 'jsonb'), ('metadata', 'jsonb')) as t (name, type)
+    where p.pronamespace = 'tidebase'::regnamespace and a.name = t.name and a.type <> t.type::regtype$$, 'one name has one type in all functions');
+select is_empty(
+  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.prorettype in ('json'::regtype, 'jsonb'::regtype, 'record'::regtype)$$,
+  'results are typed');
 
+-- what their sources say
+create temp view sources as
+  select p.oid::regprocedure::text as function, p.proname::text as name, regexp_replace(p.prosrc, '--[^\n]*', '', 'g') as source from pg_proc p where p.pronamespace in (select nsp from ours);
+select is_empty($$select function from sources where source ~* '\m(now\(\)|current_timestamp|transaction_timestamp|statement_timestamp|localtimestamp|current_date)'$$,
+  'time is that of the moment, not of the transaction''s beginning');
+select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles,revoke_all}'::text[], 'SQL is put together only where roles are set up');
+select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
+select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
+select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
+select is_empty($$select function from sources where source ~* '\mdelete from tidebase|\mtruncate\s+tidebase|\mdelete from (events|steps|runs|run_heads|attempts)'$$, 'nothing is deleted');
+select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
+select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit}'::text[], 'events are written in one place');
+select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{emit}'::text[], 'the bell is rung there, too');
+select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,
+  '{TB001,TB002,TB003,TB004,TB005,TB006,TB007,TB008,TB009,TB012}'::text[], 'these are the SQLSTATEs');
+create temp table event_types (type text);
+insert into event_types values ('run.created'), ('run.started'), ('run.released'), ('run.completed'), ('run.failed'), ('run.suspended'), ('run.review'), ('run.lapsed'),
+  ('run.cancelled'), ('run.child.created'), ('step.started'), ('step.completed'), ('step.failed'), ('step.review'), ('step.reviewed'), ('gate.voted'), ('gate.resolved'),
+  ('timer.fired'), ('recovery.started'), ('recovery.delivered'), ('recovery.failed');
+select set_eq(
+  $$select distinct m[1] from sources, regexp_matches(source, '''((?:run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery)\.[a-z.]+)''', 'g') m
+    where m[1] <> 'run.recovery'  -- what the webhook is told, no event$$,
+  'table event_types', 'these are the types of events, with gate.created and timer.started, which are put together');
+insert into event_types values ('gate.created'), ('timer.started');
+select tidebase.create_run('wf', run_id => 'r');
+select tidebase.acquire_run('r', 'w');
+select throws_ok(format('select tidebase.append_event(''r'', 1, %L)', type), 'TB002', null, 'nobody else writes ' || type) from event_types;
+
+-- comments
+select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and coalesce(obj_description(p.oid, 'pg_proc'), '') !~ '\S'$$, 'every function has a comment');
+select is_empty(
+  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and obj_description(p.oid, 'pg_proc') !~ 'Errors: TB\d{3}'$$, 'which names the errors, for the API');
+select is_empty(
+  $$select c.oid::regclass from pg_class c
+    where c.relnamespace in (select nsp from ours) and c.relkind in ('r', 'v', 'c') and c.relname !~ '^_?yoyo'  -- the migration tool's own
+      and coalesce(obj_description(c.oid, 'pg_class'), obj_description(c.reltype, 'pg_type'), '') !~ '\S'$$, 'every table, view and type has a comment');
+select is_empty($$select n.nspname from pg_namespace n where n.oid in (select nsp from ours) and obj_description(n.oid, 'pg_namespace') is null$$, 'both schemas, too');
+
+-- tables
 select is_empty(
   $$select c.oid::regclass from pg_class c
     where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' and not exists (
       select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
       where i.indrelid = c.oid and i.indisprimary and a.attname = 'run_id')$$, 'every table''s primary key begins with run_id');
 select is_empty(
-  $$select c.conname from pg_constraint c
-    where c.connamespace = 'tidebase'::regnamespace and c.contype = 'f' and c.conrelid <> 'tidebase.edges'::regclass$$,
-  'no foreign key crosses runs, except of edges');
-select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid
-    where c.relnamespace = 'tidebase'::regnamespace and not t.tgisinternal$$, 'there is no trigger');
-select is_empty($$select c.oid::regclass from pg_class c where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'S'$$, 'there is no sequence');
+  $$select c.oid::regclass from pg_class c where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' and not exists (
+      select from pg_attribute a where a.attrelid = c.oid and a.attname = 'run_id' and a.atttypid = 'text'::regtype and a.attnotnull)$$, 'which is a text');
+select is_empty(
+  $$select i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indrelid join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+    where c.relnamespace = 'tidebase'::regnamespace and i.indisunique and a.attname <> 'run_id'$$, 'so does every other key: runs could be spread by it');
 select is_empty(
   $$select c.conname from pg_constraint c
-    where c.connamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and c.contype = 'c' and c.conname ~ '_check\d*$'$$,
-  'every check has a name that states its rule');
+    where c.connamespace = 'tidebase'::regnamespace and c.contype = 'f' and c.conrelid <> 'tidebase.edges'::regclass$$, 'no foreign key crosses runs, except of edges');
+select is_empty($$select c.conname from pg_constraint c where c.connamespace in (select nsp from ours) and c.contype = 'c' and c.conname ~ '_check\d*$'$$, 'every check has a name that states its rule');
+select is_empty($$select c.conname from pg_constraint c where c.connamespace in (select nsp from ours) and c.contype in ('f', 'u', 'x') and c.conname ~ '_(fkey|key|excl)\d*$'$$, 'every other constraint, too');
+select is_empty($$select c.conname from pg_constraint c where c.connamespace in (select nsp from ours) and not c.convalidated$$, 'and holds for every row');
 select is_empty(
-  $$select a.attname from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-    where i.indrelid = 'tidebase.run_heads'::regclass and a.attname in ('last_seq', 'lease_expires_at', 'watched_until', 'updated_at', 'steps_completed')$$,
-  'no index has a column of the head that every call changes: updates stay HOT');
+  $$select a.attrelid::regclass, a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid
+    where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped
+      and a.atttypid in ('timestamp'::regtype, 'json'::regtype, 'varchar'::regtype, 'money'::regtype, 'timetz'::regtype)$$, 'no column has a type that one regrets');
+select is_empty(
+  $$select d.adrelid::regclass, pg_get_expr(d.adbin, d.adrelid) from pg_attrdef d join pg_class c on c.oid = d.adrelid
+    where c.relnamespace = 'tidebase'::regnamespace and pg_get_expr(d.adbin, d.adrelid) ~ '\m(now\(\)|CURRENT_TIMESTAMP|nextval)'$$, 'defaults have the time of the moment');
+select set_eq(
+  $$select distinct a.attname::text from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey) where i.indrelid = 'tidebase.run_heads'::regclass$$,
+  '{run_id,status,due_at}'::text[], 'no index has a column of the head that every call changes: updates stay HOT');
+select is_empty(
+  $$select a.attname from pg_attribute a where a.attrelid = 'tidebase.run_heads'::regclass and a.attnum > 0 and a.atttypid in ('jsonb'::regtype, 'bytea'::regtype, 'text[]'::regtype)$$, 'the head is narrow');
 select ok('fillfactor=50' = any (reloptions), 'heads leave room for their next version') from pg_class where oid = 'tidebase.run_heads'::regclass;
+select is_empty($$select c.oid::regclass from pg_class c where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'v' and not coalesce('security_barrier=true' = any (c.reloptions), false)$$,
+  'every view is a security barrier');
+select is_empty($$select c.oid::regclass from pg_class c where c.relnamespace in (select nsp from ours) and c.relpersistence <> 'p'$$, 'everything is logged');
+
+-- what the constraints refuse, whoever writes
+select throws_ok(statement, '23514', null, statement || ' breaks a rule') from unnest(array[
+  $$update tidebase.run_heads set status = 'lost'$$,
+  $$update tidebase.run_heads set lease_expires_at = null$$,
+  $$update tidebase.run_heads set status = 'pending'$$,
+  $$update tidebase.run_heads set status = 'waiting', lease_expires_at = null$$,
+  $$update tidebase.run_heads set last_seq = -1$$,
+  $$update tidebase.run_heads set durable_seq = last_seq + 1$$,
+  $$update tidebase.run_heads set lease_token = -1$$,
+  $$update tidebase.runs set metadata = '[]'$$,
+  $$update tidebase.runs set run_id = ''$$,
+  $$update tidebase.runs set max_attempts = 0$$,
+  $$update tidebase.attempts set outcome = 'lapsed'$$,
+  $$update tidebase.attempts set ended_at = clock_timestamp(), outcome = 'tired'$$,
+  $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash) values ('r', 's', 1, 1, 1, 'completed', '')$$,
+  $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash, output) values ('r', 's', 1, 1, 1, 'running', '', '1')$$,
+  $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash) values ('r', 's', 1, 1, 1, 'failed', '')$$,
+  $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash) values ('r', 's', 1, 1, 1, 'done', '')$$,
+  $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash, replay) values ('r', 's', 1, 1, 1, 'running', '', 'maybe')$$]) statement;
 
 -- plpgsql_check, where it is installed.
 create function pg_temp.problems() returns setof text language plpgsql as $$

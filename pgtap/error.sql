@@ -1,35 +1,109 @@
 -- Errors tell people and programs what is wrong, and what to do.
 begin;
 select no_plan();
-create function pg_temp.error_of(statement text, out state text, out message text, out detail text, out hint text) language plpgsql as $$
-begin
-  execute statement;
-exception when others then
-  get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-end
-$$;
-select tidebase.create_run('wf', '1', 'r');
-select tidebase.acquire_run('r', 'w');
+\ir support/helpers.psql
+select pg_temp.leased('r');
 select tidebase.begin_step('r', 1, 's', '1');
+select pg_temp.leased('done');
+select tidebase.complete_run('done', 1);
+select pg_temp.leased('gone');
+select tidebase.cancel_run('gone');
 
-create temp table failing (state text, statement text);
+create temp table failing (state text, keys text[], statement text);
 insert into failing values
-  ('TB001', $$select tidebase.acquire_run('none', 'w')$$),
-  ('TB001', $$select tidebase.acquire_run(null, 'w')$$),
-  ('TB002', $$select tidebase.acquire_run('r', '')$$),
-  ('TB003', $$select tidebase.complete_step('r', 7, 's')$$),
-  ('TB006', $$select tidebase.create_run('wf', '2', 'r')$$),
-  ('TB006', $$select tidebase.create_run('other', '1', 'r')$$),
-  ('TB007', $$select tidebase.begin_step('r', 1, 's', '1')$$),
-  ('TB007', $$select tidebase.complete_step('r', 1, 'none')$$),
-  ('TB008', $$select tidebase.resolve_review('r', 's', 'retry')$$),
-  ('TB009', $$select tidebase.decide_gate('r', 'g', 'approved', secret => 'x')$$),
-  ('TB012', $$select tidebase.get_gate('r', 'g')$$);
-select is((e).state, f.state, f.state || ': ' || coalesce((e).message, 'no error'))
-from failing f, lateral (select pg_temp.error_of(f.statement) as e) x;
-select ok(jsonb_typeof((e).detail::jsonb) = 'object', f.state || ' has one JSON object as its detail') from failing f, lateral (select pg_temp.error_of(f.statement) as e) x;
-select ok((e).hint <> '', f.state || ' says what to do') from failing f, lateral (select pg_temp.error_of(f.statement) as e) x;
-select is(((pg_temp.error_of($$select tidebase.complete_step('r', 7, 's')$$)).detail::jsonb) ->> 'current_token', '1', 'a lost lease tells the current token');
+  ('TB001', '{run_id}', $$select tidebase.acquire_run('none', 'w')$$),
+  ('TB001', '{run_id}', $$select tidebase.acquire_run(null, 'w')$$),
+  ('TB002', '{parameter,rule}', $$select tidebase.acquire_run('r', '')$$),
+  ('TB003', '{run_id,status,token,current_token,holder}', $$select tidebase.complete_step('r', 7, 's')$$),
+  ('TB003', '{run_id,status,token,current_token,holder}', $$select tidebase.complete_step('r', null, 's')$$),
+  ('TB004', '{run_id,status,token,current_token,holder}', $$select tidebase.renew_lease('gone', 1)$$),
+  ('TB005', '{run_id,status,token,current_token,holder}', $$select tidebase.renew_lease('done', 1)$$),
+  ('TB006', '{run_id,workflow}', $$select tidebase.create_run('wf', '2', 'r')$$),
+  ('TB006', '{run_id,workflow,given}', $$select tidebase.create_run('other', '1', 'r')$$),
+  ('TB006', '{run_id,step,status,input_hash,given_hash}', $$select tidebase.begin_step('r', 1, 's', '2')$$),
+  ('TB007', '{run_id,step,status,lease_token}', $$select tidebase.begin_step('r', 1, 's', '1')$$),
+  ('TB007', '{run_id,step,status,lease_token}', $$select tidebase.complete_step('r', 1, 'none')$$),
+  ('TB008', '{run_id,step}', $$select tidebase.resolve_review('r', 's', 'retry')$$),
+  ('TB009', '{run_id,gate}', $$select tidebase.decide_gate('r', 'g', 'approved', secret => 'x')$$),
+  ('TB012', '{run_id,gate}', $$select tidebase.get_gate('r', 'g')$$),
+  ('TB012', '{run_id,recovery}', $$select tidebase.finish_recovery('r', 1, 'failed')$$),
+  ('TB012', '{run_id,delivery}', $$select tidebase.finish_delivery('r', 1, 1, true)$$);
+create temp table failed as select f.*, e.* from failing f, lateral pg_temp.error_of(f.statement) e (got, message, detail, hint);
+
+select is(got, state, format('%s raises %s: %s', statement, state, coalesce(message, 'no error'))) from failed;
+select is(jsonb_typeof(detail::jsonb), 'object', format('the detail of %s is one JSON object (%s)', state, statement)) from failed;
+select ok(detail::jsonb ?& keys, format('and programs find %s in it', array_to_string(keys, ', '))) from failed;
+select ok(hint <> '', format('%s says what to do: %s', state, hint)) from failed;
+select ok(message ~ '^[a-z]' and message !~ '[.!]$', format('the message is part of a sentence: %s', message)) from failed;
+
+-- what the details say
+select results_eq(
+  $$select d ->> 'token', d ->> 'current_token', d ->> 'holder', d ->> 'status'
+    from (select (pg_temp.error_of($q$select tidebase.complete_step('r', 7, 's')$q$)).detail::jsonb d) x$$,
+  $$values ('7', '1', 'worker', 'running')$$, 'a lost lease tells which token was given, which is current, and who has it');
+select is((pg_temp.error_of($$select tidebase.complete_step('r', null, 's')$$)).detail::jsonb -> 'token', 'null'::jsonb, 'a token that was not given is null');
+select is((pg_temp.error_of($$select tidebase.begin_step('r', 1, 's', '2')$$)).detail::jsonb ->> 'input_hash',
+  encode(sha256('1'), 'hex'), 'a mismatch tells the hash of the first input');
+select is((pg_temp.error_of($$select tidebase.begin_step('r', 1, 's', '2')$$)).detail::jsonb ->> 'given_hash',
+  encode(sha256('2'), 'hex'), 'and of the one given');
+
+-- Every function that takes a run says so when there is none; after its other arguments were found to be in order.
+create temp table run_calls (statement text);
+insert into run_calls values
+  ($$select tidebase.acquire_run(%L, 'w')$$),
+  ($$select tidebase.append_event(%L, 1, 'x')$$),
+  ($$select tidebase.begin_step(%L, 1, 'x')$$),
+  ($$select tidebase.cancel_run(%L)$$),
+  ($$select tidebase.complete_run(%L, 1)$$),
+  ($$select tidebase.complete_step(%L, 1, 'x')$$),
+  ($$select tidebase.create_child(%L, 1, 'x', 'wf')$$),
+  ($$select tidebase.decide_gate(%L, 'g', 'approved')$$),
+  ($$select tidebase.fail_run(%L, 1)$$),
+  ($$select tidebase.fail_step(%L, 1, 'x')$$),
+  ($$select tidebase.finish_delivery(%L, 1, 1, true)$$),
+  ($$select tidebase.finish_recovery(%L, 1, 'failed')$$),
+  ($$select tidebase.get_run(%L)$$),
+  ($$select tidebase.load_checkpoints(%L)$$),
+  ($$select tidebase.open_gate(%L, 1, 'g')$$),
+  ($$select tidebase.read_events(%L)$$),
+  ($$select tidebase.record_recovery(%L)$$),
+  ($$select tidebase.recover_run(%L)$$),
+  ($$select tidebase.release_run(%L, 1)$$),
+  ($$select tidebase.renew_lease(%L, 1)$$),
+  ($$select tidebase.resolve_review(%L, 'x', 'retry')$$),
+  ($$select tidebase.start_timer(%L, 1, 'g', '1 hour')$$),
+  ($$select tidebase.suspend_run(%L, 1, 'g')$$),
+  ($$select tidebase.watch_run(%L)$$);
+select throws_ok(format(statement, id), 'TB001', null, format(statement, id) || ' finds no run')
+from run_calls, unnest(array['none', null, '', 'r'' or 1=1 --']) id;
+select set_eq(
+  $$select p.proname::text from pg_proc p
+    where p.pronamespace = 'tidebase'::regnamespace and 'run_id' = any (p.proargnames[1:p.pronargs])
+      -- the first makes the run, the second has a gate to look for, the third has nothing to show
+      and p.proname not in ('create_run', 'get_gate', 'list_gates')$$,
+  $$select substring(statement from 'tidebase\.([a-z_]+)') from run_calls$$, 'these are all the functions that take a run');
+select throws_ok($$select tidebase.get_gate('none', 'g')$$, 'TB012', null, 'an unknown run has no gate to get');
+select is_empty($$select * from tidebase.list_gates('none')$$, 'nor any to list');
+select throws_ok($$select tidebase.list_runs(before => 'none')$$, 'TB001', null, 'nor does a list go on from it');
+
+-- names of others
 select is((pg_temp.error_of($$select tidebase.acquire_run('x'' or 1=1 --', 'w')$$)).message, 'run ''x'''' or 1=1 --'' does not exist', 'a name is quoted, never executed');
+select is((pg_temp.error_of($$select tidebase.acquire_run('a%sb%Lc', 'w')$$)).message, 'run ''a%sb%Lc'' does not exist', 'nor taken for a format');
+select ok(length((pg_temp.error_of(format('select tidebase.acquire_run(%L, ''w'')', repeat('x', 100000)))).message) < 300, 'an endless id makes no endless message');
+select is((pg_temp.error_of($$select tidebase.acquire_run(null, 'w')$$)).message, 'run NULL does not exist', 'no id is called NULL');
+
+-- what the functions share
+select results_eq($$select * from pg_temp.error_of($q$select tidebase_private.raise('TB099', 'what', '{"a": 1}', 'then')$q$)$$,
+  $$values ('TB099', 'what', '{"a": 1}', 'then')$$, 'raise takes a SQLSTATE, a message, a detail and a hint');
+select results_eq($$select state, message, detail::jsonb, hint from pg_temp.error_of($q$select tidebase_private.raise_invalid('n', 'must be 1')$q$)$$,
+  $$values ('TB002', 'n must be 1', '{"parameter": "n", "rule": "must be 1"}'::jsonb, 'Call again with another n.')$$, 'an invalid argument is named');
+select is(tidebase_private.is_name(value, 4), expected, format('%L is %s name of 4 bytes', value, case when expected then 'a' else 'no' end))
+from (values ('a', true), ('abcd', true), ('ab c', true), ('éé', true), (null, false), ('', false), ('    ', false), ('abcde', false), ('ééé', false)) as v (value, expected);
+select lives_ok($$select tidebase_private.require_name('abcd', 'p', 4)$$, 'what can name something passes');
+select throws_ok($$select tidebase_private.require_name('abcde', 'p', 4)$$, 'TB002', 'p must be a text of 1 to 4 bytes that is not blank', 'what cannot is refused, with the rule');
+select lives_ok(format('select tidebase_private.require_interval(%L, ''p'', ''1 s'', ''1 min'')', value), value || ' is between 1 s and 1 min')
+from unnest(array['1 s', '60 s', '1 min', '30 s']) value;
+select throws_ok(format('select tidebase_private.require_interval(%L, ''p'', ''1 s'', ''1 min'')', value), 'TB002', null, coalesce(value, 'NULL') || ' is not')
+from unnest(array['0', '-5 s', '61 s', '0.999 s', '1000000 years', '-1000000 years', null]) value;
 select * from finish();
 rollback;

@@ -27,6 +27,7 @@ select throws_ok($$select tidebase.open_gate('nope', 1, 'g')$$, 'TB001', null, '
 select throws_ok($$select tidebase.open_gate('r', 1, ' ')$$, 'TB002', null, 'a gate needs a name');
 select throws_ok($$select tidebase.open_gate('r', 1, 'x', options => '{}')$$, 'TB002', null, 'a gate needs options');
 select throws_ok($$select tidebase.open_gate('r', 1, 'x', options => array['a', null])$$, 'TB002', null, 'an option is a text');
+select throws_ok($$select tidebase.open_gate('r', 1, 'x', options => '{{a},{b}}')$$, 'TB002', null, 'options are a list, not a table');
 select throws_ok($$select tidebase.open_gate('r', 1, 'x', required_approvals => 0)$$, 'TB002', null, 'somebody must approve');
 select throws_ok($$select tidebase.open_gate('r', 1, 'x', timeout => '-1 second')$$, 'TB002', null, 'a timeout lies ahead');
 select throws_ok($$select tidebase.open_gate('r', 1, 'x', default_decision => 'approved')$$, 'TB002', null, 'a default decision needs a timeout');
@@ -85,6 +86,13 @@ select results_eq($$select accepted, status, decision from tidebase.decide_gate(
 select results_eq($$select accepted, status, decision from tidebase.decide_gate('r', 'secretly', 'rejected', 'bob')$$,
   $$values (true, 'decided', 'rejected')$$, 'one rejection settles it at once');
 
+select tidebase.open_gate('r', 1, 'choice', 'Which?', options => '{red,blue}', required_approvals => 2);
+select tidebase.decide_gate('r', 'choice', 'red', 'ada');
+select results_eq($$select status, approvals, required from tidebase.decide_gate('r', 'choice', 'blue', 'bob')$$, $$values ('pending', 1, 2)$$,
+  'people who disagree do not add up');
+select results_eq($$select status, decision, approvals from tidebase.decide_gate('r', 'choice', 'blue', 'eve')$$, $$values ('decided', 'blue', 2)$$,
+  'the first decision that enough of them share is taken');
+
 -- time decides
 select tidebase.open_gate('r', 1, 'late', 'Soon?', timeout => '1 hour', default_decision => 'rejected');
 select pg_temp.overdue('r', 'late');
@@ -112,11 +120,18 @@ select results_eq($$select outcome, token from tidebase.acquire_run('r', 'w')$$,
 select results_eq($$select type from tidebase.events where run_id = 'r' order by seq desc limit 3$$,
   $$values ('run.started'), ('timer.fired'), ('run.suspended')$$, 'and the log tells it');
 
+select pg_temp.leased('again');
+select tidebase.start_timer('again', 1, 'timer', '1 hour');
+select tidebase.suspend_run('again', 1, 'timer');
+select pg_temp.overdue('again', 'timer');
+select tidebase.get_gate('again', 'timer');
+select lives_ok($$select tidebase.suspend_run('again', 1, 'timer')$$, 'a suspension may be said again, also when the timer is over meanwhile');
+
 -- what is seen
 select tidebase.open_gate('r', 2, 'open', 'Now?', '{"x": 1}');
 select results_eq($$select name, prompt from tidebase.gate_inbox where run_id = 'r'$$, $$values ('open', 'Now?')$$, 'the inbox has what waits, and nothing else');
 select results_eq($$select name from tidebase.list_gates('r', 'pending')$$, $$values ('open')$$, 'list_gates filters');
-select is((select count(*) from tidebase.list_gates('r')), 6::bigint, 'list_gates has all gates, no timers');
+select is((select count(*) from tidebase.list_gates('r')), 7::bigint, 'list_gates has all gates, no timers');
 select throws_ok($$select tidebase.list_gates(max => 0)$$, 'TB002', null, 'list_gates wants a sensible max');
 select tidebase.cancel_run('r', 'enough');
 select throws_ok($$select tidebase.decide_gate('r', 'open', 'approved')$$, 'TB004', null, 'a gate of a cancelled run is not decided');

@@ -1,6 +1,7 @@
 -- Recovery: every attempt is kept, and its webhook leaves with the transaction that decided on it.
 begin;
 select no_plan();
+\ir support/helpers.psql
 select tidebase.create_run('wf', run_id => 'r', recovery_webhook => 'https://hooks.example/recover');
 select tidebase.create_run('wf', run_id => 'plain');
 select tidebase.acquire_run(id, 'w') from unnest(array['r', 'plain']) id;
@@ -44,5 +45,10 @@ select throws_ok($$select tidebase.record_recovery('none')$$, 'TB001', null, 'an
 select throws_ok($$select tidebase.record_recovery('r', ' ')$$, 'TB002', null, 'a recovery has a reason');
 select tidebase.cancel_run('r');
 select throws_ok($$select tidebase.recover_run('r')$$, 'TB004', null, 'a cancelled run is not recovered');
+select tidebase.create_run('wf', run_id => 'vague', recovery_webhook => 'http://hook');
+select tidebase.record_recovery('vague');
+select tidebase.claim_deliveries();
+select pg_temp.error_of($$select tidebase.finish_delivery('vague', 1, null, true)$$);
+select is((select status from tidebase.deliveries where run_id = 'vague'), 'pending', 'a report that does not say which attempt it is about changes nothing');
 select * from finish();
 rollback;

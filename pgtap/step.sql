@@ -1,144 +1,315 @@
 -- Steps: executed until completed, never after; and what may become of one that was begun and did not complete.
 begin;
 select no_plan();
-select tidebase.create_run('wf', run_id => 'r');
-select tidebase.acquire_run('r', 'w');
-create function pg_temp.take_over(id text) returns bigint language sql as $$
-  update tidebase.run_heads set lease_expires_at = clock_timestamp() - interval '1 second' where run_id = id;
-  select token from tidebase.acquire_run(id, 'next');
-$$;
-create function pg_temp.dense(id text) returns boolean language sql as $$
-  select (select array_agg(seq order by seq) from tidebase.events where run_id = id)
-    = (select array_agg(n::bigint) from tidebase.run_heads h, generate_series(1, h.last_seq) n where h.run_id = id);
-$$;
+\ir support/helpers.psql
+select pg_temp.leased('r');
 
+-- one step, from its beginning to its checkpoint
 select results_eq($$select outcome, attempt, output from tidebase.begin_step('r', 1, 's', '{"a": 1}', request_id => 'q')$$, $$values ('execute', 1, null::jsonb)$$, 'a new step is to be executed');
-select results_eq($$select outcome, attempt from tidebase.begin_step('r', 1, 's', '{"a": 1}', request_id => 'q')$$, $$values ('execute', 1)$$, 'the same call again is the same');
-select throws_ok($$select tidebase.begin_step('r', 1, 's', '{"a": 1}')$$, 'TB007', null, 'another one finds it running');
-select throws_ok($$select tidebase.begin_step('r', 1, 's', '{"a": 2}')$$, 'TB006', null, 'with another input it is another step, while it runs');
-select is(tidebase.complete_step('r', 1, 's', '{"x": 1}'), 4::bigint, 'it completes');
-select is(tidebase.complete_step('r', 1, 's', '{"x": 1.0}'), 4::bigint, 'the same call again is the same');
+select pg_temp.same_again($$select tidebase.begin_step('r', 1, 's', '{"a": 1}', request_id => 'q')$$, 'the same call again is the same');
+select is((select attempt from tidebase.steps where run_id = 'r' and name = 's'), 1, 'and no other attempt');
+select throws_ok($$select tidebase.begin_step('r', 1, 's', '{"a": 1}')$$, 'TB007', null, 'a call without an id finds the step running');
+select throws_ok($$select tidebase.begin_step('r', 1, 's', '{"a": 1}', request_id => 'p')$$, 'TB007', null, 'so does a call with another');
+select throws_ok($$select tidebase.begin_step('r', 1, 's', '{"a": 2}', request_id => 'q')$$, 'TB006', null, 'with another input it is another step, while it runs');
+select results_eq($$select status, attempt, lease_token, completed_at, duration, output from tidebase.step_timeline where run_id = 'r' and name = 's'$$,
+  $$values ('running', 1, 1::bigint, null::timestamptz, null::interval, null::jsonb)$$, 'a running step is seen');
+select pg_temp.same_again($$select tidebase.complete_step('r', 1, 's', '{"x": 1}')$$, 'it completes, once or twice');
+select is(tidebase.complete_step('r', 1, 's', '{"x": 1.0}'), 4::bigint, 'an equal output is the same call');
 select throws_ok($$select tidebase.complete_step('r', 1, 's', '{"x": 2}')$$, 'TB007', null, 'its output never changes');
+select throws_ok($$select tidebase.complete_step('r', 1, 's')$$, 'TB007', null, 'not to none either');
 select throws_ok($$select tidebase.fail_step('r', 1, 's')$$, 'TB007', null, 'it does not fail any more');
-select results_eq($$select outcome, attempt, output from tidebase.begin_step('r', 1, 's', '{"a": 1.00}')$$, $$values ('replay', 1, '{"x": 1}'::jsonb)$$, 'it replays');
+select is((select output from tidebase.steps where run_id = 'r' and name = 's'), '{"x": 1}', 'after all that the checkpoint is what it was');
+select pg_temp.same_again($$select tidebase.begin_step('r', 1, 's', '{"a": 1.00}')$$, 'a replay writes nothing');
+select results_eq($$select outcome, attempt, output from tidebase.begin_step('r', 1, 's', '{"a": 1.00}')$$, $$values ('replay', 1, '{"x": 1}'::jsonb)$$, 'it is the checkpoint');
+select results_eq($$select outcome from tidebase.begin_step('r', 1, 's', '{"a": 1}', side_effects => '{mail}', replay => 'never', retries => 7)$$, $$values ('replay')$$, 'whatever contract is stated then');
+select results_eq($$select outcome from tidebase.begin_step('r', 1, 's', '{"a": 1}', request_id => 'q')$$, $$values ('replay')$$, 'the call that began it finds it completed');
 select throws_ok($$select tidebase.begin_step('r', 1, 's', '{"a": 2}')$$, 'TB006', null, 'but not for another input');
 select throws_ok($$select tidebase.begin_step('r', 1, 's')$$, 'TB006', null, 'nor for none');
 select throws_ok($$select tidebase.begin_step('r', 9, 's', '{"a": 1}')$$, 'TB003', null, 'nor for a stale token');
 select throws_ok($$select tidebase.complete_step('r', 1, 'none')$$, 'TB007', null, 'what was not begun is not completed');
+select throws_ok($$select tidebase.complete_step('r', 1, null)$$, 'TB007', null, 'nor what has no name');
 select throws_ok($$select tidebase.fail_step('r', 1, 'none')$$, 'TB007', null, 'and does not fail');
+select throws_ok($$select tidebase.fail_step('r', 1, null)$$, 'TB007', null, 'with a name or without');
+select results_eq($$select status, completed_seq, completed_at >= started_at, duration >= '0' from tidebase.step_timeline where run_id = 'r' and name = 's'$$,
+  $$values ('completed', 4::bigint, true, true)$$, 'a completed step is seen');
 select is((select steps_completed from tidebase.run_overview where run_id = 'r'), 1, 'one checkpoint is counted');
-select ok(pg_temp.dense('r'), 'and no number is lost by all that');
-select tidebase.begin_step('r', 1, 'nothing');
-select tidebase.complete_step('r', 1, 'nothing');
+select results_eq($$select type, payload from tidebase.read_events('r', 2)$$,
+  $$values ('step.started', '{"name": "s", "attempt": 1, "token": 1}'::jsonb), ('step.completed', '{"name": "s", "attempt": 1}')$$, 'and its two events are all there are');
+select ok(pg_temp.dense('r'), 'no number is lost by all that');
+
+-- checkpoints
+select tidebase.begin_step('r', 1, 'nothing', request_id => 'n');
+select pg_temp.same_again($$select tidebase.complete_step('r', 1, 'nothing')$$, 'a step may have no result');
+select is(tidebase.complete_step('r', 1, 'nothing', 'null'), 6::bigint, 'which is the JSON null');
+select is((tidebase.begin_step('r', 1, 'nothing', 'null')).outcome, 'replay', 'no input is the JSON null, too');
+select tidebase.begin_step('r', 1, 'unfinished');
 select results_eq($$select name, input_hash, output from tidebase.load_checkpoints('r') order by name$$,
-  $$values ('nothing', tidebase_private.hash_input(null), 'null'::jsonb), ('s', tidebase_private.hash_input('{"a": 1}'), '{"x": 1}')$$, 'checkpoints are loaded at once');
-select throws_ok($$select tidebase.load_checkpoints('none')$$, 'TB001', null, 'of a run that exists');
+  $$values ('nothing', tidebase_private.hash_input(null), 'null'::jsonb), ('s', tidebase_private.hash_input('{"a": 1}'), '{"x": 1}')$$, 'the checkpoints are loaded at once, and only those');
+select is((select count(*) from tidebase.load_checkpoints('r')), (select steps_completed from tidebase.run_overview where run_id = 'r')::bigint, 'as many as are counted');
+select pg_temp.leased('empty');
+select is_empty($$select * from tidebase.load_checkpoints('empty')$$, 'a run may have none');
+select throws_ok($$select tidebase.load_checkpoints('none')$$, 'TB001', null, 'but must exist');
+select throws_ok($$select tidebase.load_checkpoints(null)$$, 'TB001', null, 'and have an id');
+select pg_temp.leased('own');
+select is((tidebase.begin_step('own', 1, 's', '{"a": 2}')).outcome, 'execute', 'another run''s step of that name is another step');
+
+-- under another lease
+select pg_temp.leased('t');
+select tidebase.begin_step('t', 1, 'done', '1');
+select tidebase.complete_step('t', 1, 'done', '"first"');
+select tidebase.begin_step('t', 1, 'half', '1', request_id => 'q');
+select pg_temp.take_over('t');
+select throws_ok($$select tidebase.complete_step('t', 1, 'half', '"late"')$$, 'TB003', null, 'who lost the lease does not complete the step');
+select throws_ok($$select tidebase.complete_step('t', 2, 'half', '"early"')$$, 'TB007', null, 'who took over begins it first');
+select throws_ok($$select tidebase.fail_step('t', 2, 'half')$$, 'TB007', null, 'also to fail it');
+select throws_ok($$select tidebase.complete_step('t', 2, 'done', '"first"')$$, 'TB007', null, 'and does not complete what was completed before');
+select throws_ok($$select tidebase.begin_step('t', 2, 'half', '2')$$, 'TB006', null, 'the input of a half-done step is that of its beginning');
+select results_eq($$select outcome, attempt, output from tidebase.begin_step('t', 2, 'half', '1', request_id => 'q2')$$, $$values ('execute', 2, null::jsonb)$$, 'a half-done step is executed again');
+select is((select tries from tidebase.steps where run_id = 't' and name = 'half'), 1, 'with retries that count from the beginning');
+select results_eq($$select outcome, output from tidebase.begin_step('t', 2, 'done', '1')$$, $$values ('replay', '"first"'::jsonb)$$, 'a completed one replays');
+select throws_ok($$select tidebase.begin_step('t', 2, 'done', '2')$$, 'TB006', null, 'for its input only');
+select tidebase.complete_step('t', 2, 'half', '"second"');
+select is((select output from tidebase.load_checkpoints('t') where name = 'half'), '"second"'::jsonb, 'the checkpoint is of who held the lease');
 
 -- failure and retries
-select tidebase.begin_step('r', 1, 'f', retries => 1, retry_delay => '10 s', retry_max_delay => '1 min');
-select results_eq($$select decision, retry_after between '5 s' and '10 s', attempt from tidebase.fail_step('r', 1, 'f', '{"message": "no"}')$$, $$values ('auto_retry', true, 1)$$, 'a failure is retried after a while');
-select results_eq($$select decision, retry_after <= '10 s', attempt from tidebase.fail_step('r', 1, 'f', '{"message": "no"}')$$, $$values ('auto_retry', true, 1)$$, 'the same call again is the same');
-select throws_ok($$select tidebase.complete_step('r', 1, 'f')$$, 'TB007', null, 'what failed does not complete');
-select throws_ok($$select tidebase.begin_step('r', 1, 'f', '1')$$, 'TB006', null, 'another input is refused after a failure, too');
-select results_eq($$select outcome, attempt from tidebase.begin_step('r', 1, 'f', retries => 1)$$, $$values ('execute', 2)$$, 'it is begun again');
-select results_eq($$select decision, retry_after from tidebase.fail_step('r', 1, 'f')$$, $$values ('safe_replay', null::interval)$$, 'until the retries are used up');
-select is(pg_temp.take_over('r'), 2::bigint, 'under another lease');
-select results_eq($$select outcome, attempt from tidebase.begin_step('r', 2, 'f', retries => 1)$$, $$values ('execute', 3)$$, 'it is executed again');
-select is((tidebase.fail_step('r', 2, 'f')).decision, 'auto_retry', 'with retries of its own');
-select tidebase.begin_step('r', 2, 'f2', retries => 5);
-select is((tidebase.fail_step('r', 2, 'f2', retryable => false)).decision, 'safe_replay', 'an error that is not worth it is not retried');
-select ok(tidebase_private.retry_delay(n, '1 s', '1 min') between least(make_interval(secs => 0.5 * 2 ^ (n - 1)), '30 s') and least(make_interval(secs => 2 ^ (n - 1)), '1 min'),
-  'retry ' || n || ' waits exponentially, jittered, capped') from generate_series(1, 10) n;
-select ok(tidebase_private.retry_delay(1000, '1 day', '30 days') <= '30 days', 'whatever the numbers');
+select pg_temp.leased('e');
+select tidebase.begin_step('e', 1, 'f', retries => 1, retry_delay => '10 s', retry_max_delay => '1 min');
+select pg_temp.same_again($$select decision, attempt from tidebase.fail_step('e', 1, 'f', '{"message": "no"}')$$, 'a step fails, once or twice');
+select results_eq($$select decision, retry_after between '4 s' and '10 s', attempt from tidebase.fail_step('e', 1, 'f', '{"message": "no"}')$$,
+  $$values ('auto_retry', true, 1)$$, 'it is retried after a while');
+select results_eq($$select type, payload - 'retry_after', (payload ->> 'retry_after')::numeric between 5 and 10 from tidebase.read_events('e', 3)$$,
+  $$values ('step.failed', '{"name": "f", "attempt": 1, "error": {"message": "no"}, "decision": "auto_retry"}'::jsonb, true)$$, 'the log tells when, and why it failed');
+select results_eq($$select status, error, decision, retry_at between clock_timestamp() and clock_timestamp() + '10 s' from tidebase.step_timeline where run_id = 'e' and name = 'f'$$,
+  $$values ('failed', '{"message": "no"}'::jsonb, 'auto_retry', true)$$, 'the timeline, too');
+update tidebase.steps set retry_at = clock_timestamp() - interval '1 min' where run_id = 'e' and name = 'f';
+select is((tidebase.fail_step('e', 1, 'f')).retry_after, '0', 'a delay that is over is none');
+select throws_ok($$select tidebase.complete_step('e', 1, 'f')$$, 'TB007', null, 'what failed does not complete');
+select throws_ok($$select tidebase.begin_step('e', 1, 'f', '1')$$, 'TB006', null, 'another input is refused after a failure, too');
+select results_eq($$select outcome, attempt from tidebase.begin_step('e', 1, 'f', retries => 1)$$, $$values ('execute', 2)$$, 'it is begun again');
+select results_eq($$select error, decision, retry_at from tidebase.step_timeline where run_id = 'e' and name = 'f'$$, $$values (null::jsonb, null::text, null::timestamptz)$$, 'and its failure is past');
+select results_eq($$select decision, retry_after, attempt from tidebase.fail_step('e', 1, 'f')$$, $$values ('safe_replay', null::interval, 2)$$, 'until the retries are used up');
+select is((select payload -> 'error' from tidebase.read_events('e', 5)), 'null', 'an error may be none');
+select results_eq($$select outcome, attempt from tidebase.begin_step('e', 1, 'f', retries => 1)$$, $$values ('execute', 3)$$, 'who insists may execute it again');
+select tidebase.fail_step('e', 1, 'f');
+select is(pg_temp.take_over('e'), 2::bigint, 'under another lease');
+select throws_ok($$select tidebase.fail_step('e', 2, 'f')$$, 'TB007', null, 'it has not failed yet');
+select results_eq($$select outcome, attempt from tidebase.begin_step('e', 2, 'f', retries => 1)$$, $$values ('execute', 4)$$, 'it is executed again');
+select is((tidebase.fail_step('e', 2, 'f')).decision, 'auto_retry', 'with retries of its own');
+select tidebase.begin_step('e', 2, 'f2', retries => 5);
+select is((tidebase.fail_step('e', 2, 'f2', retryable => false)).decision, 'safe_replay', 'an error that is not worth it is not retried');
+select tidebase.begin_step('e', 2, 'f3', retries => 5);
+select is((tidebase.fail_step('e', 2, 'f3', retryable => null)).decision, 'auto_retry', 'who does not say gets a retry');
+select tidebase.begin_step('e', 2, 'hard', replay => 'never');
+select pg_temp.same_again($$select tidebase.fail_step('e', 2, 'hard')$$, 'a step that must not be replayed fails for good');
+select throws_ok($$select tidebase.begin_step('e', 2, 'hard', replay => 'never')$$, 'TB007', null, 'and is not begun again');
+select throws_ok($$select tidebase.begin_step('e', 2, 'hard', replay => 'auto')$$, 'TB007', null, 'not with a softer contract either');
+select is(pg_temp.take_over('e'), 3::bigint, 'nor under another lease');
+select throws_ok($$select tidebase.begin_step('e', 3, 'hard', replay => 'never')$$, 'TB007', null, 'where it stays failed');
+select ok(pg_temp.dense('e'), 'the log of the failures has no gap');
 
--- the table of decide_replay: retries left x side effects x key x replay
-create temp table decided (effects text[], key text, replay text, may_retry boolean, decision text);
-insert into decided values
-  (null, null, null, true, 'auto_retry'),          (null, null, null, false, 'safe_replay'),
-  ('{}', null, null, false, 'safe_replay'),        ('{read}', null, null, false, 'safe_replay'),
-  ('{read,read}', null, 'auto', true, 'auto_retry'),
-  ('{mail}', null, null, true, 'manual_review'),   ('{mail}', null, null, false, 'manual_review'),
-  ('{mail}', null, 'auto', false, 'manual_review'), ('{read,mail}', null, null, true, 'manual_review'),
-  ('{mail}', 'k', null, true, 'auto_retry'),       ('{mail}', 'k', null, false, 'safe_replay'),
-  ('{mail}', 'k', 'manual', false, 'manual_review'), (null, null, 'manual', true, 'auto_retry'),
-  (null, null, 'manual', false, 'manual_review'),  ('{mail}', null, 'manual', false, 'manual_review'),
-  (null, null, 'never', true, 'auto_retry'),       (null, null, 'never', false, 'fail_hard'),
-  ('{mail}', null, 'never', true, 'fail_hard'),    ('{mail}', 'k', 'never', false, 'fail_hard');
-select is(tidebase_private.decide_replay(jsonb_populate_record(null::tidebase.steps, jsonb_build_object('tries', 1, 'retries', 1,
+-- backoff: exponential, half of it kept, half of it random, capped
+create temp table delays as
+  select n, tidebase_private.retry_delay(n, '1 s', '1 min') as delay, least(2 ^ (n - 1), 60) as whole from generate_series(1, 12) n, generate_series(1, 200);
+select is((select count(*) from delays where delay not between make_interval(secs => whole / 2) and make_interval(secs => whole)), 0::bigint, 'a delay is between half and whole of the exponential one, up to the cap');
+select ok((select bool_and(spread) from (select max(delay) - min(delay) > make_interval(secs => whole / 4) as spread from delays group by n, whole) s), 'and falls anywhere between');
+select ok(tidebase_private.retry_delay(tries, null, null) between half and half * 2, format('unless told, try %s waits about %s', tries, half * 1.5))
+from (values (1, interval '0.5 s'), (2, '1 s'), (5, '8 s'), (20, '2.5 min')) as v (tries, half);
+select is(tidebase_private.retry_delay(7, '0', '1 min'), '0', 'no delay is no delay');
+select is(tidebase_private.retry_delay(7, '1 s', '0'), '0', 'a cap of nothing caps to nothing');
+select ok(tidebase_private.retry_delay(tries, '1 day', '30 days') between '15 days' and '30 days', format('after %s tries the cap still holds', tries)) from unnest(array[20, 1000, 2147483647]) tries;
+
+-- The table of the resume contract, row by row: what is written outside, replay, and whether a retry is left.
+create temp table contract (outside text, replay text, left_over text, decision text);
+insert into contract values
+  ('nothing',     null,     'left', 'auto_retry'),    ('nothing',     null,     'used', 'safe_replay'),   ('nothing',     null,     'barred', 'safe_replay'),
+  ('nothing',     'auto',   'left', 'auto_retry'),    ('nothing',     'auto',   'used', 'safe_replay'),   ('nothing',     'auto',   'barred', 'safe_replay'),
+  ('nothing',     'manual', 'left', 'auto_retry'),    ('nothing',     'manual', 'used', 'manual_review'), ('nothing',     'manual', 'barred', 'manual_review'),
+  ('nothing',     'never',  'left', 'auto_retry'),    ('nothing',     'never',  'used', 'fail_hard'),     ('nothing',     'never',  'barred', 'fail_hard'),
+  ('with key',    null,     'left', 'auto_retry'),    ('with key',    null,     'used', 'safe_replay'),   ('with key',    null,     'barred', 'safe_replay'),
+  ('with key',    'auto',   'left', 'auto_retry'),    ('with key',    'auto',   'used', 'safe_replay'),   ('with key',    'auto',   'barred', 'safe_replay'),
+  ('with key',    'manual', 'left', 'auto_retry'),    ('with key',    'manual', 'used', 'manual_review'), ('with key',    'manual', 'barred', 'manual_review'),
+  ('with key',    'never',  'left', 'auto_retry'),    ('with key',    'never',  'used', 'fail_hard'),     ('with key',    'never',  'barred', 'fail_hard'),
+  ('without key', null,     'left', 'manual_review'), ('without key', null,     'used', 'manual_review'), ('without key', null,     'barred', 'manual_review'),
+  ('without key', 'auto',   'left', 'manual_review'), ('without key', 'auto',   'used', 'manual_review'), ('without key', 'auto',   'barred', 'manual_review'),
+  ('without key', 'manual', 'left', 'manual_review'), ('without key', 'manual', 'used', 'manual_review'), ('without key', 'manual', 'barred', 'manual_review'),
+  ('without key', 'never',  'left', 'fail_hard'),     ('without key', 'never',  'used', 'fail_hard'),     ('without key', 'never',  'barred', 'fail_hard');
+-- Each word of it stands for several ways to say it.
+create temp table outsides (outside text, effects text[], key text);
+insert into outsides values
+  ('nothing', null, null), ('nothing', '{}', null), ('nothing', '{read}', null), ('nothing', '{read,read}', null), ('nothing', '{read}', 'k'), ('nothing', null, 'k'),
+  ('with key', '{mail}', 'k'), ('with key', '{read,mail}', 'k'),
+  ('without key', '{mail}', null), ('without key', '{read,mail}', null), ('without key', '{READ}', null), ('without key', '{"read "}', null);
+create temp table leftovers (left_over text, tries integer, retries integer, may_retry boolean);
+insert into leftovers values
+  ('left', 1, 1, true), ('left', 3, 7, true), ('left', 1000, 1000, true),
+  ('used', 1, 0, true), ('used', 1, null, true), ('used', 2, 1, true), ('used', 8, 7, true),
+  ('barred', 1, 1, false), ('barred', 1, 0, false), ('barred', 1, 1000, false);
+create temp table decided as select * from contract natural join outsides natural join leftovers;
+select is(tidebase_private.decide_replay(jsonb_populate_record(null::tidebase.steps, jsonb_build_object('tries', d.tries, 'retries', d.retries,
     'side_effects', d.effects, 'idempotency_key', d.key, 'replay', d.replay)), d.may_retry), d.decision,
-  format('side effects %s, key %s, replay %s, may retry %s: %s', d.effects, d.key, d.replay, d.may_retry, d.decision)) from decided d;
+  format('side effects %s, key %s, replay %s, try %s of 1 + %s, may retry %s: %s', d.effects, d.key, d.replay, d.tries, d.retries, d.may_retry, d.decision)) from decided d;
+select is(tidebase_private.writes_outside(effects), outside <> 'nothing', format('%s writes %s', effects, outside)) from outsides;
 
--- each row of it, at an error and at a crash
-create function pg_temp.at_crash(d decided) returns text language plpgsql as $$
+-- Each row of it at a crash: a step that was begun under a former lease, found by the next.
+create function pg_temp.at_crash(effects text[], key text, replay text) returns text language plpgsql as $$
 declare
   id text := tidebase.create_run('crash');
   answer text;
 begin
   perform tidebase.acquire_run(id, 'w');
-  perform tidebase.begin_step(id, 1, 's', side_effects => d.effects, idempotency_key => d.key, replay => d.replay);
+  perform tidebase.begin_step(id, 1, 's', null, effects, key, replay, retries => 5);
   perform pg_temp.take_over(id);
-  select outcome into answer from tidebase.begin_step(id, 2, 's', side_effects => d.effects, idempotency_key => d.key, replay => d.replay);
-  return answer || ' ' || (select status from tidebase.run_overview where run_id = id);
+  select outcome into answer from tidebase.begin_step(id, 2, 's', null, effects, key, replay, retries => 5);
+  return format('%s, run %s, step %s, dense %s', answer, pg_temp.status(id), (select status from tidebase.step_timeline where run_id = id), pg_temp.dense(id));
 end
 $$;
-select is(pg_temp.at_crash(d), case d.decision when 'safe_replay' then 'execute running' else 'review review' end,
-  format('after a crash: side effects %s, key %s, replay %s', d.effects, d.key, d.replay)) from decided d where not d.may_retry;
+select is(pg_temp.at_crash(o.effects, o.key, c.replay),
+  case c.decision when 'safe_replay' then 'execute, run running, step running, dense t' else 'review, run review, step review, dense t' end,
+  format('after a crash: side effects %s, key %s, replay %s', o.effects, o.key, c.replay))
+from contract c natural join outsides o where c.left_over = 'barred';
 
-create function pg_temp.at_error(d decided) returns text language plpgsql as $$
+-- And at an error.
+create function pg_temp.at_error(effects text[], key text, replay text, retries integer, may_retry boolean) returns text language plpgsql as $$
 declare
   id text := tidebase.create_run('error');
   answer text;
 begin
   perform tidebase.acquire_run(id, 'w');
-  perform tidebase.begin_step(id, 1, 's', side_effects => d.effects, idempotency_key => d.key, replay => d.replay, retries => d.may_retry::integer);
-  select decision into answer from tidebase.fail_step(id, 1, 's');
-  return answer || ' ' || (select status from tidebase.step_timeline where run_id = id);
+  perform tidebase.begin_step(id, 1, 's', null, effects, key, replay, retries => at_error.retries);
+  select decision into answer from tidebase.fail_step(id, 1, 's', retryable => may_retry);
+  return format('%s, run %s, step %s, dense %s', answer, pg_temp.status(id), (select status from tidebase.step_timeline where run_id = id), pg_temp.dense(id));
 end
 $$;
-select is(pg_temp.at_error(d), d.decision || case d.decision when 'manual_review' then ' review' else ' failed' end,
-  format('after an error: side effects %s, key %s, replay %s, retries %s', d.effects, d.key, d.replay, d.may_retry)) from decided d;
+select is(pg_temp.at_error(d.effects, d.key, d.replay, d.retries, d.may_retry),
+  format('%s, run running, step %s, dense t', d.decision, case d.decision when 'manual_review' then 'review' else 'failed' end),
+  format('after an error: side effects %s, key %s, replay %s, retries %s, may retry %s', d.effects, d.key, d.replay, d.retries, d.may_retry))
+from decided d where d.tries = 1;
+
+-- A crash while a retry was due is no other crash; and what the step was begun with counts, not what the resumed worker says.
+select pg_temp.leased('x');
+select tidebase.begin_step('x', 1, 'pay', side_effects => '{card}');
+select pg_temp.take_over('x');
+select is((tidebase.begin_step('x', 2, 'pay', side_effects => '{read}', idempotency_key => 'k')).outcome, 'review', 'a contract is not softened after the fact');
 
 -- reviews
-select tidebase.create_run('wf', run_id => 'v');
-select tidebase.acquire_run('v', 'w');
-select tidebase.begin_step('v', 1, 'pay', side_effects => '{card}', verified_by => 'the bank');
+select pg_temp.leased('v');
+select tidebase.begin_step('v', 1, 'pay', '{"eur": 5}', side_effects => '{card}', verified_by => 'the bank', checkpoint_invariant => 'paid once');
 select pg_temp.take_over('v');
-select is((tidebase.begin_step('v', 2, 'pay')).outcome, 'review', 'what may have taken effect is not repeated');
-select results_eq($$select outcome from tidebase.acquire_run('v', 'w')$$, $$values ('review')$$, 'nobody works on the run meanwhile');
-select throws_ok($$select tidebase.complete_step('v', 2, 'pay')$$, 'TB003', null, 'the lease is given up');
-select results_eq($$select step, cause, verified_by from tidebase.review_inbox where run_id = 'v'$$, $$values ('pay', 'crash', 'the bank')$$, 'a person is asked');
-select throws_ok($$select tidebase.resolve_review('v', 'pay', 'maybe')$$, 'TB002', null, 'who has three answers');
-select throws_ok($$select tidebase.resolve_review('none', 'pay', 'retry')$$, 'TB001', null, 'about a run that exists');
-select throws_ok($$select tidebase.resolve_review('v', 'other', 'retry')$$, 'TB008', null, 'and a step in review');
-select lives_ok($$select tidebase.resolve_review('v', 'pay', 'retry', actor => 'ada', reason => 'not at the bank')$$, 'retry');
-select throws_ok($$select tidebase.resolve_review('v', 'pay', 'accept')$$, 'TB008', null, 'is one decision, once');
-select results_eq($$select decision, actor, reason from tidebase.reviews where run_id = 'v'$$, $$values ('retry', 'ada', 'not at the bank')$$, 'that is kept');
+select results_eq($$select outcome, attempt, output from tidebase.begin_step('v', 2, 'pay', '{"eur": 5}', request_id => 'q')$$, $$values ('review', 1, null::jsonb)$$, 'what may have taken effect is not repeated');
+select is((select array_agg(type order by seq) from tidebase.read_events('v', 4)), '{step.review,run.review}', 'the log tells');
+select is((select outcome from tidebase.run_attempts where run_id = 'v' and attempt = 2), 'released', 'the lease is given up');
+select throws_ok($$select tidebase.begin_step('v', 2, 'pay', '{"eur": 5}', request_id => 'q')$$, 'TB003', null, 'so the call repeated is told that, too');
+select results_eq($$select outcome, token from tidebase.acquire_run('v', 'w')$$, $$values ('review', null::bigint)$$, 'nobody works on the run meanwhile');
+select throws_ok($$select tidebase.complete_step('v', 2, 'pay')$$, 'TB003', null, 'not even who found it');
+select results_eq($$select workflow, step, attempt, cause, side_effects, verified_by, checkpoint_invariant, input from tidebase.review_inbox where run_id = 'v'$$,
+  $$values ('wf', 'pay', 1, 'crash', '{card}'::text[], 'the bank', 'paid once', '{"eur": 5}'::jsonb)$$, 'a person is asked, and told how to find out');
+select throws_ok(format($$select tidebase.resolve_review('v', 'pay', %L)$$, decision), 'TB002', null, format('%L is no answer', decision)) from unnest(array['maybe', '', null, 'RETRY']) decision;
+select throws_ok($$select tidebase.resolve_review('none', 'pay', 'retry')$$, 'TB001', null, 'nor is there one about an unknown run');
+select throws_ok(format($$select tidebase.resolve_review('v', %L, 'retry')$$, step), 'TB008', null, format('nor about %L', step)) from unnest(array['other', '', null]) step;
+select results_eq($$select seq from tidebase.resolve_review('v', 'pay', 'retry', actor => 'ada', reason => 'not at the bank') seq$$, $$values (7::bigint)$$, 'retry');
+select is((select payload from tidebase.read_events('v', 6)), '{"name": "pay", "attempt": 1, "decision": "retry", "actor": "ada", "reason": "not at the bank"}', 'is written down');
+select throws_ok(format($$select tidebase.resolve_review('v', 'pay', %L)$$, decision), 'TB008', null, decision || ' comes too late then') from unnest(array['retry', 'accept', 'fail']) decision;
+select results_eq($$select decision, actor, reason, resolved_at is not null from tidebase.reviews where run_id = 'v'$$, $$values ('retry', 'ada', 'not at the bank', true)$$, 'the first decision stands');
+select is_empty($$select * from tidebase.review_inbox where run_id = 'v'$$, 'nobody is asked any more');
 select is((tidebase.acquire_run('v', 'w')).token, 3::bigint, 'the run may go on');
-select results_eq($$select outcome, attempt from tidebase.begin_step('v', 3, 'pay', side_effects => '{card}')$$, $$values ('execute', 2)$$, 'and the step is executed again');
+select results_eq($$select outcome, attempt from tidebase.begin_step('v', 3, 'pay', '{"eur": 5}', side_effects => '{card}')$$, $$values ('execute', 2)$$, 'and the step is executed again');
 select is((tidebase.fail_step('v', 3, 'pay', '"lost"')).decision, 'manual_review', 'an error puts it into review, too');
-select is((tidebase.fail_run('v', 3, '"lost"')).status, 'review', 'and the run that fails of it');
+select pg_temp.same_again($$select tidebase.fail_step('v', 3, 'pay', '"lost"')$$, 'once');
+select results_eq($$select attempt, cause, error from tidebase.review_inbox where run_id = 'v'$$, $$values (2, 'error', '"lost"'::jsonb)$$, 'which is another question');
+select throws_ok($$select tidebase.complete_step('v', 3, 'pay')$$, 'TB007', null, 'a step in review does not complete by itself');
+select is((tidebase.fail_run('v', 3, '"lost"')).status, 'review', 'the run that fails of it is in review');
 select lives_ok($$select tidebase.resolve_review('v', 'pay', 'accept', '{"paid": true}')$$, 'accept');
-select is((tidebase.acquire_run('v', 'w')).checkpoints, 1, 'makes a checkpoint');
-select results_eq($$select outcome, output from tidebase.begin_step('v', 4, 'pay')$$, $$values ('replay', '{"paid": true}'::jsonb)$$, 'which replays');
+select results_eq($$select outcome, checkpoints from tidebase.acquire_run('v', 'w')$$, $$values ('granted', 1)$$, 'makes a checkpoint');
+select results_eq($$select outcome, output from tidebase.begin_step('v', 4, 'pay', '{"eur": 5}')$$, $$values ('replay', '{"paid": true}'::jsonb)$$, 'which replays');
+select throws_ok($$select tidebase.begin_step('v', 4, 'pay', '{"eur": 6}')$$, 'TB006', null, 'for its input only');
+select results_eq($$select name, output from tidebase.load_checkpoints('v')$$, $$values ('pay', '{"paid": true}'::jsonb)$$, 'and is loaded like any other');
 select tidebase.begin_step('v', 4, 'mail', side_effects => '{mail}');
 select tidebase.fail_step('v', 4, 'mail');
 select is((tidebase.begin_step('v', 4, 'mail', side_effects => '{mail}')).outcome, 'review', 'a worker that goes on regardless is stopped at the step');
+select is((select count(*) from tidebase.reviews where run_id = 'v' and step = 'mail'), 1::bigint, 'without a second question');
 select lives_ok($$select tidebase.resolve_review('v', 'mail', 'fail')$$, 'fail');
-select is((select status from tidebase.run_overview where run_id = 'v'), 'failed', 'fails the run');
+select results_eq($$select status, finished_at is not null from tidebase.run_overview where run_id = 'v'$$, $$values ('failed', true)$$, 'fails the run');
+select is((select actor from tidebase.reviews where run_id = 'v' and step = 'mail'), session_user::text, 'who does not say who decides is the database role');
 select tidebase.acquire_run('v', 'w');
 select throws_ok($$select tidebase.begin_step('v', 5, 'mail', side_effects => '{mail}')$$, 'TB007', null, 'and the step is never executed again');
+select tidebase.begin_step('v', 5, 'void', side_effects => '{mail}');
+select tidebase.fail_step('v', 5, 'void');
+select tidebase.resolve_review('v', 'void', 'accept');
+select is((select output from tidebase.load_checkpoints('v') where name = 'void'), 'null'::jsonb, 'what is accepted without an output has the JSON null');
+select is(pg_temp.status('v'), 'running', 'a decision that nobody waited for leaves the run to its worker');
+select is((select steps_completed from tidebase.run_overview where run_id = 'v')::bigint, (select count(*) from tidebase.load_checkpoints('v')), 'the checkpoints are counted');
 select ok(pg_temp.dense('v'), 'the log of all that has no gap');
-select tidebase.cancel_run('v');
-select throws_ok($$select tidebase.resolve_review('v', 'mail', 'retry')$$, 'TB004', null, 'a cancelled run has no reviews');
+
+-- two steps in review
+select pg_temp.leased('two');
+select tidebase.begin_step('two', 1, step, side_effects => '{mail}') from unnest(array['a', 'b']) step;
+select tidebase.fail_step('two', 1, step) from unnest(array['a', 'b']) step;
+select tidebase.fail_run('two', 1);
+select tidebase.resolve_review('two', 'a', 'retry');
+select is(pg_temp.status('two'), 'review', 'a run stays in review while a step is');
+select tidebase.resolve_review('two', 'b', 'retry');
+select is(pg_temp.status('two'), 'pending', 'then it may go on');
+create function pg_temp.decided(a text, b text) returns text language plpgsql as $$
+declare
+  id text := tidebase.create_run('wf');
+begin
+  perform tidebase.acquire_run(id, 'w');
+  perform tidebase.begin_step(id, 1, step, side_effects => '{mail}') from unnest(array['a', 'b']) step;
+  perform tidebase.fail_step(id, 1, step) from unnest(array['a', 'b']) step;
+  perform tidebase.fail_run(id, 1);
+  perform tidebase.resolve_review(id, 'a', a);
+  perform tidebase.resolve_review(id, 'b', b);
+  return pg_temp.status(id) || case when (select finished_at from tidebase.get_run(id)) is null then '' else ' and finished' end;
+end
+$$;
+select is(pg_temp.decided(a, b), case when 'fail' in (a, b) then 'failed and finished' else 'pending' end,
+  format('two reviews, %s and %s: one that fails its step fails the run, whichever comes last', a, b))
+from unnest(array['retry', 'accept', 'fail']) a, unnest(array['retry', 'accept', 'fail']) b;
+select pg_temp.leased('cancelled');
+select tidebase.begin_step('cancelled', 1, 's', side_effects => '{mail}');
+select tidebase.fail_step('cancelled', 1, 's');
+select tidebase.cancel_run('cancelled');
+select throws_ok($$select tidebase.resolve_review('cancelled', 's', 'retry')$$, 'TB004', null, 'a review of a cancelled run is not decided');
+select is_empty($$select * from tidebase.review_inbox where run_id = 'cancelled'$$, 'nor is anybody asked about it');
+
+-- deadlines
+select pg_temp.leased('late');
+select tidebase.begin_step('late', 1, 'paid for');
+update tidebase.run_heads set deadline_at = clock_timestamp() - interval '1 s' where run_id = 'late';
+select throws_ok($$select tidebase.begin_step('late', 1, 's')$$, 'TB004', null, 'no step begins after the deadline');
+select lives_ok($$select tidebase.complete_step('late', 1, 'paid for', '1')$$, 'but one that was begun before may complete');
+select is((tidebase.begin_step('late', 1, 'paid for')).outcome, 'replay', 'and replay');
 
 -- arguments
-select throws_ok('select tidebase.begin_step(''r'', 2, ' || arguments || ')', 'TB002', null, 'begin_step refuses ' || arguments) from unnest(array[
-  'null', '''''', '''  ''', 'repeat(''x'', 1025)', '''x'', retries => -1', '''x'', retries => 1001', '''x'', replay => ''sometimes''',
-  '''x'', side_effects => array[null::text]', '''x'', side_effects => array['''']', '''x'', credentials => array[null::text]', '''x'', idempotency_key => ''''',
-  '''x'', timeout => ''0''', '''x'', timeout => ''-1 s''', '''x'', retry_delay => ''-1 s''', '''x'', retry_delay => ''2 days''', '''x'', retry_max_delay => ''100 years''']) arguments;
-select lives_ok($$select tidebase.begin_step('r', 2, 'x''; drop table tidebase.runs; --', '"'' or 1=1"')$$, 'SQL in a name is a name');
-select results_eq($$select side_effects, idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, timeout from tidebase.step_timeline where name = 'all'$$,
-  $$values ('{a,b}'::text[], 'k', 'manual', 'i', 'v', '{c}'::text[], 3, interval '1 min')$$, 'the contract is kept')
-from (select tidebase.begin_step('r', 2, 'all', null, '{a,b}', 'k', 'manual', 'i', 'v', 3, '1 s', '1 min', '1 min', '{c}')) begun;
+select pg_temp.leased('a');
+select throws_ok('select tidebase.begin_step(''a'', 1, ' || arguments || ')', 'TB002', null, 'begin_step refuses ' || arguments) from unnest(array[
+  'null', '''''', '''  ''', 'repeat(''x'', 1025)', 'repeat(''ä'', 513)', '''x'', retries => -1', '''x'', retries => 1001', '''x'', retries => 2147483647',
+  '''x'', replay => ''sometimes''', '''x'', replay => ''''', '''x'', replay => ''AUTO''',
+  '''x'', side_effects => array[null::text]', '''x'', side_effects => array[''mail'', null]', '''x'', side_effects => array['''']', '''x'', side_effects => array[''read'', '''']',
+  '''x'', side_effects => ''{{a},{b}}''', '''x'', credentials => ''{{a},{b}}''',
+  '''x'', credentials => array[null::text]', '''x'', credentials => array['''']',
+  '''x'', idempotency_key => ''''', '''x'', checkpoint_invariant => ''''', '''x'', verified_by => ''''',
+  '''x'', timeout => ''0''', '''x'', timeout => ''-1 s''', '''x'', timeout => ''366 days''', '''x'', timeout => ''100000 years''',
+  '''x'', retry_delay => ''-1 s''', '''x'', retry_delay => ''2 days''', '''x'', retry_delay => ''1000 years''',
+  '''x'', retry_max_delay => ''-1 s''', '''x'', retry_max_delay => ''31 days''', '''x'', retry_max_delay => ''100 years''']) arguments;
+select is_empty($$select * from tidebase.steps where run_id = 'a'$$, 'and begins nothing');
+select lives_ok('select tidebase.begin_step(''a'', 1, ' || arguments || ')', 'begin_step takes ' || arguments) from unnest(array[
+  'repeat(''x'', 1024)', 'repeat(''ä'', 512)', '''x1'', retries => 0', '''x2'', retries => 1000', '''x3'', side_effects => ''{}''', '''x4'', credentials => ''{}''',
+  '''x5'', timeout => ''1 ms''', '''x6'', timeout => ''365 days''', '''x7'', retry_delay => ''0''', '''x8'', retry_delay => ''1 day''', '''x9'', retry_max_delay => ''30 days''']) arguments;
+select lives_ok($$select tidebase.begin_step('a', 1, 'x''; drop table tidebase.runs; --', '"'' or 1=1"', side_effects => '{"'';--"}')$$, 'SQL in a name is a name');
+select lives_ok($$select tidebase.complete_step('a', 1, 'x''; drop table tidebase.runs; --', '"'' or 1=1"')$$, 'all the way');
+select results_eq($$select name from tidebase.load_checkpoints('a')$$, $$values ('x''; drop table tidebase.runs; --')$$, 'and is kept as it is');
+select columns_are('tidebase', 'step_timeline', '{run_id,name,status,attempt,lease_token,started_at,completed_at,duration,completed_seq,decision,retry_at,error,
+  input,input_hash,output,side_effects,idempotency_key,replay,checkpoint_invariant,verified_by,credentials,retries,timeout}', 'step_timeline has its columns');
+select columns_are('tidebase', 'review_inbox', '{run_id,workflow,step,attempt,cause,opened_at,side_effects,verified_by,checkpoint_invariant,input,error}', 'review_inbox has its columns');
+select tidebase.begin_step('a', 1, 'all', '1', '{a,b}', 'k', 'manual', 'i', 'v', credentials => '{c}', retries => 3, retry_delay => '1 s',
+  retry_max_delay => '1 min', timeout => '1 min');
+select results_eq($$select input, input_hash, side_effects, idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, timeout from tidebase.step_timeline where run_id = 'a' and name = 'all'$$,
+  $$values ('1'::jsonb, encode(sha256('1'), 'hex'), '{a,b}'::text[], 'k', 'manual', 'i', 'v', '{c}'::text[], 3, interval '1 min')$$, 'the contract is kept');
+select results_eq($$select replay, retries from tidebase.step_timeline where run_id = 'a' and name = 'x3'$$, $$values ('auto', 0)$$, 'and shown with its defaults');
+select tidebase.fail_step('a', 1, 'all');
+select tidebase.begin_step('a', 1, 'all', '1', '{d}', 'l', 'auto', retries => 9);
+select results_eq($$select side_effects, idempotency_key, replay, checkpoint_invariant, retries from tidebase.step_timeline where run_id = 'a' and name = 'all'$$,
+  $$values ('{d}'::text[], 'l', 'auto', null::text, 9)$$, 'a step that is begun again has the contract of that beginning');
 select * from finish();
 rollback;

@@ -376,10 +376,6 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     "what a crash left in doubt is executed again": (
         (Edit("begin_step", "and tidebase_private.decide_replay(s, may_retry => false) = 'safe_replay'", ""),),
-        partial(probe_gates.charges, kills=40),
-    ),
-    "the same, without the kills": (
-        (Edit("begin_step", "and tidebase_private.decide_replay(s, may_retry => false) = 'safe_replay'", ""),),
         probe_gates.one_review,
     ),
     "a review may be decided again": (
@@ -415,7 +411,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probe_gates.one_delivery,
     ),
     "the report of a former attempt is believed": (
-        (Edit("finish_delivery", "or sent.attempts <> attempt", ""),),
+        (Edit("finish_delivery", "or sent.attempts is distinct from attempt", ""),),
         probe_gates.one_delivery,
     ),
     "an error without a SQLSTATE of its own": (

@@ -215,7 +215,7 @@ def test_a_report_that_waited_for_another_claim_changes_nothing(db: Db, database
 
 
 def test_a_late_report_is_seen_heard_without_the_look_at_the_attempt(db: Db) -> None:
-    mutate(db, FINISH_DELIVERY, "or sent.attempts <> attempt then", "then")
+    mutate(db, FINISH_DELIVERY, "or sent.attempts is distinct from attempt then", "then")
     due_deliveries(db, 1)
     claim_one(db)
     db.execute("update tidebase.deliveries set next_at = clock_timestamp()")

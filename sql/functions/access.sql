@@ -27,6 +27,18 @@ as $$
 $$;
 comment on function tidebase_private.role_name(text) is 'The name of the role for an audience, e.g. tidebase_worker.';
 
+create or replace function tidebase_private.revoke_all(grantee text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  execute format('revoke all on all functions in schema tidebase, tidebase_private from %I', grantee);
+  execute format('revoke all on all tables in schema tidebase, tidebase_private from %I', grantee);
+  execute format('revoke all on schema tidebase, tidebase_private from %I', grantee);
+end
+$$;
+comment on function tidebase_private.revoke_all(text) is 'Takes away from a role whatever it may do in the two schemas.';
+
 -- Brings the grants in line with the record: first everything is taken away, then given as recorded. Inside the one
 -- transaction of a migration nobody sees the moment between.
 create or replace function tidebase_private.apply_privileges()
@@ -46,8 +58,7 @@ begin
     from unnest(array['worker', 'approver', 'operator', 'reader']) as audience
     where exists (select from pg_roles where rolname = tidebase_private.role_name(audience))
   loop
-    execute format('revoke all on all functions in schema tidebase, tidebase_private from %I', grantee);
-    execute format('revoke all on all tables in schema tidebase, tidebase_private from %I', grantee);
+    perform tidebase_private.revoke_all(grantee);
     execute format('grant usage on schema tidebase to %I', grantee);
   end loop;
 
@@ -97,29 +108,30 @@ language plpgsql volatile
 as $$
 declare
   object text;
+  owner_oid oid := (select r.oid from pg_roles r where r.rolname = new_owner);
 begin
   for object in
     select format('function %s', p.oid::regprocedure)
     from pg_proc p
     where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
-      and p.proowner <> new_owner::regrole
+      and p.proowner <> owner_oid
     union all
     select format('%s %s', case c.relkind when 'v' then 'view' else 'table' end, c.oid::regclass)
     from pg_class c
     where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
       and c.relkind in ('r', 'v')
-      and c.relowner <> new_owner::regrole
+      and c.relowner <> owner_oid
     union all
     select format('type %s', t.oid::regtype)
     from pg_type t
     join pg_class c on c.oid = t.typrelid and c.relkind = 'c'
     where t.typnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
-      and t.typowner <> new_owner::regrole
+      and t.typowner <> owner_oid
     union all
     select format('schema %I', n.nspname)
     from pg_namespace n
     where n.nspname in ('tidebase', 'tidebase_private')
-      and n.nspowner <> new_owner::regrole
+      and n.nspowner <> owner_oid
   loop
     execute format('alter %s owner to %I', object, new_owner);
   end loop;
@@ -140,6 +152,13 @@ declare
   owner text;
 begin
   if prefix is not null then
+    -- Roles of a former prefix lose their part.
+    foreach wanted in array array['worker', 'approver', 'operator', 'reader'] loop
+      wanted := tidebase_private.role_name(wanted);
+      if exists (select from pg_roles where rolname = wanted) then
+        perform tidebase_private.revoke_all(wanted);
+      end if;
+    end loop;
     insert into tidebase_private.settings (name, value) values ('role_prefix', prefix)
     on conflict on constraint settings_pkey do update set value = excluded.value;
   end if;

@@ -44,6 +44,17 @@ $$;
 comment on function tidebase_private.emit(tidebase.run_heads, text, jsonb, text) is
   'Appends the event with seq head.last_seq; the caller holds the head''s row lock and took the number there.';
 
+create or replace function tidebase_private.last_of_type(run_id text, type text)
+returns bigint
+language sql stable
+as $$
+  select e.seq from tidebase.events e
+  where e.run_id = last_of_type.run_id and e.type = last_of_type.type
+  order by e.seq desc limit 1;
+$$;
+comment on function tidebase_private.last_of_type(text, text) is
+  'The seq of the run''s newest event of a type: what a repeated call that ended an attempt returns.';
+
 -- Appends an event of the worker's own.
 --
 -- The number comes from the head row under its lock: whoever commits later has the higher number, and a rollback gives

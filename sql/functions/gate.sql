@@ -206,7 +206,9 @@ declare
 begin
   perform tidebase_private.require_name(name, 'name', 1024);
   wanted.options := coalesce(options, array['approved', 'rejected']);
-  if cardinality(wanted.options) = 0 or array_position(wanted.options, null) is not null or '' = any (wanted.options) then
+  if array_ndims(wanted.options) > 1 then
+    perform tidebase_private.raise_invalid('options', 'must be a list, not a list of lists');
+  elsif cardinality(wanted.options) = 0 or array_position(wanted.options, null) is not null or '' = any (wanted.options) then
     perform tidebase_private.raise_invalid('options', 'must be a list of texts that are not empty');
   elsif required_approvals is null or required_approvals not between 1 and 100 then
     perform tidebase_private.raise_invalid('required_approvals', 'must be a number from 1 to 100');
@@ -271,8 +273,9 @@ language sql stable
 as $$
   select row(standing.accepted, gate.status, gate.decision, gate.payload, gate.comment, gate.actor, gate.decided_at,
     case when gate.required_approvals = 1 then (gate.status = 'decided')::integer
-      else (select count(*)::integer from tidebase.gate_votes v
-        where v.run_id = gate.run_id and v.name = gate.name and v.decision <> 'rejected') end,
+      else coalesce((select count(*)::integer from tidebase.gate_votes v
+        where v.run_id = gate.run_id and v.name = gate.name
+        group by v.decision order by count(*) desc limit 1), 0) end,
     gate.required_approvals)::tidebase.gate_decision;
 $$;
 comment on function tidebase_private.standing(tidebase.gates, boolean) is 'What stands at a gate, as an answer of decide_gate.';

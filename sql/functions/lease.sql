@@ -352,7 +352,7 @@ begin
   perform tidebase_private.commit_durably();
   select h.* into head from run_heads h where h.run_id = release_run.run_id for no key update;
   if head.status = 'pending' and head.lease_token = token then
-    return head.last_seq;  -- the same call again
+    return tidebase_private.last_of_type(run_id, 'run.released');  -- the same call again
   end if;
   head := tidebase_private.fence(run_id, token, 1);
   perform tidebase_private.end_attempt(head, 'released');

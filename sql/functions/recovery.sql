@@ -162,7 +162,7 @@ begin
   if not found then
     perform tidebase_private.raise('TB012', format('run %L has no delivery %s', run_id, coalesce(delivery::text, 'NULL')),
       jsonb_build_object('run_id', run_id, 'delivery', delivery), 'Deliveries are handed out by claim_deliveries.');
-  elsif sent.status <> 'pending' or sent.attempts <> attempt then
+  elsif sent.status <> 'pending' or sent.attempts is distinct from attempt then
     return sent.status;  -- reported before, or taken over by another dispatcher
   end if;
   next_status := case when delivered then 'delivered' when attempt >= max_attempts then 'failed' else 'pending' end;

@@ -115,7 +115,7 @@ begin
   if head.lease_token = token and head.status in ('failed', 'pending', 'review') and exists (
     select from attempts a where a.run_id = head.run_id and a.attempt = head.attempt and a.outcome = 'failed')
   then
-    return row(head.last_seq, head.status, head.available_at)::run_failure;  -- the same call again
+    return row(tidebase_private.last_of_type(run_id, 'run.failed'), head.status, head.available_at)::run_failure;  -- again
   end if;
   head := tidebase_private.fence(run_id, token, 1);
   select r.* into run from runs r where r.run_id = fail_run.run_id;

@@ -53,7 +53,9 @@ returns void
 language plpgsql volatile
 as $$
 begin
-  if array_position(side_effects, null) is not null or '' = any (side_effects) then
+  if array_ndims(side_effects) > 1 or array_ndims(credentials) > 1 then
+    perform tidebase_private.raise_invalid('side_effects and credentials', 'must be lists, not lists of lists');
+  elsif array_position(side_effects, null) is not null or '' = any (side_effects) then
     perform tidebase_private.raise_invalid('side_effects', 'must not contain NULL or an empty text');
   elsif array_position(credentials, null) is not null or '' = any (credentials) then
     perform tidebase_private.raise_invalid('credentials', 'must not contain NULL or an empty text');
@@ -242,7 +244,7 @@ begin
 end
 $$;
 comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, integer, interval, interval, interval, text[], text) is
-  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and its contract does not allow to repeat it: a person must decide; the run is in review, and the lease is given up). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again; without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007.';
+  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and its contract does not allow to repeat it: a person must decide; the run is in review, and the lease is given up). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007.';
 
 create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
 returns bigint
