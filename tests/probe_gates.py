@@ -5,18 +5,8 @@ Each returns the violations that it found; see ``probes`` for the leases, checkp
 
 from __future__ import annotations
 
-import json
-import random
-import tempfile
 import threading
-import time
-import uuid
-from contextlib import closing
-from multiprocessing.connection import Connection as Pipe
-from pathlib import Path
 from typing import Any
-
-from tidebase import Run, RunNeedsReview, Tidebase
 
 from .probe_support import (
     Connection,
@@ -33,7 +23,6 @@ from .probe_support import (
     value,
     values,
 )
-from .probe_workers import Ledger, await_end_of_session, named, process
 
 # -- gates ------------------------------------------------------------------------------------------------------------
 
@@ -134,86 +123,6 @@ def suspension(url: str) -> list[str]:
 # -- reviews ----------------------------------------------------------------------------------------------------------
 
 
-def charging(url: str, run_id: str, path: Path, keyed: bool, pipe: Pipe) -> None:
-    """A run of four steps, two of which charge a card: an entry in a ledger that is outside the database."""
-    ledger = Ledger(path)
-
-    def workflow(run: Run, input: Any) -> None:
-        for number in range(4):
-            name = f"step {number}"
-
-            def work(name: str = name) -> str:
-                pipe.send_bytes(b".")
-                ledger.write(run=run.run_id, step=name, key=f"{run.run_id} {name}" if keyed else str(uuid.uuid4()))
-                return name
-
-            if number % 2:
-                key = {"idempotency_key": f"{run.run_id} {name}"} if keyed else {}
-                run.step.options(side_effects=["card.charge"], **key)(name, work)  # type: ignore[typeddict-item]
-            else:
-                run.step(name, lambda name=name: name)
-
-    with Tidebase(url) as tide:
-        try:
-            tide.run("charging", workflow, run_id=run_id)
-        except RunNeedsReview:
-            pipe.send_bytes(b"!")
-
-
-def charges(url: str, kills: int = 6, keyed: bool = False, seed: int = 5) -> list[str]:
-    """SIGKILLs workers at random moments of runs that charge. Without keys nothing is charged twice by itself, and what
-    is in doubt is in review; with keys every run completes, and the outside drops what it knows.
-    """
-    dice = random.Random(seed)
-    found: list[str] = []
-    killed = reviewed = 0
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        closing(Ledger(Path(folder) / "ledger")) as ledger,
-        connect(url) as connection,
-    ):
-        while killed < kills:
-            run_id = new_run(connection, workflow="charging")
-            while value(connection, "select status from tidebase.run_heads where run_id = %s", run_id) != "completed":
-                name = str(uuid.uuid4())
-                with process(charging, named(url, name), run_id, ledger.path, keyed) as (worker, pipe):
-                    if killed < kills:
-                        # Not to wait for anything: it makes the moment random, before, in or after a charge.
-                        try:
-                            if dice.random() < 0.8:
-                                pipe.recv_bytes()
-                            time.sleep(dice.uniform(0, 0.003))
-                        except EOFError:
-                            pass
-                        worker.kill()
-                    worker.join()
-                    killed += worker.exitcode == -9
-                await_end_of_session(connection, name)
-                expire(connection, run_id)
-                for step in values(connection, "select step from tidebase.review_inbox where run_id = %s", run_id):
-                    reviewed += 1
-                    if keyed:
-                        found.append(f"{run_id}: {step} has a key and went to review")
-                    done = [entry for entry in ledger.read() if (entry["run"], entry["step"]) == (run_id, step)]
-                    decision = "accept" if done else "retry"  # a person looks at the outside
-                    call(
-                        connection,
-                        "resolve_review",
-                        run_id=run_id,
-                        step=step,
-                        decision=decision,
-                        output=json.dumps(step),
-                    )
-            entries = [entry for entry in ledger.read() if entry["run"] == run_id]
-            for step in ("step 1", "step 3"):
-                keys = [entry["key"] for entry in entries if entry["step"] == step]
-                if len(set(keys)) != 1 or (not keyed and len(keys) != 1):
-                    found.append(f"{run_id}: {step} was charged {len(keys)} times")
-        if not keyed and kills >= 50 and reviewed == 0:
-            found.append("no kill fell into a charge: nothing was tried")
-        return found + audit(connection)
-
-
 def one_review(url: str, connections: int = 6) -> list[str]:
     """Many decide one review: it is decided once."""
     with connect(url) as connection:
@@ -284,43 +193,6 @@ def cancelled_for_good(url: str, rounds: int = 10) -> list[str]:
                 if again != "TB004" and status == "cancelled":
                     found.append(f"{function} on a cancelled run: {again}")
         return found + audit(connection)
-
-
-def crosswise(url: str, connections: int = 6, calls: int = 20, seed: int = 11) -> list[str]:
-    """Trees of runs are cancelled from their roots, their middles and their leaves, and completed, by many at once:
-    nobody waits in a circle.
-    """
-    with connect(url) as connection:
-        trees = []
-        for _ in range(calls):
-            root = new_run(connection)
-            token = grant(connection, root)
-            tree = [(root, token)]
-            for child in range(3):
-                made = call(connection, "create_child", run_id=root, token=token, name=str(child), workflow="probe")[
-                    "run_id"
-                ]
-                tree.append((made, grant(connection, made)))
-                leaf = call(connection, "create_child", run_id=made, token=1, name="leaf", workflow="probe")["run_id"]
-                tree.append((leaf, grant(connection, leaf)))
-            trees.append(tree)
-
-        def work(mine: Connection, number: int) -> list[str]:
-            dice = random.Random(seed + number)
-            codes = []
-            for tree in trees:
-                run_id, token = dice.choice(tree)
-                if dice.random() < 0.6:
-                    code, error = attempt(mine, "cancel_run", run_id=run_id)
-                elif dice.random() < 0.5:
-                    code, error = attempt(mine, "reconcile")
-                else:
-                    code, error = attempt(mine, "complete_run", run_id=run_id, token=token)
-                if code not in ("ok", "TB004", "TB005"):
-                    codes.append(f"{code}: {error}")
-            return codes
-
-        return [code for codes in together(url, connections, work) for code in codes] + audit(connection)
 
 
 # -- reconciliation ---------------------------------------------------------------------------------------------------

@@ -391,13 +391,6 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("fence", "and h.status = 'running'", ""),),
         partial(probe_gates.cancelled_for_good, rounds=70),
     ),
-    "a tree is cancelled from its leaves up": (
-        (Edit("cancel_descendants", "order by e.child_run_id)", "order by random())"),
-         Edit("cancel_run", "head := tidebase_private.lock_head(run_id);",
-              "perform tidebase_private.cancel_descendants(run_id, reason, who);"
-              "head := tidebase_private.lock_head(run_id);")),
-        partial(probe_gates.crosswise, connections=16, calls=150),
-    ),
     "reconcile waits for whoever has a run": (
         (Edit("reconcile", "skip locked", ""),),
         probe_gates.reconciled_once,
