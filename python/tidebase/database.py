@@ -263,7 +263,7 @@ class AsyncDatabase:
                 self._pool = None
 
     async def _once(self, call: Call[R]) -> R:
-        async with self.connection() as connection, _transaction_if_needed_async(connection, self._joined):
+        async with self.connection() as connection, _transaction_if_needed(connection, self._joined):
             return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
 
     async def _open_pool(self) -> AsyncPool:
@@ -284,12 +284,8 @@ class AsyncDatabase:
             return self._pool
 
 
-def _transaction_if_needed(connection: Connection, joined: bool) -> Any:
+def _transaction_if_needed(connection: Connection | AsyncConnection, joined: bool) -> Any:
     """A caller's connection may not be in autocommit mode: the call is a transaction all the same."""
-    return nullcontext() if joined or connection.autocommit else connection.transaction()
-
-
-def _transaction_if_needed_async(connection: AsyncConnection, joined: bool) -> Any:
     return nullcontext() if joined or connection.autocommit else connection.transaction()
 
 

@@ -162,10 +162,14 @@ declare
   head tidebase.run_heads;
   gate tidebase.gates;
   created boolean;
+  moment timestamptz;
 begin
   perform tidebase_private.commit_durably();
   head := tidebase_private.fence(wanted.run_id, token, 1);
   perform tidebase_private.require_time_left(head);
+  moment := clock_timestamp();  -- the time runs from here, not from before the wait for the lock
+  wanted.timeout_at := moment + (wanted.timeout_at - wanted.created_at);
+  wanted.created_at := moment;
   insert into tidebase.gates select (wanted).* on conflict on constraint gates_pkey do nothing;
   created := found;
   if created then
