@@ -5,15 +5,18 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
-  '{attempts,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,steps}'::text[], 'these are the tables');
+  '{accounts,attempts,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,state_streams,state_versions,steps,usage}'::text[], 'these are the tables');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
-  '{gate_inbox,gate_overview,recovery_history,review_inbox,run_attempts,run_overview,stalled_runs,step_timeline}'::text[], 'these are the views');
+  '{gate_inbox,gate_overview,recovery_history,review_inbox,run_attempts,run_overview,run_sizes,stalled_runs,step_timeline,usage_by_model,usage_by_step,
+    usage_records,usage_totals}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
-  '{checkpoint,child,event,gate_decision,gate_opening,lease,reconciliation,run_failure,step_failure,step_start,watch}'::text[], 'these are the types');
+  '{checkpoint,child,event,gate_decision,gate_opening,lease,reconciliation,run_difference,run_failure,snapshot,state,step_failure,step_start,tree_node,
+    usage_total,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
-  '{acquire_run,append_event,begin_step,cancel_run,claim_deliveries,complete_run,complete_step,create_child,create_run,decide_gate,fail_run,fail_step,
-    finish_delivery,finish_recovery,get_gate,get_run,list_gates,list_runs,load_checkpoints,open_gate,read_events,reconcile,record_recovery,recover_run,
-    release_run,renew_lease,resolve_review,start_timer,suspend_run,watch_run}'::text[], 'these are the functions');
+  '{acquire_run,append_event,begin_step,cancel_run,claim_deliveries,compact_run,complete_run,complete_step,create_child,create_run,create_snapshot,
+    decide_gate,diff_runs,fail_run,fail_step,finish_delivery,finish_recovery,fork_run,get_gate,get_run,get_state,list_gates,list_runs,list_snapshots,
+    list_state_versions,load_checkpoints,open_gate,patch_state,purge_runs,read_events,reconcile,record_recovery,record_usage,recover_run,release_run,
+    renew_lease,resolve_review,restore_state,run_tree,save_state,set_budget,set_state,start_timer,suspend_run,watch_run}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
 select is_empty($$select r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace in (select nsp from ours) and r.rulename <> '_RETURN'$$, 'and no rule');
@@ -37,7 +40,7 @@ select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace
 select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  $$values ('get_run'), ('list_runs'), ('list_gates'), ('load_checkpoints')$$, 'the readers are stable (a read of the log may have to wait for the disk)');
+  '{diff_runs,get_run,get_state,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, 'the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(
@@ -51,7 +54,9 @@ select is_empty(
 select is_empty(
   $$select p.oid::regprocedure, a.name from pg_proc p, unnest(p.proargnames[1:p.pronargs], p.proargtypes::oid[]) as a (name, type),
       (values ('run_id', 'text'), ('token', 'bigint'), ('name', 'text'), ('step', 'text'), ('ttl', 'interval'), ('timeout', 'interval'), ('max', 'integer'),
-        ('request_id', 'text'), ('actor', 'text'), ('reason', 'text'), ('input', 'jsonb'), ('output', 'jsonb'), ('payload', 'jsonb'), ('metadata', 'jsonb')) as t (name, type)
+        ('request_id', 'text'), ('actor', 'text'), ('reason', 'text'), ('input', 'jsonb'), ('output', 'jsonb'), ('payload', 'jsonb'), ('metadata', 'jsonb'),
+        ('value', 'jsonb'), ('budget', 'jsonb'), ('stream', 'text'), ('label', 'text'), ('importance', 'text'), ('seq', 'bigint'), ('version', 'integer'),
+        ('cost_usd', 'numeric')) as t (name, type)
     where p.pronamespace = 'tidebase'::regnamespace and a.name = t.name and a.type <> t.type::regtype$$, 'one name has one type in all functions');
 select is_empty(
   $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.prorettype in ('json'::regtype, 'jsonb'::regtype, 'record'::regtype)$$,
@@ -66,21 +71,23 @@ select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select is_empty($$select function from sources where source ~* '\mdelete from tidebase|\mtruncate\s+tidebase|\mdelete from (events|steps|runs|run_heads|attempts)'$$, 'nothing is deleted');
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{forget,drop_history}'::text[], 'only purging and compaction delete anything');
+select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
-select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit}'::text[], 'events are written in one place');
+select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,copy_events}'::text[], 'events are written in one place, and copied for a fork in another');
+select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
 select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{emit}'::text[], 'the bell is rung there, too');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,
-  '{TB001,TB002,TB003,TB004,TB005,TB006,TB007,TB008,TB009,TB012}'::text[], 'these are the SQLSTATEs');
+  '{TB001,TB002,TB003,TB004,TB005,TB006,TB007,TB008,TB009,TB010,TB011,TB012}'::text[], 'these are the SQLSTATEs');
 create temp table event_types (type text);
 insert into event_types values ('run.created'), ('run.started'), ('run.released'), ('run.completed'), ('run.failed'), ('run.suspended'), ('run.review'), ('run.lapsed'),
-  ('run.cancelled'), ('run.child.created'), ('step.started'), ('step.completed'), ('step.failed'), ('step.review'), ('step.reviewed'), ('gate.voted'), ('gate.resolved'),
-  ('timer.fired'), ('recovery.started'), ('recovery.delivered'), ('recovery.failed');
+  ('run.cancelled'), ('run.forked'), ('run.child.created'), ('step.started'), ('step.completed'), ('step.failed'), ('step.review'), ('step.reviewed'), ('gate.created'), ('gate.voted'),
+  ('gate.resolved'), ('timer.started'), ('timer.fired'), ('recovery.started'), ('recovery.delivered'), ('recovery.failed'), ('state.updated'), ('state.saved'),
+  ('state.restored'), ('snapshot.created'), ('usage.recorded'), ('budget.exhausted'), ('budget.changed');
 select set_eq(
   $$select distinct m[1] from sources, regexp_matches(source, '''((?:run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery)\.[a-z.]+)''', 'g') m
     where m[1] <> 'run.recovery'  -- what the webhook is told, no event$$,
-  'table event_types', 'these are the types of events, with gate.created and timer.started, which are put together');
-insert into event_types values ('gate.created'), ('timer.started');
+  'table event_types', 'these are the types of events');
 select tidebase.create_run('wf', run_id => 'r');
 select tidebase.acquire_run('r', 'w');
 select throws_ok(format('select tidebase.append_event(''r'', 1, %L)', type), 'TB002', null, 'nobody else writes ' || type) from event_types;
@@ -148,7 +155,31 @@ select throws_ok(statement, '23514', null, statement || ' breaks a rule') from u
   $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash, output) values ('r', 's', 1, 1, 1, 'running', '', '1')$$,
   $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash) values ('r', 's', 1, 1, 1, 'failed', '')$$,
   $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash) values ('r', 's', 1, 1, 1, 'done', '')$$,
-  $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash, replay) values ('r', 's', 1, 1, 1, 'running', '', 'maybe')$$]) statement;
+  $$insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash, replay) values ('r', 's', 1, 1, 1, 'running', '', 'maybe')$$,
+  $$insert into tidebase.state_streams (run_id, stream, target_type) values ('r', 's', 'file')$$,
+  $$insert into tidebase.state_streams (run_id, stream, target_id) values ('r', 's', 'x')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content) values ('r', 's', 0, null, 0, 0, 9, 'set', '1')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content) values ('r', 's', 2, null, 1, 0, 9, 'set', '1')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content) values ('r', 's', 2, 1, 2, 0, 9, 'set', '1')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content) values ('r', 's', 2, 2, 1, 0, 9, 'set', '1')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content) values ('r', 's', 3, 1, 2, 0, 9, 'set', '1')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content) values ('r', 's', 1, null, 1, 0, 9, 'guess', '1')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content, importance) values ('r', 's', 1, null, 1, 0, 9, 'set', '1', 'huge')$$,
+  $$insert into tidebase.state_versions (run_id, stream, version, base, keyframe, group_bytes, seq, operation, content, metadata) values ('r', 's', 1, null, 1, 0, 9, 'set', '1', '[]')$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, input_tokens) values ('r', 9, 'chat', 'USD', -1)$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, cache_read_tokens) values ('r', 9, 'chat', 'USD', -1)$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, cache_write_tokens) values ('r', 9, 'chat', 'USD', -1)$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, output_tokens) values ('r', 9, 'chat', 'USD', -1)$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, reasoning_tokens) values ('r', 9, 'chat', 'USD', -1)$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, cost) values ('r', 9, 'chat', 'USD', -0.000001)$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, quantity) values ('r', 9, 'chat', 'USD', -1)$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency, metadata) values ('r', 9, 'chat', 'USD', '[]')$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency) values ('r', 9, 'chat', 'usd')$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency) values ('r', 9, 'chat', 'US')$$,
+  $$insert into tidebase.usage (run_id, seq, kind, currency) values ('r', 9, 'chat', '')$$,
+  $$insert into tidebase.accounts (run_id, token_limit) values ('r', -1)$$,
+  $$insert into tidebase.accounts (run_id, cost_limit_usd) values ('r', -0.1)$$,
+  $$insert into tidebase.edges (run_id, name, child_run_id, metadata) values ('r', 'e', 'r', '[]')$$]) statement;
 
 -- plpgsql_check, where it is installed.
 create function pg_temp.problems() returns setof text language plpgsql as $$
@@ -165,9 +196,9 @@ begin
       lateral plpgsql_check_function_tb(p.oid, all_warnings => true) c
     where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
       -- DDL over names that come from the catalogue and the privilege record, run by whoever installs; and raise() is
-      -- volatile because it is called for its effect.
+      -- volatile because it is called for its effect, choose_dead because it locks rows.
       and not (p.proname in ('apply_privileges', 'hand_over') and c.level = 'security')
-      and not (p.proname = 'raise' and c.level = 'performance') $q$;
+      and not (p.proname in ('raise', 'choose_dead') and c.level = 'performance') $q$;
 end
 $$;
 create temp table problem as select p as text from pg_temp.problems() p;

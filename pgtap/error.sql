@@ -73,6 +73,20 @@ insert into run_calls values
   ($$select tidebase.resolve_review(%L, 'x', 'retry')$$),
   ($$select tidebase.start_timer(%L, 1, 'g', '1 hour')$$),
   ($$select tidebase.suspend_run(%L, 1, 'g')$$),
+  ($$select tidebase.run_tree(%L)$$),
+  ($$select tidebase.patch_state(%L, 1, '{}')$$),
+  ($$select tidebase.list_snapshots(%L)$$),
+  ($$select tidebase.diff_runs(%L, 'none')$$),
+  ($$select tidebase.set_state(%L, 1, '1')$$),
+  ($$select tidebase.get_state(%L)$$),
+  ($$select tidebase.fork_run(%L)$$),
+  ($$select tidebase.save_state(%L, 1, 'l')$$),
+  ($$select tidebase.list_state_versions(%L)$$),
+  ($$select tidebase.set_budget(%L)$$),
+  ($$select tidebase.compact_run(%L)$$),
+  ($$select tidebase.create_snapshot(%L, 1, 'l')$$),
+  ($$select tidebase.restore_state(%L, 1, 1)$$),
+  ($$select tidebase.record_usage(%L, 1)$$),
   ($$select tidebase.watch_run(%L)$$);
 select throws_ok(format(statement, id), 'TB001', null, format(statement, id) || ' finds no run')
 from run_calls, unnest(array['none', null, '', 'r'' or 1=1 --']) id;

@@ -155,6 +155,16 @@ insert into writes values
   ($$select tidebase.open_gate('z', %s, 'g')$$),
   ($$select tidebase.release_run('z', %s)$$),
   ($$select tidebase.renew_lease('z', %s)$$),
+  ($$select tidebase.create_snapshot('z', %s, 'l')$$),
+  ($$select tidebase.create_snapshot('z', %s, 'l', state => '1')$$),
+  ($$select tidebase.patch_state('z', %s, '{"a": 1}')$$),
+  ($$select tidebase.record_usage('z', %s)$$),
+  ($$select tidebase.record_usage('z', %s, response_id => 'x', cost_usd => 1)$$),
+  ($$select tidebase.restore_state('z', %s, 1)$$),
+  ($$select tidebase.restore_state('z', %s, label => 'none')$$),
+  ($$select tidebase.save_state('z', %s, 'l')$$),
+  ($$select tidebase.set_state('z', %s, '1')$$),
+  ($$select tidebase.set_state('z', %s, '1', expected_version => 7)$$),
   ($$select tidebase.start_timer('z', %s, 'x', '1 s')$$),
   ($$select tidebase.suspend_run('z', %s, 'g')$$);
 select set_eq(

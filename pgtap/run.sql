@@ -147,7 +147,7 @@ select is((tidebase.fail_run('patient', 5)).status, 'failed', 'one that lapsed i
 -- looking
 select columns_are('tidebase', 'run_overview', '{run_id,workflow,status,attempt,lease_token,holder,lease_expires_at,lease_lapsed,steps_completed,last_seq,
   code_version,input,metadata,result,error,created_at,updated_at,finished_at,waiting_for,available_at,deadline_at,max_attempts,recovery_webhook,
-  cancelled_at,cancel_reason,cancel_actor}', 'run_overview has its columns');
+  cancelled_at,cancel_reason,cancel_actor,compacted_at}', 'run_overview has its columns');
 select throws_ok($$select tidebase.get_run('none')$$, 'TB001', null, 'an unknown run is not found');
 select throws_ok($$select tidebase.get_run(null)$$, 'TB001', null, 'nor is none');
 select tidebase.create_run('wf', run_id => 'seen');

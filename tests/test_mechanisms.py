@@ -13,7 +13,7 @@ from functools import partial
 import psycopg
 import pytest
 
-from . import probe_gates, probe_workers, probes
+from . import probe_gates, probe_state, probe_workers, probes
 from .probe_support import Connection, connect, values
 from .probes import Probe
 
@@ -406,6 +406,70 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "the report of a former attempt is believed": (
         (Edit("finish_delivery", "or sent.attempts is distinct from attempt", ""),),
         probe_gates.one_delivery,
+    ),
+    # I7: state
+    "a version is numbered before the lock is held": (
+        (Edit("write_state", "last := tidebase_private.last_version(wanted.run_id, wanted.stream);", "last := known;"),
+         Edit("write_state", "  change jsonb;\n", "  change jsonb;\n  known tidebase.state_versions "
+              ":= tidebase_private.last_version(wanted.run_id, wanted.stream);\n")),
+        probe_state.compare_and_set,
+    ),
+    "the expected version is not compared": (
+        (Edit("write_state", "if expected_version <> coalesce(last.version, 0) then", "if false then"),),
+        probe_state.compare_and_set,
+    ),
+    "a version is read without the one below": (
+        (Edit("read_version", "change := tidebase_private.compose_changes(stored.content, change);",
+              "change := coalesce(change, stored.content);"),),
+        probe_state.four_writers,
+    ),
+    "changes are composed the wrong way round": (
+        (Edit("store_version", "compose_changes(since_base, change)", "compose_changes(change, since_base)"),),
+        probe_state.four_writers,
+    ),
+    "the next version takes a base that is not above its keyframe's": (
+        (Edit("base_of", "(version - keyframe - 1)", "(version - keyframe - 2)"),),
+        probe_state.four_writers,
+    ),
+    # usage and budgets
+    "a response is counted each time it is recorded": (
+        (Edit("record_usage", "counted := not found;", "null;"),),
+        probe_state.exact_sums,
+    ),
+    "the totals are read before they are written": (
+        (Edit("charge", "shared_cost_usd = a.shared_cost_usd + cost", "shared_cost_usd = cost"
+              " + (select t.shared_cost_usd from tidebase.accounts t where t.run_id = a.run_id)"),),
+        probe_state.exact_sums,
+    ),
+    "usage is not added to the accounts above": (
+        (Edit("charge", "exit when account.parent_run_id is null;", "exit;"),),
+        probe_state.exact_sums,
+    ),
+    "begin_step does not look at the budget": (
+        (Edit("begin_step", "elsif head.has_budget then", "elsif false then"),),
+        probe_state.nothing_begins_after_the_limit,
+    ),
+    "only a run's own budget counts": (
+        (Edit("require_funds", "exit when account.parent_run_id is null;", "exit;"),),
+        probe_state.nothing_begins_after_the_limit,
+    ),
+    "what a tree used before its budget does not count": (
+        (Edit("share_budget", "coalesce(sum(c.shared_tokens), 0)", "0"),),
+        probe_state.a_budget_that_comes_late,
+    ),
+    "a budget set later does not hang the tree together": (
+        (Edit("share_budget", "perform tidebase_private.open_account(child.id, parent_run_id => run_id);", "null;"),),
+        probe_state.a_budget_that_comes_late,
+    ),
+    # retention
+    "the relatives of a purged run are not asked": (
+        (Edit("choose_dead", "where not (n.status = 'failed'", "where false and not (n.status = 'failed'"),
+         Edit("choose_dead", "n.relative <> all (coalesce(settled, '{}'))", "false")),
+        probe_state.purge_under_load,
+    ),
+    "what hangs on a purged run stays": (
+        (Edit("forget", "delete from tidebase.state_versions t where t.run_id = any (run_ids);", ""),),
+        probe_state.purge_under_load,
     ),
     "an error without a SQLSTATE of its own": (
         (Edit("raise_run_not_found", "'TB001'", "'P0001'"),),

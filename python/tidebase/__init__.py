@@ -15,12 +15,34 @@ with the same id and goes on where it stopped::
 """
 
 from .aio import AsyncRun, AsyncRunSession, AsyncTidebase
-from .calls import Event, GateDecision, GateInfo, Reconciliation, Recovery, ReviewInfo, RunInfo, StalledRun, StepInfo
+from .calls import (
+    Difference,
+    Event,
+    GateDecision,
+    GateInfo,
+    Reconciliation,
+    Recovery,
+    ReviewInfo,
+    RunInfo,
+    RunSize,
+    Snapshot,
+    StalledRun,
+    StateVersion,
+    StepInfo,
+    TreeNode,
+    UsageByModel,
+    UsageByStep,
+    UsageTotal,
+    UsageTotals,
+)
+from .child import ChildOptions, ChildSpec
 from .client import Tidebase
 from .decorators import step
 from .errors import (
     BudgetExhausted,
+    ChildFailed,
     DatabaseUnavailable,
+    FanoutFailed,
     GateAnswerInvalid,
     InputMismatch,
     Interruption,
@@ -48,7 +70,9 @@ from .errors import (
 )
 from .gate import GateAnswer, GateOpening, GateOptions
 from .run import Run, RunSession
+from .state import Moment, StateOptions, VersionOptions
 from .step import StepOptions
+from .usage import Budget, UsageOptions
 from .webhook import Dispatcher, verify_webhook_signature
 from .workflow import RunOptions
 
@@ -56,10 +80,16 @@ __all__ = [
     "AsyncRun",
     "AsyncRunSession",
     "AsyncTidebase",
+    "Budget",
     "BudgetExhausted",
+    "ChildFailed",
+    "ChildOptions",
+    "ChildSpec",
     "DatabaseUnavailable",
+    "Difference",
     "Dispatcher",
     "Event",
+    "FanoutFailed",
     "GateAnswer",
     "GateAnswerInvalid",
     "GateDecision",
@@ -71,6 +101,7 @@ __all__ = [
     "InvalidArgument",
     "LeaseLost",
     "LeaseLostError",
+    "Moment",
     "NotEntitled",
     "NotFound",
     "NotMigrated",
@@ -89,8 +120,12 @@ __all__ = [
     "RunNotFound",
     "RunOptions",
     "RunSession",
+    "RunSize",
     "RunSuspendedError",
+    "Snapshot",
     "StalledRun",
+    "StateOptions",
+    "StateVersion",
     "StepInfo",
     "StepNotRunning",
     "StepOptions",
@@ -99,7 +134,14 @@ __all__ = [
     "Suspended",
     "Tidebase",
     "TidebaseError",
+    "TreeNode",
+    "UsageByModel",
+    "UsageByStep",
+    "UsageOptions",
+    "UsageTotal",
+    "UsageTotals",
     "VersionConflict",
+    "VersionOptions",
     "step",
     "verify_webhook_signature",
 ]

@@ -6,12 +6,15 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
+from weakref import WeakSet
 
 import psycopg
 
-from . import calls, codec, gate, migrations, workflow
+from . import calls, child, codec, gate, migrations, state, workflow
 from .calls import (
+    Difference,
     Event,
     GateDecision,
     GateInfo,
@@ -19,18 +22,39 @@ from .calls import (
     Recovery,
     ReviewInfo,
     RunInfo,
+    RunSize,
+    Snapshot,
     StalledRun,
+    StateVersion,
     StepInfo,
+    TreeNode,
+    UsageByModel,
+    UsageByStep,
+    UsageTotal,
+    UsageTotals,
 )
+from .child import MAX_PARALLEL, ChildOptions, ChildSpec, Order
 from .client import Registry
 from .database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool
-from .errors import Interruption, LeaseLostError, RunCancelledError, RunFinal, TidebaseError, interruption
+from .errors import (
+    Interruption,
+    LeaseLostError,
+    RunCancelledError,
+    RunFinal,
+    RunSuspendedError,
+    TidebaseError,
+    interruption,
+    only,
+)
 from .event import emit
 from .flow import Flow, drive_async, one
+from .fork import fork
 from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import AsyncHeartbeats, Hold, new_holder
-from .step import Checkpoints, StepOptions, Work, describe, inside, perform
+from .state import Moment, StateOptions, VersionOptions, snapshot
+from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
+from .usage import Money, UsageOptions, exact, record
 from .workflow import Invocation, RunOptions, Started
 
 if TYPE_CHECKING:
@@ -104,6 +128,82 @@ class AsyncGates:
         return await self._run._do(gate.get(self._run._hold, name))
 
 
+class AsyncState:
+    """``run.state``: see :class:`tidebase.state.State`."""
+
+    def __init__(self, run: AsyncRun) -> None:
+        self._run = run
+
+    async def set(self, value: Any, **options: Unpack[StateOptions]) -> int:
+        """Makes a value the next version and returns the version's number."""
+        return await self._run._do(state.write(calls.set_state, self._run._hold, options, value=codec.encode(value)))
+
+    async def patch(self, patch: Any, **options: Unpack[StateOptions]) -> int:
+        """Applies a merge patch (RFC 7396) to the newest version and returns the new version's number."""
+        return await self._run._do(state.write(calls.patch_state, self._run._hold, options, patch=codec.encode(patch)))
+
+    async def save(self, label: str, *, stream: str = state.MAIN, **options: Unpack[VersionOptions]) -> int:
+        """Gives the state as it is now a label, in a version of its own. Raises NotFound when there is no state."""
+        return await self._run._do(state.write(calls.save_state, self._run._hold, options, label=label, stream=stream))
+
+    async def restore(
+        self,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        stream: str = state.MAIN,
+        **options: Unpack[VersionOptions],
+    ) -> int:
+        """Makes an earlier version, by number or label, the newest again: as a new version. Raises NotFound."""
+        call = state.write(calls.restore_state, self._run._hold, options, version=version, label=label, stream=stream)
+        return await self._run._do(call)
+
+    async def get(self, stream: str = state.MAIN, *, default: Any = None, **moment: Unpack[Moment]) -> Any:
+        """The value, now or at a :class:`~tidebase.state.Moment`; ``default`` where there is none."""
+        return await self._run._do(state.value(self._run.run_id, stream, default, moment))
+
+    async def versions(
+        self, stream: str | None = None, *, labeled: bool = False, before: int | None = None, max: int | None = None
+    ) -> Sequence[StateVersion]:
+        """The versions, newest first, without their values."""
+        return await self._run._database.execute(state.versions(self._run.run_id, stream, labeled, before, max, False))
+
+
+class AsyncSnapshots:
+    """``run.snapshots``: see :class:`tidebase.state.Snapshots`."""
+
+    def __init__(self, run: AsyncRun) -> None:
+        self._run = run
+
+    async def create(
+        self,
+        label: str,
+        state: Any = None,
+        *,
+        target: tuple[str, str] | None = None,
+        **options: Unpack[VersionOptions],
+    ) -> int:
+        """Keeps a snapshot and returns its number, counted for each target."""
+        return await self._run._do(snapshot(self._run._hold, label, target, state, options))
+
+    async def list(
+        self, *, target: tuple[str, str] | None = None, label: str | None = None, max: int | None = None
+    ) -> Sequence[Snapshot]:
+        """Snapshots and saved states, newest first."""
+        return await self._run._database.execute(state.snapshots(self._run.run_id, target, label, max))
+
+
+class AsyncUsage:
+    """``run.usage``: see :class:`tidebase.usage.Usage`."""
+
+    def __init__(self, run: AsyncRun) -> None:
+        self._run = run
+
+    async def record(self, **options: Unpack[UsageOptions]) -> UsageTotal:
+        """Records what a call used and returns the run's totals so far."""
+        return await self._run._do(record(self._run._hold, options))
+
+
 class AsyncTransaction(Transaction[AsyncConnection]):
     """A :class:`~tidebase.transaction.Transaction` on a :class:`psycopg.AsyncConnection`."""
 
@@ -117,7 +217,10 @@ class AsyncTransaction(Transaction[AsyncConnection]):
 class AsyncRun:
     """A run that is being worked on; see :class:`tidebase.run.Run`. Safe under ``asyncio.gather``."""
 
-    def __init__(self, database: AsyncDatabase, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
+    def __init__(
+        self, tide: AsyncTidebase, database: AsyncDatabase, hold: Hold, checkpoints: Checkpoints, workflow: str
+    ) -> None:
+        self._tide = tide
         self._database = database
         self._hold = hold
         self._checkpoints = checkpoints
@@ -125,6 +228,9 @@ class AsyncRun:
         self.step = AsyncStep(self)
         self.gate = AsyncGate(self)
         self.gates = AsyncGates(self)
+        self.state = AsyncState(self)
+        self.snapshots = AsyncSnapshots(self)
+        self.usage = AsyncUsage(self)
 
     @property
     def run_id(self) -> str:
@@ -148,6 +254,51 @@ class AsyncRun:
     async def sleep(self, name: str, seconds: float, *, suspend: bool = False) -> None:
         """Waits for a durable timer; see :meth:`tidebase.run.Run.sleep`."""
         await self._do(gate.sleep(self._hold, name, seconds, suspend))
+
+    async def child(
+        self,
+        workflow_name: str,
+        function: Callable[[AsyncRun, Any], Awaitable[T]] | None = None,
+        *,
+        name: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> T:
+        """Runs a child to its result, in a task of its own; see :meth:`tidebase.run.Run.child`."""
+        order = Order(name or workflow_name, workflow_name, None, input, options)
+        chosen = cast("Callable[..., T]", self._tide._registry.find(workflow_name, function))
+        work = self._do(child.accompany(self._tide, self._hold, order, chosen, wait_s))
+        return await asyncio.create_task(work, name=f"tidebase-child-{order.name}")
+
+    async def fanout(
+        self,
+        name: str,
+        children: Sequence[ChildSpec],
+        *,
+        max_parallel: int = MAX_PARALLEL,
+        **options: Unpack[StepOptions],
+    ) -> list[Any]:
+        """Runs children in parallel tasks and returns their results in order, kept in the step ``join:<name>``; see
+        :meth:`tidebase.run.Run.fanout`.
+        """
+        orders = [Order.of(name, spec) for spec in children]
+        functions = [self._tide._registry.find(order.workflow, order.function) for order in orders]
+        limit = asyncio.Semaphore(max_parallel)
+
+        async def work(order: Order, function: Callable[..., Any]) -> Any:
+            async with limit:
+                return await drive_async(child.work_on(self._tide, self._hold, order, function), self._database)
+
+        async def collect() -> list[Any]:
+            outcomes = await asyncio.gather(*map(work, orders, functions), return_exceptions=True)
+            try:
+                return child.joined(self._hold, name, {o.name: r for o, r in zip(orders, outcomes, strict=True)})
+            except RunSuspendedError as error:
+                await drive_async(workflow.release(self._hold), self._database)
+                raise interruption(error) from error
+
+        return cast("list[Any]", await self._perform(child.joining(name, orders, collect, options)))
 
     @asynccontextmanager
     async def transaction(self, name: str, **options: Unpack[StepOptions]) -> AsyncIterator[AsyncTransaction]:
@@ -186,10 +337,15 @@ class AsyncRunSession(AsyncRun):
     """A run that is worked on outside a function; see :class:`tidebase.run.RunSession`."""
 
     def __init__(
-        self, database: AsyncDatabase, started: Started, workflow_name: str, leave: Callable[[Hold], None]
+        self,
+        tide: AsyncTidebase,
+        database: AsyncDatabase,
+        started: Started,
+        workflow_name: str,
+        leave: Callable[[Hold], None],
     ) -> None:
         assert started.hold is not None
-        super().__init__(database, started.hold, started.checkpoints, workflow_name)
+        super().__init__(tide, database, started.hold, started.checkpoints, workflow_name)
         self.input = codec.decode(started.lease.input)
         self._leave = leave
         self._open = True
@@ -230,7 +386,7 @@ class AsyncRunSession(AsyncRun):
         await self.close()
 
     async def _do(self, flow: Flow[T]) -> T:
-        return await drive_async(flow, self._database)
+        return await drive_async(outside(flow), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
         return error
@@ -312,6 +468,91 @@ class AsyncRuns:
                 run_id=run_id, step=step, decision=decision, output=encoded, actor=actor, reason=reason
             )
         )
+
+    async def fork(
+        self,
+        run_id: str,
+        new_run_id: str | None = None,
+        *,
+        through_step: str | None = None,
+        through_seq: int | None = None,
+        input: Any = None,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> RunInfo:
+        """Makes a new run that begins with what another one had at a point; see :meth:`tidebase.run.Runs.fork`."""
+        call = fork(run_id, new_run_id, through_step, through_seq, input, reason, actor)
+        return await self.get(await self._database.execute(call))
+
+    async def tree(self, run_id: str) -> Sequence[TreeNode]:
+        """The run with everything below it, depth first: children and (``edge_type`` is ``fork``) forks."""
+        return await self._database.execute(calls.run_tree(run_id=run_id))
+
+    async def state(self, run_id: str, stream: str = state.MAIN, **moment: Unpack[Moment]) -> StateVersion:
+        """The state of a run, now or at a :class:`~tidebase.state.Moment`. Raises NotFound where there is none."""
+        return await drive_async(state.read(run_id, stream, moment), self._database)
+
+    async def state_versions(
+        self,
+        run_id: str,
+        stream: str | None = None,
+        *,
+        labeled: bool = False,
+        before: int | None = None,
+        max: int | None = None,
+        with_value: bool = False,
+    ) -> Sequence[StateVersion]:
+        """The versions of a run's streams, or of one; see :meth:`tidebase.run.Runs.state_versions`."""
+        return await self._database.execute(state.versions(run_id, stream, labeled, before, max, with_value))
+
+    async def snapshots(
+        self, run_id: str, *, target: tuple[str, str] | None = None, label: str | None = None, max: int | None = None
+    ) -> Sequence[Snapshot]:
+        """Snapshots and saved states of a run, newest first."""
+        return await self._database.execute(state.snapshots(run_id, target, label, max))
+
+    async def usage(self, run_id: str) -> UsageTotals:
+        """What a run used, itself and with its descendants, and its limits. Raises RunNotFound."""
+        return only(await self._database.execute(calls.usage_totals(run_id)), run_id)
+
+    async def usage_by_step(self, run_id: str) -> Sequence[UsageByStep]:
+        """What each step of a run used."""
+        return await self._database.execute(calls.usage_by_step(run_id))
+
+    async def usage_by_model(self, run_id: str) -> Sequence[UsageByModel]:
+        """What a run used of each model."""
+        return await self._database.execute(calls.usage_by_model(run_id))
+
+    async def set_budget(
+        self,
+        run_id: str,
+        *,
+        cost_usd: Money | None = None,
+        tokens: int | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> UsageTotals:
+        """Says what a run and its descendants may use together; see :meth:`tidebase.run.Runs.set_budget`."""
+        limit = None if cost_usd is None else exact(cost_usd)
+        await self._database.execute(
+            calls.set_budget(run_id=run_id, cost_usd=limit, tokens=tokens, actor=actor, reason=reason)
+        )
+        return await self.usage(run_id)
+
+    async def size(self, run_id: str) -> RunSize:
+        """What a run stores, in rows and bytes. Raises RunNotFound."""
+        return only(await self._database.execute(calls.run_sizes(run_id)), run_id)
+
+    async def compact(self, run_id: str) -> bool:
+        """Takes the outputs and old states of a run away; see :meth:`tidebase.run.Runs.compact`."""
+        return bool(await self._database.execute(calls.compact_run(run_id=run_id)))
+
+    async def purge(
+        self, older_than: timedelta, *, statuses: Sequence[str] | None = None, max: int | None = None
+    ) -> int:
+        """Deletes runs that have been over for longer than that; see :meth:`tidebase.run.Runs.purge`."""
+        chosen = None if statuses is None else list(statuses)
+        return int(await self._database.execute(calls.purge_runs(older_than=older_than, statuses=chosen, max=max)))
 
     async def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""
@@ -398,7 +639,7 @@ class AsyncTidebase:
         self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s)
         self._heartbeats = AsyncHeartbeats(self._database)
         self._registry = Registry()
-        self._interrupted: set[asyncio.Task[Any]] = set()
+        self._interrupted: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.holder = holder or new_holder()
         self.lease_s = lease_s
         self.code_version = code_version
@@ -430,6 +671,7 @@ class AsyncTidebase:
             workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
         )
         task = asyncio.current_task()
+        assert task is not None
         try:
             with _terminable(task):
                 return await drive_async(workflow.execute(self, chosen, invocation), self._database)
@@ -439,6 +681,10 @@ class AsyncTidebase:
                 if hasattr(task, "uncancel"):  # from Python 3.11 on
                     task.uncancel()
             raise
+
+    async def diff(self, run_id: str, other_run_id: str) -> Sequence[Difference]:
+        """In what two runs differ; see :meth:`tidebase.Tidebase.diff`."""
+        return await self._database.execute(calls.diff_runs(run_id=run_id, other_run_id=other_run_id))
 
     async def reconcile(self, max: int = 100) -> Reconciliation:
         """Looks at the runs that are due; see :meth:`tidebase.Tidebase.reconcile`."""
@@ -478,7 +724,7 @@ class AsyncTidebase:
 
         started.hold.on_lost = interrupt
         self._heartbeats.add(started.hold)
-        return AsyncRun(self._database, started.hold, started.checkpoints, invocation.workflow)
+        return AsyncRun(self, self._database, started.hold, started.checkpoints, invocation.workflow)
 
     def _leave(self, hold: Hold) -> None:
         self._heartbeats.remove(hold)
@@ -501,7 +747,7 @@ class AsyncTidebase:
             raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})
         started.hold.on_lost = on_lease_lost
         self._heartbeats.add(started.hold)
-        return AsyncRunSession(self._database, started, workflow_name, self._leave)
+        return AsyncRunSession(self, self._database, started, workflow_name, self._leave)
 
 
 class AsyncBound:

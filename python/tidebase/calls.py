@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Generic, NewType, TypeVar, get_type_hints
 
 from . import codec
@@ -118,6 +119,7 @@ class RunInfo:
     cancelled_at: datetime | None
     cancel_reason: str | None
     cancel_actor: str | None
+    compacted_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -299,6 +301,174 @@ class Reconciliation:
 
 
 @dataclass(frozen=True)
+class Child:
+    """Answer of create_child: the child's id, and whether this call made it."""
+
+    run_id: str
+    created: bool
+
+
+@dataclass(frozen=True)
+class TreeNode:
+    """A run of a tree, as run_tree returns it. ``name`` and ``edge_type``: of the edge to it, None for the root."""
+
+    run_id: str
+    parent_run_id: str | None
+    name: str | None
+    edge_type: str | None
+    depth: int
+    workflow: str
+    status: str
+    steps_completed: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class StateVersion:
+    """A version of a stream; ``value`` is None where it was not asked for.
+
+    ``operation``: set, patch, save, restore or snapshot. ``seq``: of the version's event.
+    """
+
+    stream: str
+    version: int
+    value: Value
+    operation: str
+    importance: str
+    label: str | None
+    reason: str | None
+    created_by: str
+    metadata: Value
+    seq: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A labeled version: of a target, or of the run's state (``target_type`` is ``state`` then)."""
+
+    target_type: str
+    target_id: str
+    stream: str
+    version: int
+    label: str
+    value: Value
+    reason: str | None
+    created_by: str
+    metadata: Value
+    seq: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which two runs differ.
+
+    ``kind``: input, step, gate, state or result. ``difference``: missing (the other run does not have it), added (only
+    the other has it), input (begun with another input) or value.
+    """
+
+    kind: str
+    name: str | None
+    difference: str
+    seq: int | None
+    other_seq: int | None
+    value: Value
+    other: Value
+
+
+@dataclass(frozen=True)
+class UsageTotal:
+    """Answer of record_usage: the run's totals so far.
+
+    ``recorded``: whether this call was counted. ``unpriced``: how many records have no price. ``exhausted``: a budget
+    is used up.
+    """
+
+    recorded: bool
+    records: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: Decimal
+    unpriced: int
+    exhausted: bool
+
+
+@dataclass(frozen=True)
+class UsageTotals:
+    """What a run used, itself and (``tree_...``) with its descendants, and its limits: a row of usage_totals."""
+
+    run_id: str
+    records: int
+    unpriced: int
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal
+    tree_runs: int
+    tree_records: int
+    tree_unpriced: int
+    tree_input_tokens: int
+    tree_output_tokens: int
+    tree_cost_usd: Decimal
+    cost_limit_usd: Decimal | None
+    token_limit: int | None
+
+
+@dataclass(frozen=True)
+class UsageByStep:
+    """What a step used, in one currency, as the view usage_by_step has it; a sum is None where nobody knows it."""
+
+    run_id: str
+    step: str | None
+    currency: str
+    records: int
+    unpriced: int
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: Decimal | None
+
+
+@dataclass(frozen=True)
+class UsageByModel:
+    """What a run used of a model, in one currency, as the view usage_by_model has it."""
+
+    run_id: str
+    provider: str | None
+    model: str | None
+    currency: str
+    records: int
+    unpriced: int
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: Decimal | None
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """What a run stores: rows, and bytes of its values as they are stored, as the view run_sizes has it."""
+
+    run_id: str
+    run_bytes: int
+    steps: int
+    step_bytes: int
+    events: int
+    event_bytes: int
+    state_versions: int
+    state_bytes: int
+    compacted_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Watch:
     """Answer of watch_run; see the type tidebase.watch."""
 
@@ -384,6 +554,7 @@ create_run = scalar(
     max_attempts="integer",
     retry_delay="interval",
     recovery_webhook="text",
+    budget="jsonb",
 )
 acquire_run = one(
     "acquire_run", Lease, run_id="text", holder="text", ttl="interval", code_version="text", request_id="text"
@@ -476,6 +647,123 @@ finish_delivery = scalar(
 )
 
 
+create_child = one(
+    "create_child",
+    Child,
+    run_id="text",
+    token="bigint",
+    name="text",
+    workflow="text",
+    input="jsonb",
+    edge_type="text",
+    metadata="jsonb",
+    edge_metadata="jsonb",
+    max_attempts="integer",
+    retry_delay="interval",
+    recovery_webhook="text",
+    budget="jsonb",
+)
+run_tree = many("run_tree", TreeNode, run_id="text")
+fork_run = scalar(
+    "fork_run",
+    run_id="text",
+    new_run_id="text",
+    through_step="text",
+    through_seq="bigint",
+    input="jsonb",
+    reason="text",
+    actor="text",
+)
+diff_runs = many("diff_runs", Difference, run_id="text", other_run_id="text")
+
+_VERSION = {
+    "label": "text",
+    "stream": "text",
+    "reason": "text",
+    "importance": "text",
+    "metadata": "jsonb",
+    "created_by": "text",
+    "expected_version": "integer",
+    "request_id": "text",
+}
+set_state = scalar("set_state", run_id="text", token="bigint", value="jsonb", **_VERSION)
+patch_state = scalar("patch_state", run_id="text", token="bigint", patch="jsonb", **_VERSION)
+save_state = scalar("save_state", run_id="text", token="bigint", **_VERSION)
+restore_state = scalar("restore_state", run_id="text", token="bigint", version="integer", **_VERSION)
+get_state = one(
+    "get_state",
+    StateVersion,
+    run_id="text",
+    stream="text",
+    version="integer",
+    at="timestamptz",
+    seq="bigint",
+    label="text",
+)
+list_state_versions = many(
+    "list_state_versions",
+    StateVersion,
+    run_id="text",
+    stream="text",
+    labeled="boolean",
+    before="integer",
+    max="integer",
+    with_value="boolean",
+)
+create_snapshot = scalar(
+    "create_snapshot",
+    run_id="text",
+    token="bigint",
+    label="text",
+    target_type="text",
+    target_id="text",
+    state="jsonb",
+    reason="text",
+    importance="text",
+    metadata="jsonb",
+    created_by="text",
+    request_id="text",
+)
+list_snapshots = many(
+    "list_snapshots",
+    Snapshot,
+    run_id="text",
+    target_type="text",
+    target_id="text",
+    label="text",
+    max="integer",
+    with_value="boolean",
+)
+
+record_usage = one(
+    "record_usage",
+    UsageTotal,
+    run_id="text",
+    token="bigint",
+    step="text",
+    kind="text",
+    provider="text",
+    model="text",
+    input_tokens="bigint",
+    output_tokens="bigint",
+    cost_usd="numeric",
+    quantity="numeric",
+    unit="text",
+    response_id="text",
+    cache_read_tokens="bigint",
+    cache_write_tokens="bigint",
+    reasoning_tokens="bigint",
+    cost="numeric",
+    currency="text",
+    label="text",
+    metadata="jsonb",
+    request_id="text",
+)
+set_budget = scalar("set_budget", run_id="text", cost_usd="numeric", tokens="bigint", actor="text", reason="text")
+purge_runs = scalar("purge_runs", older_than="interval", statuses="text[]", max="integer")
+compact_run = scalar("compact_run", run_id="text")
+
+
 def rows_of(view: str, row: type[R], order: str, **where: Any) -> Call[list[R]]:
     """Rows of a view, those with these values; the names are the code's own, never a caller's."""
     given = {name: value for name, value in where.items() if value is not None}
@@ -498,6 +786,26 @@ def review_inbox(run_id: str | None) -> Call[list[ReviewInfo]]:
 def stalled_runs() -> Call[list[StalledRun]]:
     """The runs that do not go on by themselves, longest first."""
     return rows_of("stalled_runs", StalledRun, "since, run_id")
+
+
+def usage_totals(run_id: str) -> Call[list[UsageTotals]]:
+    """What a run used, with its descendants: one row."""
+    return rows_of("usage_totals", UsageTotals, "run_id", run_id=run_id)
+
+
+def usage_by_step(run_id: str) -> Call[list[UsageByStep]]:
+    """What each step of a run used."""
+    return rows_of("usage_by_step", UsageByStep, "step, currency", run_id=run_id)
+
+
+def usage_by_model(run_id: str) -> Call[list[UsageByModel]]:
+    """What a run used of each model."""
+    return rows_of("usage_by_model", UsageByModel, "provider, model, currency", run_id=run_id)
+
+
+def run_sizes(run_id: str) -> Call[list[RunSize]]:
+    """What a run stores: one row."""
+    return rows_of("run_sizes", RunSize, "run_id", run_id=run_id)
 
 
 def recovery_history(run_id: str) -> Call[list[Recovery]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import calls, migrations, workflow
-from .calls import Reconciliation
+from .calls import Difference, Reconciliation
 from .database import POOL_SIZE, Connection, Database, Pool
 from .errors import RunFinal, TidebaseError
 from .flow import drive
@@ -129,6 +129,10 @@ class Tidebase:
         with terminable():
             return drive(workflow.execute(self, chosen, invocation), self._database)
 
+    def diff(self, run_id: str, other_run_id: str) -> Sequence[Difference]:
+        """In what two runs differ, such as a run and its fork; the first step is where they part."""
+        return self._database.execute(calls.diff_runs(run_id=run_id, other_run_id=other_run_id))
+
     def reconcile(self, max: int = 100) -> Reconciliation:
         """Looks at the runs that are due, at most ``max``: leases, gates, timers and deadlines that have run out.
 
@@ -172,7 +176,7 @@ class Tidebase:
     def _enter(self, started: Started, invocation: Invocation) -> Run:
         assert started.hold is not None
         self._heartbeats.add(started.hold)
-        return Run(self._database, started.hold, started.checkpoints, invocation.workflow)
+        return Run(self, self._database, started.hold, started.checkpoints, invocation.workflow)
 
     def _leave(self, hold: Hold) -> None:
         self._heartbeats.remove(hold)
@@ -195,7 +199,7 @@ class Tidebase:
             raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})
         started.hold.on_lost = on_lease_lost
         self._heartbeats.add(started.hold)
-        return RunSession(self._database, started, workflow_name, self._leave)
+        return RunSession(self, self._database, started, workflow_name, self._leave)
 
 
 class Bound:

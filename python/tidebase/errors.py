@@ -9,10 +9,12 @@ is both: ``except RunCancelled`` and ``except TidebaseError`` catch it.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg_pool import PoolTimeout
+
+R = TypeVar("R")
 
 
 class TidebaseError(Exception):
@@ -86,7 +88,7 @@ class NotEntitled(TidebaseError, PermissionError):
 
 
 class BudgetExhausted(TidebaseError):
-    """TB010: the run has used up its budget."""
+    """TB010: the run, or the tree it belongs to, has used up its budget: an operator may raise it."""
 
 
 class VersionConflict(TidebaseError):
@@ -136,6 +138,29 @@ class RunNeedsReview(TidebaseError):
     """A person must decide about a step before the run can go on."""
 
 
+class ChildFailed(TidebaseError):
+    """A child run was cancelled, or another worker has taken it over; ``detail`` has its ``name`` and ``run_id``."""
+
+
+class FanoutFailed(TidebaseError):
+    """Children of a fan-out failed; the others did not suffer from it.
+
+    Attributes:
+        errors: what each of those that have no result raised, by name.
+        results: what the others returned, by name. Resuming the run does not work on them again.
+    """
+
+    def __init__(self, run_id: str, fanout: str, errors: dict[str, BaseException], results: dict[str, Any]) -> None:
+        causes = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in errors.items())
+        super().__init__(
+            f"{len(errors)} of {len(errors) + len(results)} children of fan-out {fanout!r} failed: {causes}",
+            detail={"run_id": run_id, "fanout": fanout, "failed": sorted(errors)},
+            hint="Resume the run to work on these again.",
+        )
+        self.errors = errors
+        self.results = results
+
+
 class GateAnswerInvalid(TidebaseError, ValueError):
     """The payload of a gate's answer does not fit the gate's ``response_schema``."""
 
@@ -172,6 +197,13 @@ def interruption(error: BaseException) -> BaseException:
             result.__cause__ = error
             return result
     return error
+
+
+def only(rows: list[R], run_id: str) -> R:
+    """The one row that a view has about a run. Raises RunNotFound."""
+    if not rows:
+        raise RunNotFound(f"run {run_id!r} does not exist", sqlstate="TB001", detail={"run_id": run_id})
+    return rows[0]
 
 
 _BY_SQLSTATE: dict[str, type[TidebaseError]] = {

@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 import psycopg
 
-from . import calls, codec, gate, workflow
-from .calls import Event, GateDecision, GateInfo, Recovery, ReviewInfo, RunInfo, StalledRun, StepInfo
+from . import calls, child, codec, gate, state, workflow
+from .calls import (
+    Event,
+    GateDecision,
+    GateInfo,
+    Recovery,
+    ReviewInfo,
+    RunInfo,
+    RunSize,
+    Snapshot,
+    StalledRun,
+    StateVersion,
+    StepInfo,
+    TreeNode,
+    UsageByModel,
+    UsageByStep,
+    UsageTotals,
+)
+from .child import MAX_PARALLEL, Brood, ChildOptions, ChildSpec, Order
 from .database import Connection, Database
-from .errors import Interruption, TidebaseError, interruption
+from .errors import Interruption, RunSuspendedError, TidebaseError, interruption, only
 from .event import emit
 from .flow import Flow, drive, one
+from .fork import fork
 from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import Hold
-from .step import Checkpoints, StepOptions, Work, describe, inside, perform
+from .state import Moment, Snapshots, State
+from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
+from .usage import Money, Usage, exact
 from .workflow import RunOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from .client import Tidebase
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,9 +138,13 @@ class Run:
         step: does a step; see :class:`Step`.
         gate: asks a person; see :class:`Gate`.
         gates: the same without waiting; see :class:`Gates`.
+        state: its live state, with history; see :class:`~tidebase.state.State`.
+        snapshots: what other things looked like; see :class:`~tidebase.state.Snapshots`.
+        usage: what its calls to models used; see :class:`~tidebase.usage.Usage`.
     """
 
-    def __init__(self, database: Database, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
+    def __init__(self, tide: Tidebase, database: Database, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
+        self._tide = tide
         self._database = database
         self._hold = hold
         self._checkpoints = checkpoints
@@ -123,6 +152,9 @@ class Run:
         self.step: Step[Run] = Step(self)
         self.gate = Gate(self)
         self.gates = Gates(self)
+        self.state = State(self)
+        self.snapshots = Snapshots(self)
+        self.usage = Usage(self)
 
     @property
     def run_id(self) -> str:
@@ -156,6 +188,88 @@ class Run:
             suspend: wait in the database, without this process; see :class:`Gate`.
         """
         self._do(gate.sleep(self._hold, name, seconds, suspend))
+
+    def child(
+        self,
+        workflow_name: str,
+        function: Callable[[Run, Any], T] | None = None,
+        *,
+        name: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> T:
+        """Runs a child to its result. A resumed parent finds the child again, and a completed one returns its result.
+
+        Args:
+            workflow_name: the child's workflow; also the name of the edge to it, unless ``name`` says another one.
+            function: ``(run, input) -> result``; may be left out when it was registered.
+            name: unique among the run's children.
+            wait_s: how long to wait while another worker has the child's lease; see :meth:`Tidebase.run`.
+            options: see :class:`~tidebase.child.ChildOptions`.
+
+        Raises:
+            ChildFailed: the child was cancelled, or taken over. InputMismatch: the name is that of another child.
+            Suspended: the child waits for a gate or a timer, and so does this run now.
+            Whatever the child's workflow raises: resuming this run works on the child again.
+        """
+        order = Order(name or workflow_name, workflow_name, None, input, options)
+        chosen = self._tide._registry.find(workflow_name, function)
+        return self._do(child.accompany(self._tide, self._hold, order, chosen, wait_s))
+
+    def fanout(
+        self,
+        name: str,
+        children: Sequence[ChildSpec],
+        *,
+        max_parallel: int = MAX_PARALLEL,
+        **options: Unpack[StepOptions],
+    ) -> list[Any]:
+        """Runs children in parallel threads and returns their results in order, kept in the step ``join:<name>``.
+
+        A child that fails does not stop the others; a resumed parent works only on those that have no result.
+
+        Args:
+            children: see :class:`~tidebase.child.ChildSpec`.
+            max_parallel: how many are worked on at once.
+            options: of the joining step, such as ``timeout_s`` or ``retries``.
+
+        Raises:
+            FanoutFailed: some failed; it has their errors and the others' results.
+            Suspended: none failed, but some wait for a gate or a timer, and so does this run now.
+        """
+        orders = [Order.of(name, spec) for spec in children]
+        functions = [self._tide._registry.find(order.workflow, order.function) for order in orders]
+
+        def collect() -> list[Any]:
+            return self._collect(name, orders, functions, max_parallel)
+
+        return self._perform(child.joining(name, orders, collect, options))
+
+    def _collect(
+        self, name: str, orders: Sequence[Order], functions: Sequence[Callable[..., Any]], max_parallel: int
+    ) -> list[Any]:
+        brood = Brood(self._tide)
+        pool = ThreadPoolExecutor(max(1, min(max_parallel, len(orders))), thread_name_prefix="tidebase-child")
+        try:
+            futures = {
+                order.name: pool.submit(
+                    copy_context().run, drive, child.work_on(brood, self._hold, order, function), self._database
+                )
+                for order, function in zip(orders, functions, strict=True)
+            }
+            outcomes = {key: future.exception() or future.result() for key, future in futures.items()}
+        except BaseException:  # the process is told to go: nobody shall have to wait for the children's leases
+            pool.shutdown(wait=False, cancel_futures=True)
+            for hold in list(brood.holds):
+                drive(workflow.release(hold), self._database)
+            raise
+        pool.shutdown()
+        try:
+            return child.joined(self._hold, name, outcomes)
+        except RunSuspendedError as error:
+            drive(workflow.release(self._hold), self._database)
+            raise interruption(error) from error
 
     @contextmanager
     def transaction(self, name: str, **options: Unpack[StepOptions]) -> Iterator[SyncTransaction]:
@@ -202,13 +316,14 @@ class RunSession(Run):
 
     def __init__(
         self,
+        tide: Tidebase,
         database: Database,
         started: workflow.Started,
         workflow_name: str,
         leave: Callable[[Hold], None],
     ) -> None:
         assert started.hold is not None
-        super().__init__(database, started.hold, started.checkpoints, workflow_name)
+        super().__init__(tide, database, started.hold, started.checkpoints, workflow_name)
         self.input = codec.decode(started.lease.input)
         self._leave = leave
         self._open = True
@@ -249,7 +364,7 @@ class RunSession(Run):
         self.close()
 
     def _do(self, flow: Flow[T]) -> T:
-        return drive(flow, self._database)
+        return drive(outside(flow), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
         return error
@@ -347,6 +462,116 @@ class Runs:
                 run_id=run_id, step=step, decision=decision, output=encoded, actor=actor, reason=reason
             )
         )
+
+    def fork(
+        self,
+        run_id: str,
+        new_run_id: str | None = None,
+        *,
+        through_step: str | None = None,
+        through_seq: int | None = None,
+        input: Any = None,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> RunInfo:
+        """Makes a new run that begins with what another one had at a point: work on it executes only what comes after.
+
+        Args:
+            through_step: up to and with that step; through_seq: up to and with that event; neither: all there is.
+            input: another input; by default the source's.
+
+        Raises:
+            StepNotRunning: the step is not completed. InputMismatch: ``new_run_id`` is another run.
+        """
+        call = fork(run_id, new_run_id, through_step, through_seq, input, reason, actor)
+        return self.get(self._database.execute(call))
+
+    def tree(self, run_id: str) -> Sequence[TreeNode]:
+        """The run with everything below it, depth first: children and (``edge_type`` is ``fork``) forks."""
+        return self._database.execute(calls.run_tree(run_id=run_id))
+
+    def state(self, run_id: str, stream: str = state.MAIN, **moment: Unpack[Moment]) -> StateVersion:
+        """The state of a run, now or at a :class:`~tidebase.state.Moment`. Raises NotFound where there is none."""
+        return drive(state.read(run_id, stream, moment), self._database)
+
+    def state_versions(
+        self,
+        run_id: str,
+        stream: str | None = None,
+        *,
+        labeled: bool = False,
+        before: int | None = None,
+        max: int | None = None,
+        with_value: bool = False,
+    ) -> Sequence[StateVersion]:
+        """The versions of a run's streams, or of one, newest first, at most ``max`` (1 to 10,000, by default 100).
+
+        Args:
+            labeled: only those with a label.
+            before: page on with the last version seen.
+            with_value: with the documents; without, ``value`` is None.
+        """
+        return self._database.execute(state.versions(run_id, stream, labeled, before, max, with_value))
+
+    def snapshots(
+        self, run_id: str, *, target: tuple[str, str] | None = None, label: str | None = None, max: int | None = None
+    ) -> Sequence[Snapshot]:
+        """Snapshots and saved states of a run, newest first."""
+        return self._database.execute(state.snapshots(run_id, target, label, max))
+
+    def usage(self, run_id: str) -> UsageTotals:
+        """What a run used, itself and with its descendants, and its limits. Raises RunNotFound."""
+        return only(self._database.execute(calls.usage_totals(run_id)), run_id)
+
+    def usage_by_step(self, run_id: str) -> Sequence[UsageByStep]:
+        """What each step of a run used."""
+        return self._database.execute(calls.usage_by_step(run_id))
+
+    def usage_by_model(self, run_id: str) -> Sequence[UsageByModel]:
+        """What a run used of each model."""
+        return self._database.execute(calls.usage_by_model(run_id))
+
+    def set_budget(
+        self,
+        run_id: str,
+        *,
+        cost_usd: Money | None = None,
+        tokens: int | None = None,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> UsageTotals:
+        """Says what a run and its descendants may use together from now on; None is no limit.
+
+        Raises:
+            RunFinal, RunCancelledError: it is over.
+        """
+        limit = None if cost_usd is None else exact(cost_usd)
+        self._database.execute(
+            calls.set_budget(run_id=run_id, cost_usd=limit, tokens=tokens, actor=actor, reason=reason)
+        )
+        return self.usage(run_id)
+
+    def size(self, run_id: str) -> RunSize:
+        """What a run stores, in rows and bytes. Raises RunNotFound."""
+        return only(self._database.execute(calls.run_sizes(run_id)), run_id)
+
+    def compact(self, run_id: str) -> bool:
+        """Takes the outputs and old states of a run away that is completed or cancelled; its log and result stay.
+
+        Returns:
+            False when that was done before.
+        """
+        return bool(self._database.execute(calls.compact_run(run_id=run_id)))
+
+    def purge(self, older_than: timedelta, *, statuses: Sequence[str] | None = None, max: int | None = None) -> int:
+        """Deletes runs that have been over for longer than that, with everything that hangs on them; returns how many.
+
+        Args:
+            statuses: some of ``completed``, ``failed``, ``cancelled``; by default all three.
+            max: how many at most, 1 to 10,000, by default 1,000: call again while that many are returned.
+        """
+        chosen = None if statuses is None else list(statuses)
+        return int(self._database.execute(calls.purge_runs(older_than=older_than, statuses=chosen, max=max)))
 
     def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""

@@ -6,6 +6,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, TypedDict, TypeVar, cast
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypedDict, TypeVar, cast
 from . import calls, codec
 from .canonical import digest
 from .errors import (
+    Interruption,
     NotSerializable,
     RunNeedsReview,
     StepNotRunning,
@@ -24,6 +26,9 @@ from .flow import Flow, Invoke, Pause
 from .lease import Hold, new_request_id
 
 log = logging.getLogger("tidebase.step")
+
+#: The name of the step that is being executed; what its usage is recorded for.
+current_step: ContextVar[str] = ContextVar("tidebase_current_step")
 _PACKAGE = os.path.dirname(__file__)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -175,6 +180,7 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
         start = yield from begin(hold, work, text)
         if start.outcome == "replay":
             return cast(T, _decoded(start.output, returns, hold, name))
+        context = current_step.set(name)
         try:
             result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"))
             output = codec.encode(result)
@@ -186,6 +192,8 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
             yield Pause(delay, hold.ended)
             hold.check()
             continue
+        finally:
+            current_step.reset(context)
         completion = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
         yield from _surely_begun(completion, hold, work, text)
         log.debug("run %s: step %s completed", hold.run_id, name)
@@ -252,6 +260,16 @@ def _decoded(text: str | None, returns: Any, hold: Hold, name: str) -> Any:
     except StepOutputDecodeError as error:
         error.detail = {"run_id": hold.run_id, "step": name}
         raise
+
+
+def outside(flow: Flow[T]) -> Flow[T]:
+    """The same flow, as the user of a session sees it: what ends the work is an ordinary exception."""
+    try:
+        return (yield from flow)
+    except Interruption as error:
+        if isinstance(error, TidebaseError) or not isinstance(error.__cause__, TidebaseError):
+            raise
+        raise error.__cause__ from None
 
 
 def inside(flow: Flow[T]) -> Flow[T]:

@@ -13,10 +13,11 @@ from typing import Any, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 from . import calls, codec
-from .errors import Interruption, LeaseLostError, TidebaseError
+from .errors import BudgetExhausted, Interruption, LeaseLostError, TidebaseError
 from .flow import Flow, Invoke
 from .lease import Hold, acquire
 from .step import Checkpoints, describe
+from .usage import Budget, budget_json
 
 log = logging.getLogger("tidebase.run")
 T = TypeVar("T")
@@ -34,6 +35,8 @@ class RunOptions(TypedDict, total=False):
         max_attempts: how many attempts there are before a failure is final; by default 1.
         retry_delay_s: seconds before the second attempt, doubled for each further one; by default 1.
         recovery_webhook: the URL that is told when the run is to be recovered.
+        budget: what it and its descendants may use together: ``{"cost_usd": "2.50", "tokens": 100_000}``, either or
+            both; when that is used up, the next step raises BudgetExhausted.
     """
 
     metadata: dict[str, Any] | None
@@ -41,17 +44,19 @@ class RunOptions(TypedDict, total=False):
     max_attempts: int | None
     retry_delay_s: float | None
     recovery_webhook: str | None
+    budget: Budget | None
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """What ``run`` and ``attach`` are asked to do."""
+    """What ``run`` and ``attach`` are asked to do. ``made``: the run is known to exist."""
 
     workflow: str
     run_id: str
     input: Any
     wait_s: float | None
     options: RunOptions
+    made: bool = False
 
     @classmethod
     def of(cls, workflow: str, run_id: str | None, input: Any, wait_s: float | None, options: RunOptions) -> Invocation:
@@ -101,6 +106,7 @@ def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -
         max_attempts=options.get("max_attempts"),
         retry_delay=None if delay is None else timedelta(seconds=delay),
         recovery_webhook=options.get("recovery_webhook"),
+        budget=budget_json(options.get("budget")),
     )
 
 
@@ -110,7 +116,7 @@ def start(worker: Worker, invocation: Invocation, again: bool = False) -> Flow[S
     Args:
         again: it was just worked on and failed, with attempts left: wait until it may be tried again.
     """
-    if not again:
+    if not (again or invocation.made):
         yield create(invocation.workflow, invocation.run_id, invocation.input, invocation.options)
     lease = yield from acquire(
         invocation.run_id, worker.holder, worker.lease_s, worker.code_version, invocation.wait_s, patient=again
@@ -182,8 +188,11 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
 
 def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
     """Records that the attempt failed; a run that cannot be told so any more is left as it is (None)."""
+    retryable = not isinstance(error, BudgetExhausted)  # the next attempt would not get further
     try:
-        failure: calls.RunFailure = yield calls.fail_run(run_id=hold.run_id, token=hold.token, error=describe(error))
+        failure: calls.RunFailure = yield calls.fail_run(
+            run_id=hold.run_id, token=hold.token, error=describe(error), retryable=retryable
+        )
     except TidebaseError as refusal:
         log.warning("run %s: its failure was not recorded: %s", hold.run_id, refusal)
         return None

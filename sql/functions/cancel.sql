@@ -11,7 +11,8 @@ begin
   end if;
   perform tidebase_private.end_attempt(head, 'cancelled');
   update tidebase.runs r
-  set cancelled_at = clock_timestamp(), cancel_reason = cancel_one.reason, cancel_actor = cancel_one.actor
+  set cancelled_at = clock_timestamp(), finished_at = clock_timestamp(), cancel_reason = cancel_one.reason,
+      cancel_actor = cancel_one.actor
   where r.run_id = head.run_id;
   update tidebase.gates g set status = 'cancelled' where g.run_id = head.run_id and g.status = 'pending';
   update tidebase.run_heads h

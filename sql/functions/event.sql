@@ -22,6 +22,13 @@
 --   gate.resolved   name, decision, payload, comment, actor, by (secret, approver, timeout)
 --   timer.started   name, fires_at
 --   timer.fired     name
+--   run.forked      source_run_id, through_seq, through_step, workflow, reason, actor (the first event of a fork; copied ones have source_seq)
+--   state.updated   stream, version, operation (set, patch), importance, label, reason
+--   state.saved, state.restored   the same; restored: the version that was restored
+--   snapshot.created    the same, of the stream of the target's snapshots
+--   usage.recorded  what was recorded, without what is unknown
+--   budget.exhausted    seq (of the usage.recorded that used a budget up)
+--   budget.changed  cost_usd, tokens (the new limits), actor, reason
 --   recovery.started    recovery, reason, actor, found_status
 --   recovery.delivered, recovery.failed   recovery, http_status, error
 --
@@ -55,6 +62,33 @@ $$;
 comment on function tidebase_private.last_of_type(text, text) is
   'The seq of the run''s newest event of a type: what a repeated call that ended an attempt returns.';
 
+create or replace function tidebase_private.is_reserved(type text)
+returns boolean
+language sql immutable
+as $$
+  select type ~ '^(run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery|tidebase)\.';
+$$;
+comment on function tidebase_private.is_reserved(text) is 'Whether a type of event is one that only the functions write.';
+
+-- What an earlier call with this request_id did: the call is made again, because its answer was lost.
+create or replace function tidebase_private.find_request(run_id text, request_id text, types text[] default null)
+returns tidebase.events
+language plpgsql stable
+as $$
+declare
+  earlier tidebase.events;
+begin
+  select e.* into earlier from tidebase.events e
+  where e.run_id = find_request.run_id and e.request_id = find_request.request_id;
+  if found and not coalesce(earlier.type = any (types), not tidebase_private.is_reserved(earlier.type)) then
+    perform tidebase_private.raise_invalid('request_id', 'must be new: another call of this run was made with it');
+  end if;
+  return earlier;
+end
+$$;
+comment on function tidebase_private.find_request(text, text, text[]) is
+  'The event of the call that was made with this request_id; a row of NULLs if there is none. types: what such a call writes; NULL: events of one''s own. Errors: TB002 (it was a call of another kind).';
+
 -- Appends an event of the worker's own.
 --
 -- The number comes from the head row under its lock: whoever commits later has the higher number, and a rollback gives
@@ -67,10 +101,10 @@ set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
   head tidebase.run_heads;
-  earlier bigint;
+  earlier events;
 begin
   perform tidebase_private.require_name(type, 'type', 255);
-  if type ~ '^(run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery|tidebase)\.' then
+  if tidebase_private.is_reserved(type) then
     perform tidebase_private.raise_invalid('type', format(
       'must not begin with %s, which marks events that Tidebase writes itself', quote_literal(split_part(type, '.', 1) || '.')));
   end if;
@@ -84,11 +118,12 @@ begin
   end if;
 
   head := tidebase_private.fence(run_id, token, 1);
-  select e.seq into earlier from events e
-  where e.run_id = append_event.run_id and e.request_id = append_event.request_id;
-  if found then
-    perform tidebase_private.give_back(head, 1);
-    return earlier;
+  if request_id is not null then
+    earlier := tidebase_private.find_request(run_id, request_id);
+    if earlier.seq is not null then
+      perform tidebase_private.give_back(head, 1);
+      return earlier.seq;
+    end if;
   end if;
   perform tidebase_private.emit(head, type, coalesce(payload, 'null'), request_id);
   return head.last_seq;

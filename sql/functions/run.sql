@@ -17,7 +17,7 @@ comment on function tidebase_private.new_run_id() is 'A fresh id: run_ and a UUI
 create or replace function tidebase.create_run(
   workflow text, input jsonb default null, run_id text default null, metadata jsonb default null,
   deadline timestamptz default null, max_attempts integer default null, retry_delay interval default null,
-  recovery_webhook text default null)
+  recovery_webhook text default null, budget jsonb default null)
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -37,6 +37,7 @@ begin
     perform tidebase_private.raise_invalid('recovery_webhook', 'must be an http or https URL');
   end if;
   perform tidebase_private.require_interval(coalesce(retry_delay, '1 second'), 'retry_delay', '0', '30 days');
+  perform tidebase_private.require_budget(budget);
   perform tidebase_private.commit_durably();
 
   insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook)
@@ -55,15 +56,18 @@ begin
     return id;
   end if;
 
-  insert into run_heads (run_id, last_seq, durable_seq, deadline_at, due_at)
-  values (id, 1, 1, create_run.deadline, create_run.deadline)
+  insert into run_heads (run_id, last_seq, durable_seq, deadline_at, due_at, has_budget)
+  values (id, 1, 1, create_run.deadline, create_run.deadline, budget is not null)
   returning * into head;
+  if budget is not null then
+    perform tidebase_private.open_account(id, budget);
+  end if;
   perform tidebase_private.emit(head, 'run.created', jsonb_build_object('workflow', workflow));
   return id;
 end
 $$;
-comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text) is
-  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000, by default 1) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on. recovery_webhook: the URL that is told when the run is to be recovered. Errors: TB002, TB006.';
+comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text, jsonb) is
+  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000, by default 1) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on. recovery_webhook: the URL that is told when the run is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. Errors: TB002, TB006.';
 
 create or replace function tidebase.complete_run(run_id text, token bigint, result jsonb default null)
 returns bigint
@@ -175,7 +179,8 @@ create or replace view tidebase.run_overview with (security_barrier = true) as
     r.recovery_webhook,
     r.cancelled_at,
     r.cancel_reason,
-    r.cancel_actor
+    r.cancel_actor,
+    r.compacted_at
   from tidebase.runs r
   join tidebase.run_heads h on h.run_id = r.run_id
   left join tidebase.attempts a on a.run_id = h.run_id and a.attempt = h.attempt;

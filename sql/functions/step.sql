@@ -237,6 +237,8 @@ begin
   returning s.attempt into nth;
   if not found then
     return tidebase_private.begun_already(head, name, hash, request_id);
+  elsif head.has_budget then
+    perform tidebase_private.require_funds(head);  -- or nothing of this call has happened
   end if;
   perform tidebase_private.emit(head, 'step.started',
     jsonb_build_object('name', name, 'attempt', nth, 'token', head.lease_token));
@@ -244,7 +246,7 @@ begin
 end
 $$;
 comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, integer, interval, interval, interval, text[], text) is
-  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and its contract does not allow to repeat it: a person must decide; the run is in review, and the lease is given up). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007.';
+  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and its contract does not allow to repeat it: a person must decide; the run is in review, and the lease is given up). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010 (a budget is used up; checkpoints are still handed out).';
 
 create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
 returns bigint

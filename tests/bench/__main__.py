@@ -2,13 +2,14 @@
 
 Floor and steps take turns on one server, several rounds; what counts are the ratios, because absolute times differ from
 machine to machine and from moment to moment. Printed: rates and ratios, round trips, flushes and WAL a step, HOT
-updates of the head rows, and the cost of a late step of a run against an early one.
+updates of the head rows, the cost of a late step of a run against an early one, and a long history of states.
 
     make bench
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 import tempfile
@@ -97,6 +98,48 @@ def measure(tide: Tidebase, connection: psycopg.Connection[Any]) -> None:
     print(f"updates of run_heads: {row[0]:,}, of them HOT: {100 * row[1] / row[0]:.1f} %")
 
 
+def measure_state(tide: Tidebase, connection: psycopg.Connection[Any]) -> None:
+    """A long history: 1,000 patches of 200 bytes to a document of 100 KB, beside reading that document from a table."""
+    document = {f"k{number}": f"{number:085}" for number in range(1000)}
+    text = json.dumps(document)
+    connection.execute("create table documents (id bigint primary key, document jsonb)")
+    connection.execute("insert into documents values (1, %s)", [text])
+    before = stored(connection)
+    with tide.runs.attach("bench", run_id="history") as session:
+        session.state.set(document)
+        writes = [
+            rate(1, lambda n=n: session.state.patch({f"k{n % 700}": f"{n:095}", f"n{n}": f"{n:075}"}))  # type: ignore[misc]
+            for n in range(1000)
+        ]
+    size = stored(connection) - before
+
+    def read(query: str, *parameters: Any) -> None:
+        connection.execute(f"select pg_column_size(({query}))", parameters)  # type: ignore[arg-type]
+
+    floor = statistics.median(
+        1 / rate(1, lambda: read("select document || '{}' from documents where id = 1")) for _ in range(200)
+    )
+    reads = [
+        1 / rate(1, lambda n=n: read("select (tidebase.get_state('history', version => %s)).value", n))  # type: ignore[misc]
+        for n in range(1, 1002, 5)
+    ]
+    median = statistics.median(reads)
+    print(f"1,000 patches of 200 bytes to 100 KB: {size / 1e6:.2f} MB on disk, with indexes and events")
+    print(
+        f"  get_state of any version: {median / floor:.1f} x reading the document from a table ({median * 1000:.1f} ms,"
+    )
+    print(f"  at most {max(reads) * 1000:.1f}); a patch: {1000 / statistics.median(writes):.1f} ms")
+
+
+def stored(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute(
+        "select sum(pg_total_relation_size(oid))::bigint from pg_class"
+        " where relnamespace = 'tidebase'::regnamespace and relkind = 'r'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def main() -> int:
     binaries = local.find_binaries()
     if binaries is None:
@@ -111,6 +154,7 @@ def main() -> int:
                 tide.migrate()
                 print(f"PostgreSQL {connection.info.server_version // 10000}, default durability")
                 measure(tide, connection)
+                measure_state(tide, connection)
         finally:
             cluster.stop("immediate")
     return 0
