@@ -36,10 +36,11 @@ def snippets() -> list[Snippet]:
     ]
 
 
-def run_python(code: str, url: str) -> None:
+def run_python(code: str, url: str) -> str:
     environment = {**os.environ, "TIDEBASE_DATABASE_URL": url}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def run_sql(snippet: Snippet, url: str, version: int) -> None:
@@ -53,11 +54,14 @@ def run_sql(snippet: Snippet, url: str, version: int) -> None:
 
 
 def test_every_snippet_runs(server: Server, database: str) -> None:
+    printed = ""
     for snippet in snippets():
         if snippet.note.startswith("not run"):
             continue
         if snippet.language == "python":
-            run_python(snippet.code, database)
+            printed = run_python(snippet.code, database)
+        elif snippet.note == "output":
+            assert printed == snippet.code
         elif snippet.language == "sql":
             run_sql(snippet, database, server.version)
         elif snippet.language == "console":
