@@ -29,6 +29,7 @@ insert into may values
   ('finish_recovery',     false, false, true,  false, false),
   ('fork_run',            true,  false, true,  false, false),
   ('get_gate',            true,  true,  true,  true,  false),
+  ('get_gate_secret',  true,  false, false, false,  false),
   ('get_run',             true,  true,  true,  true,  false),
   ('get_state',           true,  true,  true,  true,  false),
   ('list_gates',          true,  true,  true,  true,  false),

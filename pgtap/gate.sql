@@ -154,5 +154,11 @@ set local role tidebase_approver;
 select is((tidebase.decide_gate('rights', 'g', 'approved')).actor, 'tidebase_approver', 'an approver decides, and is named');
 reset role;
 
+select pg_temp.leased('secretive');
+select secret from tidebase.open_gate('secretive', 1, 'g') \gset secretive_
+select is(tidebase.get_gate_secret('secretive', 'g'), :'secretive_secret', 'a worker is told the secret again');
+select tidebase.decide_gate('secretive', 'g', 'approved');
+select is(tidebase.get_gate_secret('secretive', 'g'), null, 'not when it decides nothing any more');
+select throws_ok($$select tidebase.get_gate_secret('secretive', 'none')$$, 'TB012', null, 'an unknown gate has none');
 select * from finish();
 rollback;

@@ -187,7 +187,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.same_request,
     ),
     "an append repeated is not recognised": (
-        (Edit("append_event", "e.request_id = append_event.request_id", "false"),),
+        (Edit("find_request", "e.request_id = find_request.request_id", "false"),),
         probes.same_request,
     ),
     "a number that is not needed is not given back": (

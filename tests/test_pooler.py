@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,12 @@ ignore_startup_parameters = extra_float_digits
 """
 
 
-@pytest.fixture
-def pooled(server: Server, empty_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty database behind PgBouncer."""
+@contextmanager
+def pooler(server: Server, database: str, folder: Path) -> Iterator[str]:
+    """PgBouncer in front of a server; the URL of the database behind it."""
     program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
     if program is None:
         pytest.skip("pgbouncer is not installed")
-    folder = tmp_path_factory.mktemp("pgbouncer")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = folder / "pgbouncer.ini"
@@ -49,7 +49,7 @@ def pooled(server: Server, empty_database: str, tmp_path_factory: pytest.TempPat
     for path in (folder, config):
         _give(path)
     process = subprocess.Popen([*local._as_account(), program, str(config)], cwd="/", stderr=subprocess.DEVNULL)
-    name = empty_database.partition("?")[0].rpartition("/")[2]
+    name = database.partition("?")[0].rpartition("/")[2]
     url = f"postgresql://postgres@127.0.0.1:{port}/{name}"
     try:
         _reach(url)
@@ -57,6 +57,13 @@ def pooled(server: Server, empty_database: str, tmp_path_factory: pytest.TempPat
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture
+def pooled(server: Server, empty_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty database behind PgBouncer."""
+    with pooler(server, empty_database, tmp_path_factory.mktemp("pgbouncer")) as url:
+        yield url
 
 
 def _give(path: Path) -> None:

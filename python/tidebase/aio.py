@@ -53,6 +53,7 @@ from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import AsyncHeartbeats, Hold, new_holder
 from .state import Moment, StateOptions, VersionOptions, snapshot
 from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform
+from .subscribe import Feeds
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
 from .usage import Money, UsageOptions, exact, record
 from .workflow import Invocation, RunOptions, Started
@@ -400,6 +401,7 @@ class AsyncRuns:
     ) -> None:
         self._database = database
         self._attach = attach
+        self._feeds = Feeds(database)
 
     async def create(
         self,
@@ -567,6 +569,12 @@ class AsyncRuns:
             if len(rows) < page:
                 return
             after = rows[-1].seq
+
+    def subscribe(self, run_id: str, after: int = 0) -> AsyncIterator[Event]:
+        """All events with seq > ``after``, in order, each once, as they come; see :meth:`tidebase.run.Runs.subscribe`.
+        However many follow a run, one of them reads its log.
+        """
+        return self._feeds.follow(run_id, after)
 
     async def attach(
         self,

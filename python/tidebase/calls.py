@@ -7,7 +7,7 @@ stays text until somebody knows what to decode it as; one of type :data:`Value` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -383,7 +383,7 @@ class UsageTotal:
     """Answer of record_usage: the run's totals so far.
 
     ``recorded``: whether this call was counted. ``unpriced``: how many records have no price. ``exhausted``: a budget
-    is used up.
+    is used up. ``seq``: of the record's event.
     """
 
     recorded: bool
@@ -393,6 +393,7 @@ class UsageTotal:
     cost_usd: Decimal
     unpriced: int
     exhausted: bool
+    seq: int
 
 
 @dataclass(frozen=True)
@@ -451,6 +452,31 @@ class UsageByModel:
     output_tokens: int | None
     reasoning_tokens: int | None
     cost: Decimal | None
+
+
+@dataclass(frozen=True)
+class UsageRecord:
+    """One record of usage, as the view usage_records has it; ``seq``: of its event."""
+
+    run_id: str
+    seq: int
+    kind: str
+    step: str | None
+    provider: str | None
+    model: str | None
+    response_id: str | None
+    input_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: Decimal | None
+    currency: str
+    quantity: Decimal | None
+    unit: str | None
+    label: str | None
+    metadata: Value
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -627,6 +653,7 @@ decide_gate = one(
     comment="text",
     request_id="text",
 )
+get_gate_secret = scalar("get_gate_secret", run_id="text", name="text")
 suspend_run = scalar("suspend_run", run_id="text", token="bigint", name="text")
 get_gate = one("get_gate", GateInfo, run_id="text", name="text")
 list_gates = many("list_gates", GateInfo, run_id="text", status="text", max="integer")
@@ -778,6 +805,11 @@ def step_timeline(run_id: str) -> Call[list[StepInfo]]:
     return rows_of("step_timeline", StepInfo, "started_at, name", run_id=run_id)
 
 
+def step_named(run_id: str, name: str) -> Call[list[StepInfo]]:
+    """One step of a run, if it was begun."""
+    return rows_of("step_timeline", StepInfo, "name", run_id=run_id, name=name)
+
+
 def review_inbox(run_id: str | None) -> Call[list[ReviewInfo]]:
     """The open reviews, oldest first."""
     return rows_of("review_inbox", ReviewInfo, "opened_at, run_id, step", run_id=run_id)
@@ -786,6 +818,18 @@ def review_inbox(run_id: str | None) -> Call[list[ReviewInfo]]:
 def stalled_runs() -> Call[list[StalledRun]]:
     """The runs that do not go on by themselves, longest first."""
     return rows_of("stalled_runs", StalledRun, "since, run_id")
+
+
+def usage_records(run_id: str, seq: int | None = None) -> Call[list[UsageRecord]]:
+    """Every record of usage of a run, in the order of the log, or the one of an event."""
+    return rows_of("usage_records", UsageRecord, "seq", run_id=run_id, seq=seq)
+
+
+def runs_by_id(run_ids: Sequence[str]) -> Call[list[RunInfo]]:
+    """These runs, as far as they exist, oldest first."""
+    read = reader(RunInfo)
+    query = f"select {columns(RunInfo)} from tidebase.run_overview where run_id = any(%s) order by created_at, run_id"
+    return Call(query, (list(run_ids),), lambda rows: list(map(read, rows)))
 
 
 def usage_totals(run_id: str) -> Call[list[UsageTotals]]:

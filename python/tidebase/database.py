@@ -151,6 +151,11 @@ class Database:
             raise _translate(error) from error
 
     @property
+    def listen_url(self) -> str:
+        """Where to listen: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
+        return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
+
+    @property
     def can_listen(self) -> bool:
         """Whether a connection of its own may be made to listen: not where the caller's single connection is all."""
         return self._single is None
@@ -248,6 +253,11 @@ class AsyncDatabase:
             return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
+
+    @property
+    def listen_url(self) -> str:
+        """Where to listen: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
+        return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
 
     @property
     def can_listen(self) -> bool:

@@ -11,6 +11,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -35,19 +37,29 @@ class Doorbell:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def wait(self, run_id: str, seconds: float) -> None:
-        """Returns when the bell rings for the run, or when the time is over."""
+    @contextmanager
+    def listening(self, run_id: str) -> Iterator[threading.Event]:
+        """An event that is set when the bell rings for the run, for as long as the block takes. Clear it, look, wait
+        for it: whatever comes after the look ends the wait.
+        """
         rung = threading.Event()
         with self._lock:
             self._waiting[run_id].add(rung)
             if self._thread is None and self._database.can_listen:
                 self._thread = threading.Thread(target=self._listen, name="tidebase-doorbell", daemon=True)
                 self._thread.start()
-        rung.wait(seconds)
-        with self._lock:
-            self._waiting[run_id].discard(rung)
-            if not self._waiting[run_id]:
-                del self._waiting[run_id]
+        try:
+            yield rung
+        finally:
+            with self._lock:
+                self._waiting[run_id].discard(rung)
+                if not self._waiting[run_id]:
+                    del self._waiting[run_id]
+
+    def wait(self, run_id: str, seconds: float) -> None:
+        """Returns when the bell rings for the run, or when the time is over."""
+        with self.listening(run_id) as rung:
+            rung.wait(seconds)
 
     def close(self) -> None:
         self._closed = True
@@ -55,7 +67,7 @@ class Doorbell:
     def _listen(self) -> None:
         while not self._closed:
             try:
-                with psycopg.connect(self._database.url, autocommit=True) as connection:
+                with psycopg.connect(self._database.listen_url, autocommit=True) as connection:
                     connection.execute(f"listen {CHANNEL}")  # a constant
                     while not self._closed:
                         for notification in connection.notifies(timeout=1.0):
@@ -78,20 +90,24 @@ class AsyncDoorbell:
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, run_id: str, seconds: float) -> None:
-        """Returns when the bell rings for the run, or when the time is over."""
+    @contextmanager
+    def listening(self, run_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when the bell rings for the run; see :meth:`Doorbell.listening`."""
         rung = asyncio.Event()
         self._waiting[run_id].add(rung)
         if self._task is None and self._database.can_listen:
             self._task = asyncio.create_task(self._listen(), name="tidebase-doorbell")
         try:
-            await asyncio.wait_for(rung.wait(), seconds)
-        except (asyncio.TimeoutError, TimeoutError):
-            pass
+            yield rung
         finally:
             self._waiting[run_id].discard(rung)
             if not self._waiting[run_id]:
                 del self._waiting[run_id]
+
+    async def wait(self, run_id: str, seconds: float) -> None:
+        """Returns when the bell rings for the run, or when the time is over."""
+        with self.listening(run_id) as rung, suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(rung.wait(), seconds)
 
     async def close(self) -> None:
         if self._task is not None:
@@ -101,7 +117,9 @@ class AsyncDoorbell:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._database.url, autocommit=True) as connection:
+                async with await psycopg.AsyncConnection.connect(
+                    self._database.listen_url, autocommit=True
+                ) as connection:
                     await connection.execute(f"listen {CHANNEL}")  # a constant
                     async for notification in connection.notifies():
                         for rung in self._waiting.get(notification.payload, ()):

@@ -12,7 +12,7 @@ import json
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg_pool import PoolTimeout
+from psycopg_pool import PoolClosed, PoolTimeout
 
 R = TypeVar("R")
 
@@ -264,7 +264,9 @@ def is_transient(error: BaseException) -> bool:
     serialization failure or a deadlock (SQLSTATE classes 08 and 40, 57P01 to 57P05, 53300; PostgreSQL
     manual, appendix A).
     """
-    if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) or isinstance(error, PoolTimeout):
+    if isinstance(error, (PoolTimeout, PoolClosed)):
+        return False
+    if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return False
     state = error.sqlstate
     return state is None or state[:2] in ("08", "40") or state in ("57P01", "57P02", "57P03", "57P05", "53300")

@@ -39,6 +39,7 @@ from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import Hold
 from .state import Moment, Snapshots, State
 from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform
+from .subscribe import follow
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
 from .usage import Money, Usage, exact
 from .workflow import RunOptions
@@ -585,6 +586,12 @@ class Runs:
             if len(rows) < page:
                 return
             after = rows[-1].seq
+
+    def subscribe(self, run_id: str, after: int = 0) -> Iterator[Event]:
+        """All events with seq > ``after``, in order, each once, as they come; ends when the run is over (completed,
+        cancelled, or failed and not resumed). No connection is held between them. Raises RunNotFound.
+        """
+        return follow(self._database, run_id, after)
 
     def attach(
         self,

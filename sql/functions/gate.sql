@@ -244,6 +244,26 @@ $$;
 comment on function tidebase.open_gate(text, bigint, text, text, jsonb, text[], interval, jsonb, text, jsonb, integer) is
   'Asks a question that gets exactly one decision; opened again it returns what stands. name: 1 to 1024 bytes, unique in the run. prompt and data: what is shown; with others TB006. options: the decisions that may be given, by default approved and rejected. timeout: after which default_decision falls by itself (timed_out unless told). response_schema: a JSON Schema for the payload of the answer. required_approvals: how many different people must agree (1 to 100); one "rejected" settles it at once. capability: what is granted, for the audit. secret: entitles its bearer to decide: hand it to the approver, keep it out of logs. Errors: TB001, TB002, TB003, TB004, TB005, TB006.';
 
+-- Workers ask on behalf of approvers whom only they know, and may have lost what open_gate told them.
+create or replace function tidebase.get_gate_secret(run_id text, name text)
+returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  gate gates;
+begin
+  select g.* into gate from gates g
+  where g.run_id = get_gate_secret.run_id and g.name = get_gate_secret.name and g.kind = 'gate';
+  if not found then
+    perform tidebase_private.raise_gate_not_found(run_id, name);
+  end if;
+  return case when gate.status = 'pending' then tidebase_private.gate_secret(run_id, name) end;
+end
+$$;
+comment on function tidebase.get_gate_secret(text, text) is
+  'The secret that entitles its bearer to decide a gate, once more, as open_gate gave it; NULL when the gate is decided. For workers, who hand it to approvers. Errors: TB012.';
+
 create or replace function tidebase.start_timer(run_id text, token bigint, name text, duration interval)
 returns tidebase.gate_opening
 language plpgsql volatile security definer
@@ -487,6 +507,7 @@ comment on function tidebase.list_gates(text, text, integer) is
   'Gates, oldest first: of a run, in a status (pending, decided, cancelled), at most max (1 to 1000). NULL means any. Errors: TB002.';
 
 select tidebase_private.allow('function tidebase.open_gate', 'worker');
+select tidebase_private.allow('function tidebase.get_gate_secret', 'worker');
 select tidebase_private.allow('function tidebase.start_timer', 'worker');
 select tidebase_private.allow('function tidebase.suspend_run', 'worker');
 select tidebase_private.allow('function tidebase.decide_gate', 'approver', 'operator', 'reader');

@@ -151,7 +151,7 @@ $$;
 comment on function tidebase_private.charge(tidebase.run_heads, tidebase.usage) is
   'Adds to the running totals of the run and of those whose budget it shares. The caller holds the head''s lock.';
 
-create or replace function tidebase_private.account_of(head tidebase.run_heads, recorded boolean)
+create or replace function tidebase_private.account_of(head tidebase.run_heads, recorded boolean, seq bigint)
 returns tidebase.usage_total
 language plpgsql stable
 as $$
@@ -160,7 +160,7 @@ declare
   total tidebase.usage_total;
 begin
   select a.* into account from tidebase.accounts a where a.run_id = head.run_id;
-  total := row(recorded, account.records, account.input_tokens, account.output_tokens, account.cost_usd, account.unpriced, false);
+  total := row(recorded, account.records, account.input_tokens, account.output_tokens, account.cost_usd, account.unpriced, false, seq);
   while not total.exhausted and account.run_id is not null loop
     total.exhausted := tidebase_private.is_exhausted(account);
     select a.* into account from tidebase.accounts a where a.run_id = account.parent_run_id;
@@ -168,7 +168,7 @@ begin
   return total;
 end
 $$;
-comment on function tidebase_private.account_of(tidebase.run_heads, boolean) is 'The answer of record_usage.';
+comment on function tidebase_private.account_of(tidebase.run_heads, boolean, bigint) is 'The answer of record_usage.';
 
 -- Unlike jsonb_strip_nulls it leaves the nulls inside the caller's metadata alone.
 create or replace function tidebase_private.without_nulls(members jsonb)
@@ -192,7 +192,7 @@ as $$
 declare
   head run_heads;
   wanted usage;
-  counted boolean;
+  counted bigint;
   used_up boolean;
 begin
   if cost_usd is not null and (cost is not null or currency <> 'USD') then
@@ -205,15 +205,18 @@ begin
   head := tidebase_private.fence(run_id, token, 1);
   wanted.seq := head.last_seq;
   wanted.created_at := clock_timestamp();
-  counted := request_id is not null
-    and (tidebase_private.find_request(run_id, request_id, array['usage.recorded'])).seq is not null;
-  if not counted then
-    insert into usage select (wanted).* on conflict do nothing;
-    counted := not found;
+  if request_id is not null then
+    counted := (tidebase_private.find_request(run_id, request_id, array['usage.recorded'])).seq;
   end if;
-  if counted then
+  if counted is null then
+    insert into usage select (wanted).* on conflict do nothing;
+    if not found then
+      counted := (select u.seq from usage u where u.run_id = head.run_id and u.response_id = record_usage.response_id);
+    end if;
+  end if;
+  if counted is not null then
     perform tidebase_private.give_back(head, 1);
-    return tidebase_private.account_of(head, false);  -- that response, or that call, was counted before
+    return tidebase_private.account_of(head, false, counted);  -- that response, or that call, was counted before
   end if;
   used_up := tidebase_private.charge(head, wanted);
   perform tidebase_private.emit(head, 'usage.recorded', tidebase_private.without_nulls(
@@ -221,7 +224,7 @@ begin
   if used_up then
     perform tidebase_private.emit(tidebase_private.advance(run_id), 'budget.exhausted', jsonb_build_object('seq', head.last_seq));
   end if;
-  return tidebase_private.account_of(head, true);
+  return tidebase_private.account_of(head, true, head.last_seq);
 end
 $$;
 comment on function tidebase.record_usage(text, bigint, text, text, text, text, bigint, bigint, numeric, numeric, text, text, bigint, bigint, bigint, numeric, text, text, jsonb, text) is

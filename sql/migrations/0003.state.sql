@@ -177,10 +177,11 @@ create type tidebase.usage_total as (
   output_tokens bigint,
   cost_usd      numeric,
   unpriced      bigint,
-  exhausted     boolean
+  exhausted     boolean,
+  seq           bigint
 );
 comment on type tidebase.usage_total is
-  'Answer of record_usage: whether this call was counted (false: that response was before), what the run used so far, how many records have no price, and whether a budget is used up.';
+  'Answer of record_usage: whether this call was counted (false: that response was before), what the run used so far, how many records have no price, whether a budget is used up, and the seq of the record''s event.';
 
 create type tidebase.tree_node as (
   run_id          text,

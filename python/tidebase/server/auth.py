@@ -1,0 +1,85 @@
+"""Who may do what over HTTP: bearer keys with roles, and short-lived tokens for those who cannot send headers.
+
+A key is ``role[+role...]:secret``. The roles are those of the database; they are siblings, not a ladder. Without any
+key everybody may do everything, which is why a server without keys listens on the loopback interface only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..errors import InvalidArgument
+
+ROLES = frozenset({"worker", "approver", "operator", "reader"})
+
+#: For how long a token for following a run is good, in seconds: it is only looked at when the stream is opened.
+TOKEN_S = 50
+
+
+@dataclass(frozen=True)
+class Key:
+    """A secret and what its bearer may do; the secret is not shown."""
+
+    roles: frozenset[str]
+    secret: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """From ``worker:SECRET`` or ``worker+operator:SECRET``."""
+        names, separator, secret = text.partition(":")
+        roles = frozenset(names.split("+"))
+        if not separator or not roles <= ROLES or len(secret) < 8:
+            raise InvalidArgument(
+                "a key must be role[+role]:secret, with a secret of at least 8 characters",
+                hint=f"The roles are {', '.join(sorted(ROLES))}.",
+            )
+        return cls(roles, secret)
+
+
+class Keyring:
+    """The keys of a server. The same keys make the same tokens, so any replica takes what another has given."""
+
+    def __init__(self, keys: Sequence[Key] = ()) -> None:
+        self._keys = [(_digest(key.secret), key.roles) for key in keys]
+        material = "\n".join(sorted(f"{key.secret}" for key in keys))
+        self._signing = hashlib.sha256(b"tidebase events token\n" + material.encode()).digest()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are no keys: everybody may do everything."""
+        return not self._keys
+
+    def roles(self, secret: str | None) -> frozenset[str] | None:
+        """What the bearer of a secret may do; None when it is none of the keys.
+
+        Every key is compared, and digests of one length are, so how long it takes says nothing about any of them.
+        """
+        if self.is_open:
+            return ROLES
+        given = _digest(secret or "")
+        found = [roles for digest, roles in self._keys if hmac.compare_digest(digest, given)]
+        return found[0] if found and secret else None
+
+    def sign(self, run_id: str) -> tuple[str, int]:
+        """A token for following this run, and until when (seconds since 1970) it is good."""
+        expires = int(time.time()) + TOKEN_S
+        return f"{expires}.{self._signature(run_id, expires)}", expires
+
+    def may_follow(self, run_id: str, token: str) -> bool:
+        """Whether a token is one for this run, and still good."""
+        digits, _, signature = token.partition(".")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 12):
+            return False
+        expected = self._signature(run_id, int(digits)).encode()
+        return hmac.compare_digest(expected, signature.encode("utf-8", "replace")) and time.time() <= int(digits)
+
+    def _signature(self, run_id: str, expires: int) -> str:
+        return hmac.new(self._signing, f"{expires}:{run_id}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()

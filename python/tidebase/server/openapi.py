@@ -1,0 +1,184 @@
+"""The OpenAPI document: made from the routes and from the classes of their bodies, so it cannot differ from them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import msgspec
+
+from .routes import ROUTES, Route
+
+Node = dict[str, Any]
+
+_ERROR = {"$ref": "#/components/schemas/Error"}
+_TEXTS: dict[int, str] = {
+    400: "The request makes no sense.",
+    401: "No key, or none of the server's.",
+    403: "The key may not do that.",
+    404: "There is no such thing.",
+    405: "The path does not have this method.",
+    409: "The run or the gate is in another state, or the lease was lost.",
+    413: "The body is too large.",
+    422: "It cannot be done with this run.",
+    500: "A fault of the server.",
+    503: "The database is out of reach, or not migrated.",
+}
+_OBJECTS = {
+    "run": "object",
+    "steps": "array",
+    "stateStreams": "array",
+    "stateVersions": "array",
+    "runEdges": "array",
+    "childRuns": "array",
+    "recoveryAttempts": "array",
+    "channels": "array",
+    "channelDeliveries": "array",
+    "gates": "array",
+    "usage": "array",
+    "events": "array",
+    "runs": "array",
+    "snapshots": "array",
+    "recoveryAttempt": "object",
+    "step": "object",
+    "gate": "object",
+    "stateVersion": "object",
+    "snapshot": "object",
+    "edge": "object",
+    "leaseOwner": "string",
+    "action": "string",
+    "runStatus": "string",
+    "requeued": "boolean",
+    "created": "boolean",
+}
+
+
+@functools.cache
+def document() -> Node:
+    """The document (OpenAPI 3.1)."""
+    kinds = [route.body for route in ROUTES if route.body is not None]
+    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    paths: dict[str, Node] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    paths["/health"] = {"get": _open("health", "Whether the server is up.", _object({"ok": {"type": "boolean"}}))}
+    paths["/openapi.json"] = {"get": _open("openapi", "This document.", {"type": "object"})}
+    paths["/runs/{run_id}/events"] = {"get": _events()}
+    paths["/runs/{run_id}/events/token"] = {"post": _token()}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidebase",
+            "version": "0.6",
+            "description": "Durable checkpoints for agents: the HTTP API of Tidebase v0.6 over Tidebase in Postgres.",
+        },
+        "components": {
+            "schemas": {**schemas, "Error": _object({"error": {"type": "string"}}, additionalProperties=True)},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}],
+        "paths": paths,
+    }
+
+
+def _object(properties: Node, **more: Any) -> Node:
+    return {"type": "object", "properties": properties, "required": list(properties), **more}
+
+
+def _operation(route: Route) -> Node:
+    operation: Node = {
+        "operationId": route.handler.__name__,
+        "summary": (route.handler.__doc__ or "").strip(),
+        "description": f"For: {', '.join(sorted(route.roles))}.",
+        "parameters": _parameters(route),
+        "responses": _responses(_answer(route), {400, 401, 403, 404, 413, 500, 503, *route.refusals}),
+    }
+    if route.body is not None:
+        operation["requestBody"] = {"content": _json({"$ref": f"#/components/schemas/{route.body.__name__}"})}
+        operation["requestBody"]["required"] = bool(
+            msgspec.json.schema(route.body)["$defs"][route.body.__name__]["required"]
+        )
+    return operation
+
+
+def _answer(route: Route) -> Node:
+    members = {name: _member(route, name) for name in route.members}
+    return _object(members, additionalProperties=True)
+
+
+def _member(route: Route, name: str) -> Node:
+    if name == "state":
+        return {"type": ["object", "null"]}
+    if name == "usage" and route.method == "POST":
+        return {"type": "object"}
+    return {"type": _OBJECTS[name]}
+
+
+def _parameters(route: Route) -> list[Node]:
+    path = [_text(name, "path", required=True) for name in re.findall(r"{(\w+)}", route.path)]
+    query = [_number(name) if name == "limit" else _text(name, "query") for name in route.query]
+    header = [_text("x-tidebase-worker", "header")] if route.path.endswith("}/begin") else []
+    return path + query + header
+
+
+def _text(name: str, place: str, required: bool = False) -> Node:
+    schema: Node = {"type": "string"}
+    if required:
+        schema["minLength"] = 1
+    return {"name": name, "in": place, "required": required, "schema": schema}
+
+
+def _number(name: str, minimum: int = 1) -> Node:
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": {"type": "integer", "minimum": minimum, "maximum": 1000},
+    }
+
+
+def _json(schema: Node) -> Node:
+    return {"application/json": {"schema": schema}}
+
+
+def _responses(schema: Node, refusals: set[int]) -> Node:
+    errors = {str(code): {"description": _TEXTS[code], "content": _json(_ERROR)} for code in sorted(refusals)}
+    return {"200": {"description": "Done.", "content": _json(schema)}, **errors}
+
+
+def _open(name: str, summary: str, schema: Node) -> Node:
+    return {"operationId": name, "summary": summary, "security": [], "responses": _responses(schema, {500})}
+
+
+def _events() -> Node:
+    after = {"name": "after", "in": "query", "required": False, "schema": {"type": "integer", "minimum": 0}}
+    form = {"name": "format", "in": "query", "required": False, "schema": {"enum": ["tidebase", "ag-ui"]}}
+    responses = _responses({}, {400, 401, 404, 500, 503})
+    responses["200"] = {
+        "description": "Events, as they come.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+    responses["204"] = {"description": "The run is over, and the client has seen its last event."}
+    return {
+        "operationId": "follow_run",
+        "summary": "A run's events as server-sent events.",
+        "parameters": [
+            _text("run_id", "path", required=True),
+            after,
+            form,
+            _text("token", "query"),
+            _text("Last-Event-ID", "header"),
+        ],
+        "responses": responses,
+    }
+
+
+def _token() -> Node:
+    schema = _object({"token": {"type": "string"}, "expiresAt": {"type": "string"}})
+    return {
+        "operationId": "get_events_token",
+        "summary": "A token for following one run, for a client that cannot send headers; good for less than a minute.",
+        "parameters": [_text("run_id", "path", required=True)],
+        "responses": _responses(schema, {401, 403, 500}),
+    }

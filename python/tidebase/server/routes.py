@@ -1,0 +1,674 @@
+"""The routes of the HTTP API, each a translation to one function of the database and the row that comes of it.
+
+The protocol of Tidebase v0.6 names an owner where a token belongs. So the owner that a client is told ends with the
+fencing token of its lease, and whoever sends the owner sends the token. Where the protocol sends no owner at all
+(state, usage, children, gates, the end of a run), the call goes with the token of the lease that is held just then:
+without a live lease it is refused, and when another worker takes over in between, the database fences it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from .. import calls, codec
+from ..database import AsyncDatabase
+from ..errors import (
+    InputMismatch,
+    InvalidArgument,
+    LeaseLostError,
+    NotEntitled,
+    NotFound,
+    RunCancelledError,
+    RunFinal,
+    StepNotRunning,
+    TidebaseError,
+    only,
+)
+from ..workflow import new_run_id
+from . import bodies, shapes
+from .shapes import Shape
+
+R = TypeVar("R")
+
+ALL = frozenset({"worker", "approver", "operator", "reader"})
+WORKER = frozenset({"worker"})
+OPERATOR = frozenset({"operator"})
+DECIDERS = frozenset({"approver", "operator", "reader"})
+
+
+class Refused(Exception):
+    """An answer that is no success: its status and body."""
+
+    def __init__(self, status: int, **body: Any) -> None:
+        super().__init__(status, body)
+        self.status = status
+        self.body = body
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, as a handler sees it."""
+
+    database: AsyncDatabase
+    path: dict[str, str]
+    query: dict[str, str]
+    body: Any
+    worker: str | None
+    roles: frozenset[str]
+    lease_s: float
+
+    @property
+    def run_id(self) -> str:
+        return self.path["run_id"]
+
+    async def do(self, call: calls.Call[R]) -> R:
+        return await self.database.execute(call)
+
+    async def run(self) -> Shape:
+        return shapes.run(await self.do(calls.get_run(run_id=self.run_id)))
+
+    async def token(self, owner: str | None = None) -> int:
+        """The fencing token of an owner, or of the lease that is held now."""
+        if owner is not None:
+            token = shapes.token_of(owner)
+            if token is None:
+                raise LeaseLostError("lease lost: the lease owner has no token", sqlstate="TB003")
+            return token
+        return (await self.do(calls.get_run(run_id=self.run_id))).lease_token
+
+
+Handler = Callable[[Asked], Awaitable[Shape]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route: its method and path, who may use it, what it takes and what it answers with."""
+
+    method: str
+    path: str
+    handler: Handler
+    roles: frozenset[str]
+    body: type[bodies.Body] | None = None
+    members: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
+    refusals: tuple[int, ...] = ()
+
+
+ROUTES: list[Route] = []
+
+
+def route(
+    method: str,
+    path: str,
+    roles: frozenset[str],
+    *members: str,
+    body: type[bodies.Body] | None = None,
+    query: tuple[str, ...] = (),
+    refusals: tuple[int, ...] = (),
+) -> Callable[[Handler], Handler]:
+    """Adds a handler; ``members`` are those of its answer, ``refusals`` the codes beside the usual ones."""
+
+    def add(handler: Handler) -> Handler:
+        ROUTES.append(Route(method, path, handler, roles, body, members, query, refusals))
+        return handler
+
+    return add
+
+
+def json_or_none(value: Any) -> str | None:
+    return None if value is None else codec.encode(value)
+
+
+def milliseconds(value: int | None) -> timedelta | None:
+    return None if value is None else timedelta(milliseconds=value)
+
+
+def words(value: Any) -> str | None:
+    """A text; other JSON is kept as its text, and an empty one says nothing."""
+    return value or None if value is None or isinstance(value, str) else codec.encode(value)
+
+
+# -- runs
+
+
+@route("POST", "/runs/{run_id}", WORKER, "run", body=bodies.CreateRun, refusals=(409,))
+async def create_run(asked: Asked) -> Shape:
+    """Makes a run of the workflow that stands in the place of the run's id."""
+    body: bodies.CreateRun = asked.body
+    call = calls.create_run(
+        workflow=asked.run_id,
+        run_id=body.run_id or new_run_id(),
+        input=json_or_none(body.input),
+        metadata=json_or_none(body.metadata),
+        recovery_webhook=body.recovery_webhook,
+        max_attempts=body.max_attempts,
+    )
+    run_id = await asked.do(call)
+    return {"run": shapes.run(await asked.do(calls.get_run(run_id=run_id)))}
+
+
+@route("GET", "/runs", ALL, "runs", query=("workflow", "status", "before", "limit"))
+async def list_runs(asked: Asked) -> Shape:
+    """Runs, newest first, at most 100; page on with ``before``, the last id."""
+    call = calls.list_runs(
+        workflow=asked.query.get("workflow"),
+        status=asked.query.get("status"),
+        before=asked.query.get("before"),
+        max=limit(asked, 100),
+    )
+    return {"runs": [shapes.run(row) for row in await asked.do(call)]}
+
+
+def number(query: dict[str, str], name: str, default: int) -> int:
+    """A number in a query."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise InvalidArgument(f"{name} must be a number")
+    return int(text)
+
+
+def limit(asked: Asked, default: int) -> int:
+    """How many rows are wanted."""
+    wanted = number(asked.query, "limit", default)
+    if not 1 <= wanted <= 1000:
+        raise InvalidArgument("limit must be from 1 to 1000")
+    return wanted
+
+
+@route(
+    "GET",
+    "/runs/{run_id}",
+    ALL,
+    "run",
+    "steps",
+    "state",
+    "stateStreams",
+    "stateVersions",
+    "runEdges",
+    "childRuns",
+    "recoveryAttempts",
+    "channels",
+    "channelDeliveries",
+    "gates",
+    "usage",
+    "events",
+)
+async def get_run(asked: Asked) -> Shape:
+    """A run with all that belongs to it: at most 1,000 versions of state and 10,000 events."""
+    run_id = asked.run_id
+    run = shapes.run(await asked.do(calls.get_run(run_id=run_id)))
+    versions = await asked.do(calls.list_state_versions(run_id=run_id, max=1000, with_value=True))
+    newest = {row.stream: row for row in reversed(versions)}
+    edges = [node for node in await asked.do(calls.run_tree(run_id=run_id)) if node.depth == 1]
+    children = await asked.do(calls.runs_by_id([node.run_id for node in edges]))
+    return {
+        "run": run,
+        "steps": [shapes.step(row, run["leaseOwner"]) for row in await asked.do(calls.step_timeline(run_id))],
+        "state": shapes.state(run_id, newest["main"]) if "main" in newest else None,
+        "stateStreams": [shapes.state_stream(run_id, row) for row in newest.values()],
+        "stateVersions": [shapes.state_version(run_id, row) for row in versions],
+        "runEdges": [shapes.edge(node) for node in edges],
+        "childRuns": [shapes.run(row) for row in children],
+        "recoveryAttempts": [shapes.recovery(row) for row in await asked.do(calls.recovery_history(run_id))],
+        "channels": [],
+        "channelDeliveries": [],
+        "gates": await gates(asked),
+        "usage": [shapes.usage(row) for row in await asked.do(calls.usage_records(run_id))],
+        "events": [
+            shapes.event(run_id, row) for row in await asked.do(calls.read_events(run_id=run_id, after=0, max=10_000))
+        ],
+    }
+
+
+async def gates(asked: Asked) -> list[Shape]:
+    """The gates of a run; a worker sees the secrets of those that wait, to hand them to approvers."""
+    rows = await asked.do(calls.list_gates(run_id=asked.run_id, max=1000))
+    return [shapes.gate(row, await secret_of(asked, row)) for row in rows if row.kind == "gate"]
+
+
+async def secret_of(asked: Asked, gate: calls.GateInfo) -> str | None:
+    if gate.status != "pending" or "worker" not in asked.roles:
+        return None
+    secret: str | None = await asked.do(calls.get_gate_secret(run_id=asked.run_id, name=gate.name))
+    return secret
+
+
+@route("POST", "/runs/{run_id}/begin", WORKER, "run", "leaseOwner", body=bodies.Begin, refusals=(409,))
+async def begin(asked: Asked) -> Shape:
+    """Leases a run, for the worker that the header ``x-tidebase-worker`` names."""
+    holder = asked.worker or f"http-{uuid4().hex[:12]}"
+    if shapes.token_of(holder) is not None:
+        holder = holder.rpartition("#")[0]  # an owner of an earlier lease is a new holder of the same name
+    call = calls.acquire_run(
+        run_id=asked.run_id, holder=holder, ttl=timedelta(seconds=asked.lease_s), request_id=uuid4().hex
+    )
+    try:
+        lease = await asked.do(call)
+    except RunCancelledError:
+        raise Refused(409, error="run is cancelled", code="run_cancelled", run=await asked.run()) from None
+    run = await asked.run()
+    if lease.outcome == "held":
+        raise Refused(409, error="run is leased", code="run_leased", leaseOwner=lease.holder)
+    if lease.outcome in ("waiting", "review"):
+        raise Refused(409, error=f"run is in {run['status']}", code=f"run_{lease.outcome}", run=run)
+    return {"run": run, "leaseOwner": shapes.owner_of(holder, lease.token) or holder}
+
+
+@route("POST", "/runs/{run_id}/heartbeat", WORKER, "run", body=bodies.Heartbeat, refusals=(409,))
+async def heartbeat(asked: Asked) -> Shape:
+    """Renews a lease."""
+    try:
+        token = await asked.token(asked.body.lease_owner)
+        await asked.do(calls.renew_lease(run_id=asked.run_id, token=token, ttl=timedelta(seconds=asked.lease_s)))
+    except (LeaseLostError, RunCancelledError, RunFinal) as error:
+        code = "run_cancelled" if isinstance(error, RunCancelledError) else "lease_lost"
+        raise Refused(409, error="lease lost", code=code, run=await asked.run()) from None
+    return {"run": await asked.run()}
+
+
+@route("POST", "/runs/{run_id}/complete", WORKER, "run", body=bodies.CompleteRun, refusals=(409,))
+async def complete_run(asked: Asked) -> Shape:
+    """Ends a run with its result; a cancelled run stays as it is."""
+    token = await asked.token(asked.body.lease_owner)
+    result = codec.encode(asked.body.result)
+    with suppress(RunCancelledError):
+        await asked.do(calls.complete_run(run_id=asked.run_id, token=token, result=result))
+    return {"run": await asked.run()}
+
+
+@route("POST", "/runs/{run_id}/fail", WORKER, "run", "requeued", body=bodies.FailRun, refusals=(409,))
+async def fail_run(asked: Asked) -> Shape:
+    """Ends an attempt with an error."""
+    failure = await asked.do(
+        calls.fail_run(
+            run_id=asked.run_id,
+            token=await asked.token(asked.body.lease_owner),
+            error=codec.encode(asked.body.error),
+            retryable=asked.body.failure_class != "permanent",
+        )
+    )
+    return {"run": await asked.run(), "requeued": failure.status == "pending"}
+
+
+@route("POST", "/runs/{run_id}/cancel", OPERATOR, "run", body=bodies.CancelRun, refusals=(409,))
+async def cancel_run(asked: Asked) -> Shape:
+    """Cancels a run for good, with its descendants."""
+    try:
+        await asked.do(calls.cancel_run(run_id=asked.run_id, reason=asked.body.reason, actor=asked.body.actor))
+    except RunFinal:
+        raise Refused(409, error="run already completed", code="run_final", run=await asked.run()) from None
+    return {"run": await asked.run()}
+
+
+@route("POST", "/runs/{run_id}/recover", OPERATOR, "recoveryAttempt", body=bodies.RecoverRun, refusals=(409, 422))
+async def recover_run(asked: Asked) -> Shape:
+    """Makes a run that was left acquirable, and tells its webhook."""
+    if (await asked.run())["recoveryWebhook"] is None:
+        raise Refused(422, error="run has no recovery webhook", code="no_recovery_webhook")
+    number = await asked.do(calls.recover_run(run_id=asked.run_id, reason=asked.body.reason))
+    history = await asked.do(calls.recovery_history(asked.run_id))
+    return {"recoveryAttempt": next(shapes.recovery(row) for row in history if row.recovery == number)}
+
+
+# -- steps
+
+
+@route(
+    "POST",
+    "/runs/{run_id}/steps/begin",
+    WORKER,
+    "action",
+    body=bodies.BeginStep,
+    refusals=(409,),
+)
+async def begin_step(asked: Asked) -> Shape:
+    """Says what to do with a step: execute, return (its output), input_mismatch, locked or cancelled."""
+    body: bodies.BeginStep = asked.body
+    try:
+        token = await asked.token(body.lease_owner)
+        start = await asked.do(begin_call(asked.run_id, token, body))
+    except RunCancelledError:
+        return {"action": "cancelled"}
+    except (LeaseLostError, StepNotRunning, RunFinal):
+        return {"action": "locked", "step": await find_step(asked, body.name)}
+    except InputMismatch as error:
+        step = await find_step(asked, body.name)
+        expected = step["inputHash"] if step else error.detail.get("input_hash")
+        actual = body.input_hash
+        return {"action": "input_mismatch", "step": step, "expectedInputHash": expected, "actualInputHash": actual}
+    step = await find_step(asked, body.name)
+    if start.outcome == "replay":
+        return {"action": "return", "step": step, "output": codec.decode(start.output)}
+    if start.outcome == "review":
+        return {"action": "locked", "step": step}
+    owner = body.lease_owner or shapes.owner_of("http", token)
+    return {"action": "execute", "step": {**(step or {}), "leaseOwner": owner}, "leaseOwner": owner}
+
+
+def begin_call(run_id: str, token: int, body: bodies.BeginStep) -> calls.Call[calls.StepStart]:
+    options = body.options or bodies.StepOptions()
+    # A hash of the client's own goes into what the database compares; that of the input itself adds nothing.
+    plain = body.input_hash == stable_hash(body.input)
+    return calls.begin_step(
+        run_id=run_id,
+        token=token,
+        name=body.name,
+        input=codec.encode(body.input if plain else shapes.with_hash(body.input, body.input_hash)),
+        side_effects=options.side_effects,
+        idempotency_key=options.idempotency_key,
+        replay=options.replay,
+        checkpoint_invariant=words(options.checkpoint_invariant),
+        verified_by=words(options.verified_by),
+        credentials=options.credentials,
+        retries=options.retries,
+        timeout=milliseconds(options.timeout_ms),
+    )
+
+
+def stable_hash(input: Any) -> str:
+    """The hash that the SDKs make: SHA-256 of the JSON with sorted keys."""
+    text = json.dumps(input, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()
+
+
+async def find_step(asked: Asked, name: str) -> Shape | None:
+    rows = await asked.do(calls.step_named(asked.run_id, name))
+    return shapes.step(rows[0]) if rows else None
+
+
+async def step_after(asked: Asked, name: str) -> Shape:
+    step = await find_step(asked, name)
+    if step is None:
+        raise Refused(404, error="step not found", code="not_found")
+    return step
+
+
+@route("POST", "/runs/{run_id}/steps/{step_id}/complete", WORKER, "step", body=bodies.CompleteStep, refusals=(409,))
+async def complete_step(asked: Asked) -> Shape:
+    """Stores what a step returned, for good."""
+    name = shapes.name_of("step", asked.path["step_id"])
+    token = await asked.token(asked.body.lease_owner)
+    output = codec.encode(asked.body.output)
+    await asked.do(calls.complete_step(run_id=asked.run_id, token=token, name=name, output=output))
+    return {"step": await step_after(asked, name)}
+
+
+@route("POST", "/runs/{run_id}/steps/{step_id}/fail", WORKER, "step", body=bodies.FailStep, refusals=(409,))
+async def fail_step(asked: Asked) -> Shape:
+    """Records that a step failed."""
+    name = shapes.name_of("step", asked.path["step_id"])
+    token = await asked.token(asked.body.lease_owner)
+    call = calls.fail_step(
+        run_id=asked.run_id,
+        token=token,
+        name=name,
+        error=codec.encode(asked.body.error),
+        retryable=asked.body.retryable,
+    )
+    await asked.do(call)
+    return {"step": await step_after(asked, name)}
+
+
+# -- state
+
+
+async def write_state(asked: Asked, function: calls.Function[int], **what: Any) -> calls.StateVersion:
+    """Writes a version with the token of the lease that is held, and reads it back."""
+    body: bodies.Version = asked.body
+    version = await asked.do(
+        function(
+            run_id=asked.run_id,
+            token=await asked.token(),
+            stream=body.stream,
+            reason=body.reason,
+            importance=body.importance,
+            metadata=json_or_none(body.metadata),
+            created_by=body.created_by,
+            request_id=uuid4().hex,
+            **what,
+        )
+    )
+    return await asked.do(calls.get_state(run_id=asked.run_id, stream=body.stream, version=version))
+
+
+@route("PUT", "/runs/{run_id}/state", WORKER, "state", body=bodies.WriteState, refusals=(409,))
+async def set_state(asked: Asked) -> Shape:
+    """Makes a document the next version of a stream."""
+    body = asked.body
+    row = await write_state(asked, calls.set_state, value=codec.encode(body.value), label=body.label)
+    return {"state": shapes.state(asked.run_id, row)}
+
+
+@route("PATCH", "/runs/{run_id}/state", WORKER, "state", body=bodies.WriteState, refusals=(409,))
+async def patch_state(asked: Asked) -> Shape:
+    """Applies a merge patch (RFC 7396) to the newest version of a stream."""
+    body = asked.body
+    row = await write_state(asked, calls.patch_state, patch=codec.encode(body.value), label=body.label)
+    return {"state": shapes.state(asked.run_id, row)}
+
+
+@route("POST", "/runs/{run_id}/state/save", WORKER, "stateVersion", body=bodies.SaveState, refusals=(409,))
+async def save_state(asked: Asked) -> Shape:
+    """Gives the state as it is now a label."""
+    row = await write_state(asked, calls.save_state, label=asked.body.label)
+    return {"stateVersion": shapes.state_version(asked.run_id, row)}
+
+
+@route("GET", "/runs/{run_id}/state/versions", ALL, "stateVersions", query=("stream", "labeled", "limit"))
+async def list_state_versions(asked: Asked) -> Shape:
+    """The versions of a run's streams, newest first."""
+    call = calls.list_state_versions(
+        run_id=asked.run_id,
+        stream=asked.query.get("stream"),
+        labeled=asked.query.get("labeled") == "true",
+        max=limit(asked, 1000),
+        with_value=True,
+    )
+    return {"stateVersions": [shapes.state_version(asked.run_id, row) for row in await asked.do(call)]}
+
+
+@route("POST", "/runs/{run_id}/snapshots", WORKER, "snapshot", body=bodies.CreateSnapshot, refusals=(409,))
+async def create_snapshot(asked: Asked) -> Shape:
+    """Keeps what something looks like."""
+    body: bodies.CreateSnapshot = asked.body
+    target = body.target
+    version = await asked.do(
+        calls.create_snapshot(
+            run_id=asked.run_id,
+            token=await asked.token(),
+            label=body.label,
+            target_type=target and target.type,
+            target_id=target and target.id,
+            state=codec.encode(body.state),
+            reason=body.reason,
+            metadata=json_or_none(body.metadata),
+            created_by=body.created_by,
+            request_id=uuid4().hex,
+        )
+    )
+    rows = await asked.do(
+        calls.list_snapshots(
+            run_id=asked.run_id,
+            target_type=target.type if target else "run",
+            target_id=target.id if target else "self",
+            label=body.label,
+        )
+    )
+    return {"snapshot": next(shapes.snapshot(asked.run_id, row) for row in rows if row.version == version)}
+
+
+@route("GET", "/runs/{run_id}/snapshots", ALL, "snapshots")
+async def list_snapshots(asked: Asked) -> Shape:
+    """Snapshots and saved states, newest first."""
+    rows = await asked.do(calls.list_snapshots(run_id=asked.run_id, max=1000))
+    return {"snapshots": [shapes.snapshot(asked.run_id, row) for row in rows]}
+
+
+# -- usage and children
+
+
+@route("POST", "/runs/{run_id}/usage", WORKER, "usage", body=bodies.RecordUsage, refusals=(409,))
+async def record_usage(asked: Asked) -> Shape:
+    """Records what a call used. A total without its parts is a quantity of tokens."""
+    body: bodies.RecordUsage = asked.body
+    total = body.total_tokens if body.input_tokens is None and body.output_tokens is None else None
+    quantity = exact(body.quantity)
+    total_so_far = await asked.do(
+        calls.record_usage(
+            run_id=asked.run_id,
+            token=await asked.token(),
+            step=None if body.step_id is None else shapes.name_of("step", body.step_id),
+            kind=body.kind,
+            provider=body.provider,
+            model=body.model,
+            label=body.label,
+            quantity=Decimal(total) if quantity is None and total is not None else quantity,
+            unit="tokens" if quantity is None and total is not None else body.unit,
+            input_tokens=body.input_tokens,
+            output_tokens=body.output_tokens,
+            cost_usd=exact(body.cost_usd),
+            metadata=json_or_none(body.metadata),
+            response_id=body.response_id,
+            request_id=uuid4().hex,
+        )
+    )
+    return {"usage": shapes.usage((await asked.do(calls.usage_records(asked.run_id, total_so_far.seq)))[0])}
+
+
+def exact(value: float | None) -> Decimal | None:
+    return None if value is None else Decimal(repr(value))
+
+
+@route(
+    "POST",
+    "/runs/{run_id}/children",
+    WORKER,
+    "run",
+    "edge",
+    "created",
+    body=bodies.CreateChild,
+    refusals=(409,),
+)
+async def create_child(asked: Asked) -> Shape:
+    """Makes a child, or finds the one of this name."""
+    body: bodies.CreateChild = asked.body
+    child = await asked.do(
+        calls.create_child(
+            run_id=asked.run_id,
+            token=await asked.token(),
+            name=body.name,
+            workflow=body.workflow_name,
+            input=json_or_none(body.input),
+            metadata=json_or_none(body.metadata),
+            recovery_webhook=body.recovery_webhook,
+            edge_type=body.edge_type,
+            edge_metadata=json_or_none(body.edge_metadata),
+        )
+    )
+    tree = await asked.do(calls.run_tree(run_id=asked.run_id))
+    edge = next(node for node in tree if node.run_id == child.run_id)
+    run = only(await asked.do(calls.runs_by_id([child.run_id])), child.run_id)
+    return {"run": shapes.run(run), "edge": shapes.edge(edge), "created": child.created}
+
+
+# -- gates
+
+
+@route("POST", "/runs/{run_id}/gates/begin", WORKER, "action", "gate", body=bodies.BeginGate, refusals=(409,))
+async def begin_gate(asked: Asked) -> Shape:
+    """Opens a gate, or finds it."""
+    body: bodies.BeginGate = asked.body
+    opening = await asked.do(
+        calls.open_gate(
+            run_id=asked.run_id,
+            token=await asked.token(),
+            name=body.name,
+            prompt=body.prompt,
+            data=codec.encode(body.data),
+            options=["approved", "rejected", "canceled"],
+            capability=json_or_none(body.capability),
+            timeout=milliseconds(body.timeout_ms),
+            default_decision=None if body.timeout_ms is None else "canceled",
+        )
+    )
+    gate = await asked.do(calls.get_gate(run_id=asked.run_id, name=body.name))
+    action = "wait" if opening.status == "pending" else "return"
+    return {"action": action, "gate": shapes.gate(gate, opening.secret if action == "wait" else None)}
+
+
+@route("GET", "/runs/{run_id}/gates/{gate_id}", ALL, "gate", "runStatus")
+async def get_gate(asked: Asked) -> Shape:
+    """A gate, and what its run is at the moment."""
+    status = (await asked.run())["status"]
+    row = await asked.do(calls.get_gate(run_id=asked.run_id, name=shapes.name_of("gate", asked.path["gate_id"])))
+    return {"gate": shapes.gate(row, await secret_of(asked, row)), "runStatus": status}
+
+
+@route("POST", "/runs/{run_id}/gates/{gate_id}/resolve", DECIDERS, "gate", body=bodies.ResolveGate, refusals=(409,))
+async def resolve_gate(asked: Asked) -> Shape:
+    """Decides a gate, once."""
+    body: bodies.ResolveGate = asked.body
+    name = shapes.name_of("gate", asked.path["gate_id"])
+    if body.token is None and "approver" not in asked.roles:
+        raise Refused(409, error="the gate's token is needed", code="not_entitled")
+    call = calls.decide_gate(
+        run_id=asked.run_id,
+        name=name,
+        decision=body.decision,
+        actor=body.actor,
+        payload=json_or_none(body.payload),
+        secret=body.token,
+        request_id=uuid4().hex,
+    )
+    try:
+        decided = await asked.do(call)
+    except (NotEntitled, NotFound) as error:
+        code = "not_entitled" if isinstance(error, NotEntitled) else "not_found"
+        raise Refused(409, error=error.message, code=code) from None
+    if not decided.accepted:
+        raise Refused(409, error="gate already resolved", code="already_resolved")
+    return {"gate": shapes.gate(await asked.do(calls.get_gate(run_id=asked.run_id, name=name)))}
+
+
+def status_of(error: TidebaseError) -> int:
+    """The HTTP status for an error of the database."""
+    name = type(error).__name__
+    return {
+        "RunNotFound": 404,
+        "NotFound": 404,
+        "InvalidArgument": 400,
+        "NotSerializable": 400,
+        "NotEntitled": 403,
+        "NotMigrated": 503,
+        "DatabaseUnavailable": 503,
+    }.get(name, 409 if error.sqlstate and error.sqlstate.startswith("TB") else 500)
+
+
+def code_of(error: TidebaseError) -> str:
+    """A word for programs."""
+    return {
+        "RunNotFound": "not_found",
+        "NotFound": "not_found",
+        "InvalidArgument": "invalid_argument",
+        "NotSerializable": "invalid_argument",
+        "LeaseLostError": "lease_lost",
+        "RunCancelledError": "run_cancelled",
+        "RunFinal": "run_final",
+        "InputMismatch": "input_mismatch",
+        "StepNotRunning": "step_not_running",
+        "NotEntitled": "not_entitled",
+        "BudgetExhausted": "budget_exhausted",
+        "VersionConflict": "version_conflict",
+        "NotMigrated": "not_migrated",
+        "DatabaseUnavailable": "unavailable",
+    }.get(type(error).__name__, "error")

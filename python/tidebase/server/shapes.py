@@ -1,0 +1,261 @@
+"""What clients get: the objects of the HTTP API, with the JSON names of Tidebase v0.6 (camelCase).
+
+Pure functions from the rows of the database. An id is a string that stays the same and may stand in a URL; a step's and
+a gate's is made from its name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime, timezone
+from typing import Any
+
+from ..calls import Event, GateInfo, Recovery, RunInfo, Snapshot, StateVersion, StepInfo, TreeNode, UsageRecord
+
+Shape = dict[str, Any]
+
+_STEP_STATUS = {"review": "manual_review"}
+
+
+def moment(value: datetime | None) -> str | None:
+    """ISO 8601 in UTC, with milliseconds and Z."""
+    if value is None:
+        return None
+    return value.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+
+
+def id_of(kind: str, name: str) -> str:
+    """An id that may stand in a URL."""
+    return f"{kind}_{base64.urlsafe_b64encode(name.encode()).decode().rstrip('=')}"
+
+
+def name_of(kind: str, id: str) -> str:
+    """The name that an id was made from; an id that is none of ours is taken for the name itself."""
+    text = id.removeprefix(f"{kind}_")
+    if text != id:
+        try:
+            name = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+        except (binascii.Error, ValueError):
+            return id
+        if id_of(kind, name) == id:
+            return name
+    return id
+
+
+def owner_of(holder: str | None, token: int | None) -> str | None:
+    """The owner that a client is told: the holder's name with the lease's fencing token."""
+    return None if token is None else f"{holder}#{token}"
+
+
+def token_of(owner: str) -> int | None:
+    """The fencing token inside an owner; None when there is none."""
+    digits = owner.rpartition("#")[2]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
+
+
+def run(row: RunInfo) -> Shape:
+    leased = row.status == "running"
+    return {
+        "id": row.run_id,
+        "workflowName": row.workflow,
+        "input": row.input,
+        "metadata": row.metadata,
+        "status": row.status,
+        "result": row.result,
+        "error": row.error,
+        "recoveryWebhook": row.recovery_webhook,
+        "leaseOwner": owner_of(row.holder, row.lease_token) if leased else None,
+        "leaseExpiresAt": moment(row.lease_expires_at),
+        "attempt": row.attempt,
+        "queue": None,
+        "dedupeKey": None,
+        "priority": 0,
+        "runAt": moment(row.available_at),
+        "maxAttempts": row.max_attempts or 1,
+        "deadlineAt": moment(row.deadline_at),
+        "cancelRequestedAt": moment(row.cancelled_at),
+        "cancelledAt": moment(row.cancelled_at),
+        "cancelReason": row.cancel_reason,
+        "cancelActor": row.cancel_actor,
+        "failureClass": None,
+        "createdAt": moment(row.created_at),
+        "updatedAt": moment(row.updated_at),
+        "completedAt": moment(row.finished_at),
+    }
+
+
+def step(row: StepInfo, owner: str | None = None) -> Shape:
+    wrapped = is_wrapped(row.input)
+    retryable = row.status == "failed" and row.decision in ("auto_retry", "safe_replay")
+    return {
+        "id": id_of("step", row.name),
+        "runId": row.run_id,
+        "name": row.name,
+        "inputHash": hash_in(row.input) or row.input_hash,
+        "input": row.input["input"] if wrapped else row.input,
+        "options": {"retries": row.retries},
+        "resumeContract": {
+            "sideEffects": row.side_effects or [],
+            "idempotencyKey": row.idempotency_key,
+            "replay": row.replay,
+            "checkpointInvariant": row.checkpoint_invariant,
+            "verifiedBy": row.verified_by,
+            "credentials": row.credentials or [],
+        },
+        "status": "failed_retryable" if retryable else _STEP_STATUS.get(row.status, row.status),
+        "output": row.output,
+        "error": row.error,
+        "leaseOwner": owner if row.status == "running" else None,
+        "leaseExpiresAt": None,
+        "attempt": row.attempt,
+        "startedAt": moment(row.started_at),
+        "completedAt": moment(row.completed_at),
+        "createdAt": moment(row.started_at),
+        "updatedAt": moment(row.completed_at or row.started_at),
+    }
+
+
+def with_hash(input: Any, hash: str) -> Shape:
+    """An input as the database compares it: with the client's own hash, which may be of something else."""
+    return {"input": input, "inputHash": hash}
+
+
+def is_wrapped(input: Any) -> bool:
+    return isinstance(input, dict) and input.keys() == {"input", "inputHash"}
+
+
+def hash_in(input: Any) -> str | None:
+    """The client's hash of a stored input."""
+    return str(input["inputHash"]) if is_wrapped(input) else None
+
+
+def gate(row: GateInfo, secret: str | None = None) -> Shape:
+    return {
+        "id": id_of("gate", row.name),
+        "runId": row.run_id,
+        "name": row.name,
+        "prompt": row.prompt,
+        "data": row.data,
+        "status": row.decision or row.status,
+        "decision": row.decision,
+        "actor": row.actor,
+        "decisionPayload": row.payload,
+        "capability": row.capability,
+        "channels": [],
+        "resolveToken": secret,
+        "createdAt": moment(row.created_at),
+        "updatedAt": moment(row.decided_at or row.created_at),
+        "resolvedAt": moment(row.decided_at),
+    }
+
+
+def stream_id(run_id: str, stream: str) -> str:
+    return f"{run_id}:{id_of('stream', stream)}"
+
+
+def state(run_id: str, row: StateVersion) -> Shape:
+    return {"runId": run_id, "value": row.value, "version": row.version, "updatedAt": moment(row.created_at)}
+
+
+def state_version(run_id: str, row: StateVersion | Snapshot) -> Shape:
+    return {
+        "id": f"{stream_id(run_id, row.stream)}:{row.version}",
+        "streamId": stream_id(run_id, row.stream),
+        "runId": run_id,
+        "stepId": None,
+        "version": row.version,
+        "value": row.value,
+        "patch": None,
+        "label": row.label,
+        "reason": row.reason,
+        "importance": row.importance if isinstance(row, StateVersion) else "milestone",
+        "metadata": row.metadata,
+        "createdBy": row.created_by,
+        "createdAt": moment(row.created_at),
+    }
+
+
+def state_stream(run_id: str, row: StateVersion) -> Shape:
+    """A stream, by its newest version."""
+    return {
+        "id": stream_id(run_id, row.stream),
+        "runId": run_id,
+        "name": row.stream,
+        "targetType": None,
+        "targetId": None,
+        "currentVersion": row.version,
+        "currentValue": row.value,
+        "metadata": row.metadata,
+        "createdAt": None,
+        "updatedAt": moment(row.created_at),
+    }
+
+
+def snapshot(run_id: str, row: Snapshot) -> Shape:
+    return {**state_version(run_id, row), "target": {"type": row.target_type, "id": row.target_id}, "state": row.value}
+
+
+def edge(row: TreeNode) -> Shape:
+    return {
+        "id": id_of("edge", f"{row.parent_run_id}/{row.name}"),
+        "parentRunId": row.parent_run_id,
+        "childRunId": row.run_id,
+        "name": row.name,
+        "edgeType": row.edge_type,
+        "metadata": {},
+        "createdAt": moment(row.created_at),
+    }
+
+
+def usage(row: UsageRecord) -> Shape:
+    total = (
+        None if row.input_tokens is None and row.output_tokens is None else _plus(row.input_tokens, row.output_tokens)
+    )
+    return {
+        "id": f"{row.run_id}:{row.seq}",
+        "runId": row.run_id,
+        "stepId": None if row.step is None else id_of("step", row.step),
+        "kind": row.kind,
+        "provider": row.provider,
+        "model": row.model,
+        "label": row.label,
+        "quantity": row.quantity,
+        "unit": row.unit,
+        "inputTokens": row.input_tokens,
+        "outputTokens": row.output_tokens,
+        "totalTokens": total,
+        "costUsd": row.cost if row.currency == "USD" else None,
+        "metadata": row.metadata,
+        "createdAt": moment(row.created_at),
+    }
+
+
+def _plus(one: int | None, other: int | None) -> int:
+    return (one or 0) + (other or 0)
+
+
+def recovery(row: Recovery) -> Shape:
+    return {
+        "id": f"{row.run_id}:{row.recovery}",
+        "runId": row.run_id,
+        "reason": row.reason,
+        "webhookUrl": row.url,
+        "status": row.status,
+        "httpStatus": row.http_status,
+        "responseBody": row.response,
+        "errorText": row.error,
+        "createdAt": moment(row.created_at),
+        "completedAt": moment(row.finished_at),
+    }
+
+
+def event(run_id: str, row: Event) -> Shape:
+    return {
+        "id": f"{run_id}:{row.seq}",
+        "runId": run_id,
+        "seq": row.seq,
+        "type": row.type,
+        "payload": row.payload,
+        "createdAt": moment(row.created_at),
+    }
