@@ -191,6 +191,16 @@ select results_eq($$select run_id from tidebase.list_runs(status => 'running', b
 select is_empty($$select run_id from tidebase.list_runs('listed'' or true --')$$, 'SQL in a filter is a text');
 select ok((select count(*) from tidebase.list_runs()) > 5, 'without a filter there are all');
 select results_eq($$select o from tidebase.list_runs('listed', max => 1) o$$, $$select o from tidebase.run_overview o where run_id = 'l2'$$, 'a row is that of run_overview');
+select results_eq(
+  $$select l.run_id from tidebase.list_runs('listed', created_after => (select created_at from tidebase.runs where run_id = 'l1')) l$$,
+  $$select o.run_id from tidebase.run_overview o where o.workflow = 'listed' and o.created_at > (select created_at from tidebase.runs where run_id = 'l1')
+    order by o.created_at desc, o.run_id desc$$, 'those created after a time');
+select results_eq(
+  $$select l.run_id from tidebase.list_runs('listed', created_before => (select created_at from tidebase.runs where run_id = 'l2')) l$$,
+  $$select o.run_id from tidebase.run_overview o where o.workflow = 'listed' and o.created_at < (select created_at from tidebase.runs where run_id = 'l2')
+    order by o.created_at desc, o.run_id desc$$, 'those created before a time');
+select is_empty($$select tidebase.list_runs(created_after => 'infinity')$$, 'no run is created after the end of time');
+select ok((select count(*) from tidebase.list_runs(created_after => '-infinity', created_before => 'infinity')) > 5, 'all are created between its ends');
 select throws_ok(format($$select tidebase.list_runs(max => %L)$$, max), 'TB002', null, format('max is not %L', max)) from unnest(array[0, -1, 1001, null]) max;
 select lives_ok($$select tidebase.list_runs(max => 1000)$$, 'it may be 1000');
 select * from finish();

@@ -36,7 +36,7 @@ select pg_temp.leased('r');
 select results_eq(
   $$select * from tidebase.record_usage('r', 1, 'draft', 'embeddings', 'acme', 'acme-large', 1000, 200, 0.0123, 3, 'images', 'resp-1', 600, 100, 50,
       label => 'first', metadata => '{"a": 1}', request_id => 'q1')$$,
-  $$values (true, 1::bigint, 1000::bigint, 200::bigint, 0.0123, 0::bigint, false)$$, 'a record is counted, and the totals come back');
+  $$values (true, 1::bigint, 1000::bigint, 200::bigint, 0.0123, 0::bigint, false, 3::bigint)$$, 'a record is counted, and the totals come back');
 select results_eq(
   $$select run_id, seq, kind, step, provider, model, response_id, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost,
       currency, quantity, unit, label, metadata, created_at between clock_timestamp() - interval '1 min' and clock_timestamp() from tidebase.usage_records$$,
@@ -46,7 +46,7 @@ select results_eq($$select seq, type, payload from tidebase.read_events('r', 2)$
   $$values (3::bigint, 'usage.recorded', '{"kind": "embeddings", "step": "draft", "provider": "acme", "model": "acme-large", "response_id": "resp-1",
     "input_tokens": 1000, "cache_read_tokens": 600, "cache_write_tokens": 100, "output_tokens": 200, "reasoning_tokens": 50, "cost": 0.0123, "currency": "USD",
     "quantity": 3, "unit": "images", "label": "first", "metadata": {"a": 1}}'::jsonb)$$, 'and told in the log');
-select results_eq($$select * from tidebase.record_usage('r', 1)$$, $$values (true, 2::bigint, 1000::bigint, 200::bigint, 0.0123, 1::bigint, false)$$,
+select results_eq($$select * from tidebase.record_usage('r', 1)$$, $$values (true, 2::bigint, 1000::bigint, 200::bigint, 0.0123, 1::bigint, false, 4::bigint)$$,
   'nothing need be known; a price that nobody knows is counted as such');
 select results_eq(
   $$select kind, step, provider, model, response_id, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost, currency,
@@ -73,7 +73,7 @@ select is((tidebase.record_usage('money', 1, cost_usd => 1e12)).cost_usd::text, 
 -- once
 select ok(pg_temp.stores_nothing($$select tidebase.record_usage('r', 1, response_id => 'resp-1', cost_usd => 5, input_tokens => 5)$$), 'a response is counted once');
 select results_eq($$select * from tidebase.record_usage('r', 1, response_id => 'resp-1', cost_usd => 5, input_tokens => 5)$$,
-  $$values (false, 6::bigint, 1000::bigint, 200::bigint, 0.5124, 2::bigint, false)$$, 'who records it again is told so, with totals that stayed');
+  $$values (false, 6::bigint, 1000::bigint, 200::bigint, 0.5124, 2::bigint, false, 3::bigint)$$, 'who records it again is told so, with totals that stayed');
 select ok(pg_temp.stores_nothing($$select tidebase.record_usage('r', 1, response_id => 'resp-1', request_id => 'q2')$$), 'also by another call');
 select ok(pg_temp.stores_nothing($$select tidebase.record_usage('r', 1, cost_usd => 9, request_id => 'q1')$$), 'a call is counted once, whatever it says the second time');
 select is((tidebase.record_usage('r', 1, cost_usd => 9, request_id => 'q1')).recorded, false, 'and is told so');

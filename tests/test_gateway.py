@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -35,19 +34,27 @@ ALL = "worker+approver+operator+reader:a-long-secret"
 
 
 @contextmanager
-def gateway(url: str, *keys: str, **options: Any) -> Iterator[str]:
-    """A gateway in this process, on a free port; its URL."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+def running(url: str, *keys: str, **options: Any) -> Iterator[uvicorn.Server]:
+    """A gateway in this process, on a free port."""
     app = create_app(url, keys=[Key.parse(key) for key in keys], **options)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1, lifespan="on"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1, lifespan="on", backlog=1024)
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     poll("the gateway is up", lambda: server.started or not thread.is_alive())
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield server
     finally:
         server.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def gateway(url: str, *keys: str, **options: Any) -> Iterator[str]:
+    """The URL of a gateway in this process."""
+    with running(url, *keys, **options) as server:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
 
 @pytest.fixture

@@ -433,7 +433,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     # usage and budgets
     "a response is counted each time it is recorded": (
-        (Edit("record_usage", "counted := not found;", "null;"),),
+        (Edit("record_usage", "if counted is not null then", "if false then"),),
         probe_state.exact_sums,
     ),
     "the totals are read before they are written": (

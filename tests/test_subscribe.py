@@ -123,17 +123,24 @@ async def test_one_connection_listens_and_may_be_lost(atide: AsyncTidebase, db: 
     assert value(db, listening) <= 1
 
 
-async def test_a_follower_that_gives_up_leaves_nothing_behind(atide: AsyncTidebase, db: Connection) -> None:
-    run_id = new_run(db)
-    tasks = [asyncio.create_task(collect(atide, run_id)) for _ in range(3)]
-    await when(lambda: atide.runs._feeds._feeds.get(run_id) and atide.runs._feeds._feeds[run_id].started.is_set())
+async def give_up(tide: AsyncTidebase, run_id: str) -> None:
+    feeds = tide.runs._feeds._feeds
+    tasks = [asyncio.create_task(collect(tide, run_id)) for _ in range(3)]
+    await when(lambda: run_id in feeds and feeds[run_id].started.is_set())
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await when(lambda: atide.runs._feeds._feeds == {} and not atide._database.doorbell._waiting)
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ended] == [asyncio.CancelledError] * 3
+    await when(lambda: feeds == {} and not tide._database.doorbell._waiting)
     with pytest.raises(RunNotFound):
-        await collect(atide, "nothing")
-    assert atide.runs._feeds._feeds == {}
+        await collect(tide, "nothing")
+    assert feeds == {}
+
+
+async def test_followers_that_give_up_leave_nothing_behind(database: str, db: Connection) -> None:
+    for _ in range(20):  # at any moment of the first look
+        async with AsyncTidebase(database) as tide:
+            await give_up(tide, new_run(db))
 
 
 def test_a_doorbell_that_never_rings_costs_a_moment_only(tide: Tidebase, db: Connection) -> None:

@@ -16,6 +16,7 @@ with the same id and goes on where it stopped::
 
 from .aio import AsyncRun, AsyncRunSession, AsyncTidebase
 from .calls import (
+    Attempt,
     Difference,
     Event,
     GateDecision,
@@ -80,6 +81,7 @@ __all__ = [
     "AsyncRun",
     "AsyncRunSession",
     "AsyncTidebase",
+    "Attempt",
     "Budget",
     "BudgetExhausted",
     "ChildFailed",

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 from weakref import WeakSet
 
@@ -14,6 +14,7 @@ import psycopg
 
 from . import calls, child, codec, gate, migrations, state, workflow
 from .calls import (
+    Attempt,
     Difference,
     Event,
     GateDecision,
@@ -425,9 +426,20 @@ class AsyncRuns:
         status: str | None = None,
         before: str | None = None,
         max: int | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
     ) -> Sequence[RunInfo]:
         """Runs, newest first, at most ``max`` (1 to 1000, by default 100); page on with ``before=`` the last run_id."""
-        return await self._database.execute(calls.list_runs(workflow=workflow, status=status, before=before, max=max))
+        return await self._database.execute(
+            calls.list_runs(
+                workflow=workflow,
+                status=status,
+                before=before,
+                max=max,
+                created_after=created_after,
+                created_before=created_before,
+            )
+        )
 
     async def cancel(
         self, run_id: str, reason: str | None = None, *, actor: str | None = None, cascade: bool = True
@@ -555,6 +567,10 @@ class AsyncRuns:
         """Deletes runs that have been over for longer than that; see :meth:`tidebase.run.Runs.purge`."""
         chosen = None if statuses is None else list(statuses)
         return int(await self._database.execute(calls.purge_runs(older_than=older_than, statuses=chosen, max=max)))
+
+    async def attempts(self, run_id: str) -> Sequence[Attempt]:
+        """Who worked on a run, from when to when, and how that ended."""
+        return await self._database.execute(calls.run_attempts(run_id))
 
     async def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""

@@ -123,6 +123,21 @@ class RunInfo:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A lease that was granted, as the view run_attempts has it; ``outcome`` is None while it lasts."""
+
+    run_id: str
+    attempt: int
+    lease_token: int
+    holder: str
+    code_version: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    error: Value
+
+
+@dataclass(frozen=True)
 class StepInfo:
     """A step, as the view step_timeline has it.
 
@@ -594,7 +609,16 @@ recover_run = scalar("recover_run", run_id="text", reason="text", actor="text")
 reconcile = one("reconcile", Reconciliation, max="integer")
 watch_run = one("watch_run", Watch, run_id="text", ttl="interval")
 get_run = one("get_run", RunInfo, run_id="text")
-list_runs = many("list_runs", RunInfo, workflow="text", status="text", before="text", max="integer")
+list_runs = many(
+    "list_runs",
+    RunInfo,
+    workflow="text",
+    status="text",
+    before="text",
+    max="integer",
+    created_after="timestamptz",
+    created_before="timestamptz",
+)
 begin_step = one(
     "begin_step",
     StepStart,
@@ -798,6 +822,11 @@ def rows_of(view: str, row: type[R], order: str, **where: Any) -> Call[list[R]]:
     query = f"select {columns(row)} from tidebase.{view} where {condition} order by {order}"
     read = reader(row)
     return Call(query, tuple(given.values()), lambda rows: list(map(read, rows)))
+
+
+def run_attempts(run_id: str) -> Call[list[Attempt]]:
+    """Who worked on a run, and when, in that order."""
+    return rows_of("run_attempts", Attempt, "lease_token", run_id=run_id)
 
 
 def step_timeline(run_id: str) -> Call[list[StepInfo]]:

@@ -6,8 +6,10 @@ restarts, the executor just makes the call again on a new connection, for at mos
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -201,8 +203,6 @@ class AsyncDatabase:
         reconnect_s: float = 30.0,
         joined: bool = False,
     ) -> None:
-        import asyncio
-
         self._joined = joined
         self._source = source
         self._pool_size = pool_size
@@ -238,19 +238,21 @@ class AsyncDatabase:
     async def execute(self, call: Call[R], *, patiently: bool = True) -> R:
         """Makes the call and returns what it returns; see :meth:`Database.execute`."""
         try:
-            try:
-                return await self._once(call)
-            except psycopg.Error as error:
-                if not patiently or not is_transient(error) or self._single is not None:
-                    raise
-            return cast(R, await AsyncRetrying(**_retries(self._reconnect_s))(self._once, call))
+            with _cancellation_kept():
+                try:
+                    return await self._once(call)
+                except psycopg.Error as error:
+                    if not patiently or not is_transient(error) or self._single is not None:
+                        raise
+                return cast(R, await AsyncRetrying(**_retries(self._reconnect_s))(self._once, call))
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
     async def execute_on(self, connection: AsyncConnection, call: Call[R]) -> R:
         """Makes the call on this connection, in its transaction."""
         try:
-            return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
+            with _cancellation_kept():
+                return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
@@ -292,6 +294,18 @@ class AsyncDatabase:
                 await pool.open()
                 self._pool = pool
             return self._pool
+
+
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """A task that is cancelled during the block does not go on after it: psycopg waits with ``asyncio.wait_for``, and
+    that of Python before 3.12 forgets a cancellation which comes together with what it waits for (bpo-37658).
+    """
+    task = None if sys.version_info < (3, 11) or sys.version_info >= (3, 12) else asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _transaction_if_needed(connection: Connection | AsyncConnection, joined: bool) -> Any:

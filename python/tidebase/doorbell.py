@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -82,6 +82,18 @@ class Doorbell:
                 rung.set()
 
 
+async def ring(rung: asyncio.Event, seconds: float) -> None:
+    """Returns when the event is set; after so many seconds it is set, come what may.
+
+    ``asyncio.wait_for`` of Python before 3.12 can forget that its task was cancelled (bpo-37658).
+    """
+    timer = asyncio.get_running_loop().call_later(seconds, rung.set)
+    try:
+        await rung.wait()
+    finally:
+        timer.cancel()
+
+
 class AsyncDoorbell:
     """Wakes tasks that wait for a run."""
 
@@ -106,8 +118,8 @@ class AsyncDoorbell:
 
     async def wait(self, run_id: str, seconds: float) -> None:
         """Returns when the bell rings for the run, or when the time is over."""
-        with self.listening(run_id) as rung, suppress(asyncio.TimeoutError, TimeoutError):
-            await asyncio.wait_for(rung.wait(), seconds)
+        with self.listening(run_id) as rung:
+            await ring(rung, seconds)
 
     async def close(self) -> None:
         if self._task is not None:

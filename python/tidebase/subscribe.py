@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from . import calls
 from .calls import Event
-from .errors import TidebaseError
+from .doorbell import ring
 
 if TYPE_CHECKING:
     from .database import AsyncDatabase, Database
@@ -69,7 +69,7 @@ class Feed:
         self.followers = 0
         self.last = 0
         self.over = False
-        self.error: TidebaseError | None = None
+        self.error: Exception | None = None
         self.started = asyncio.Event()
         self._reader = asyncio.create_task(self._read(), name=f"tidebase-feed-{run_id}")
 
@@ -104,9 +104,8 @@ class Feed:
                 while True:
                     rung.clear()
                     await self._look()
-                    with suppress(asyncio.TimeoutError, TimeoutError):
-                        await asyncio.wait_for(rung.wait(), POLL_S)
-        except TidebaseError as error:
+                    await ring(rung, POLL_S)
+        except Exception as error:  # whatever it is, those who follow must not wait for ever
             self.error = error
             self._tell()
 

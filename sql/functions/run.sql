@@ -203,7 +203,8 @@ comment on function tidebase.get_run(text) is 'The run_overview row of one run. 
 
 -- The plan depends on which filters are given, so it is made for each call's values.
 create or replace function tidebase.list_runs(
-  workflow text default null, status text default null, before text default null, max integer default 100)
+  workflow text default null, status text default null, before text default null, max integer default 100,
+  created_after timestamptz default null, created_before timestamptz default null)
 returns setof tidebase.run_overview
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
@@ -223,12 +224,14 @@ begin
       and (list_runs.status is null or o.status = list_runs.status)
       and (list_runs.before is null
         or (o.created_at, o.run_id) < (select r.created_at, r.run_id from runs r where r.run_id = list_runs.before))
+      and (created_after is null or o.created_at > created_after)
+      and (created_before is null or o.created_at < created_before)
     order by o.created_at desc, o.run_id desc
     limit list_runs.max;
 end
 $$;
-comment on function tidebase.list_runs(text, text, text, integer) is
-  'Runs, newest first: of a workflow, in a status, older than the run `before` (to page on: the last row''s run_id), at most max (1 to 1000). NULL means any. Errors: TB001, TB002.';
+comment on function tidebase.list_runs(text, text, text, integer, timestamptz, timestamptz) is
+  'Runs, newest first: of a workflow, in a status, older than the run `before` (to page on: the last row''s run_id), created after and before these times, at most max (1 to 1000). NULL means any. Errors: TB001, TB002.';
 
 select tidebase_private.allow('function tidebase.create_run', 'worker');
 select tidebase_private.allow('function tidebase.complete_run', 'worker');

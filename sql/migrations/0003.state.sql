@@ -212,3 +212,4 @@ comment on type tidebase.run_difference is
 -- These get more parameters: what the function files make anew must not stand beside the old form.
 drop function if exists tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text);
 drop function if exists tidebase.create_child(text, bigint, text, text, jsonb, text, jsonb);
+drop function if exists tidebase.list_runs(text, text, text, integer);

@@ -1,53 +1,20 @@
-"""The command ``tidebase``.
-
-Exit codes: 0 done; 1 the answer is no (``migrate --check``: the schema is behind) or the command failed; 2 a mistake in
-the command line. A user's mistake never ends in a traceback.
-"""
+"""``tidebase migrate`` and ``tidebase dev``: the schema, and a Postgres to put it into."""
 
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict
-from typing import Any
 
 import click
 
-from . import migrations
-from .database import Database
-from .errors import TidebaseError
+from .. import local, migrations
+from ..client import Tidebase
+from ..database import Database
+from .output import common, print_json
 
 
-class Group(click.Group):
-    """Turns the project's own errors into one line and an exit code of 1."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except TidebaseError as error:
-            raise click.ClickException(str(error)) from None
-
-
-database_option = click.option(
-    "--database",
-    metavar="URL",
-    help="Where the database is; by default TIDEBASE_DATABASE_URL, DATABASE_URL, or libpq's variables.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="tidebase-postgres", prog_name="tidebase")
-@click.option("-v", "--verbose", is_flag=True, help="Log what happens, to standard error.")
-def main(verbose: bool) -> None:
-    """Tidebase: durable checkpoints for agents, in your own Postgres."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("yoyo").setLevel(logging.WARNING)
-
-
-@main.command()
-@database_option
-@json_option
+@click.command()
+@common
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 when the schema is behind.")
 @click.option(
     "--role-prefix", metavar="NAME", help="What the five roles are called: NAME_worker ... [default: tidebase]"
@@ -97,3 +64,28 @@ def _print_rollback(taken_back: list[str], as_json: bool) -> None:
         click.echo(json.dumps({"rolled_back": taken_back}))
     for migration in [] if as_json else taken_back:
         click.echo(f"migration rolled back: {migration}")
+
+
+@click.command()
+@click.option("--stop", is_flag=True, help="Stop it; its data stays.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def dev(stop: bool, as_json: bool) -> None:
+    """Start a Postgres of your own, with the schema in it, and print its URL: eval "$(tidebase dev)".
+
+    Its data is in ./tidebase-data (TIDEBASE_LOCAL_DATA says otherwise). It goes on running until --stop.
+    """
+    cluster = local.local_cluster()
+    if stop:
+        cluster.stop()
+        click.echo(json.dumps({"stopped": str(cluster.data)}) if as_json else f"stopped; the data is in {cluster.data}")
+        return
+    cluster.start()
+    with Tidebase(cluster.url) as tide:
+        tide.migrate()
+    if as_json:
+        print_json({"url": cluster.url, "data": str(cluster.data)})
+    else:
+        click.echo(f"export TIDEBASE_DATABASE_URL='{cluster.url}'")
+
+
+COMMANDS = [migrate, dev]

@@ -1,0 +1,230 @@
+"""``tidebase doctor``: looks at what usually goes wrong, and says what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import psycopg
+
+from .. import migrations
+from ..database import Connection, Database
+from ..errors import TidebaseError
+from .output import common, print_json
+
+_MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "red")}
+
+#: Below this many updates a share of them says nothing.
+_ENOUGH = 1000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is (``ok``, ``note`` or ``problem``), and what to do."""
+
+    check: str
+    level: str
+    text: str
+    advice: str | None = None
+
+
+Check = Callable[[Connection], Iterator[Finding]]
+
+
+@click.command()
+@common
+def doctor(database: str | None, as_json: bool) -> None:
+    """Look for problems: version, schema, roles, settings, tables, stalled runs. Exits with 1 when there is one."""
+    source = Database(database)
+    with source.connection() as connection:
+        findings = [finding for check in CHECKS for finding in _carefully(check, connection)]
+    source.close()
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            _print(finding)
+    if any(finding.level == "problem" for finding in findings):
+        raise SystemExit(1)
+
+
+def _print(finding: Finding) -> None:
+    word, colour = _MARKS[finding.level]
+    click.echo(f"{click.style(word.ljust(7), fg=colour)}  {finding.check}: {finding.text}")
+    if finding.advice:
+        click.echo(f"         {finding.advice}")
+
+
+def _carefully(check: Check, connection: Connection) -> Iterator[Finding]:
+    """What cannot be looked at is told, and the rest is looked at all the same."""
+    try:
+        yield from check(connection)
+    except (psycopg.Error, TidebaseError) as error:
+        name = check.__name__.strip("_").replace("_", " ")
+        yield Finding(name, "note", f"cannot be looked at: {str(error).splitlines()[0]}")
+
+
+def _row(connection: Connection, query: str, *parameters: Any) -> tuple[Any, ...]:
+    row = connection.execute(query, parameters or None).fetchone()
+    assert row is not None
+    return tuple(row)
+
+
+def _version(connection: Connection) -> Iterator[Finding]:
+    number, text = connection.info.server_version, _row(connection, "show server_version")[0]
+    if number < 150000:
+        yield Finding("version", "problem", f"Postgres {text}", "Tidebase needs Postgres 15 or newer.")
+    else:
+        yield Finding("version", "ok", f"Postgres {text}")
+
+
+def _schema(connection: Connection) -> Iterator[Finding]:
+    if _row(connection, "select to_regnamespace('tidebase') is null")[0]:
+        yield Finding("schema", "problem", "Tidebase is not installed in this database", "Run: tidebase migrate")
+        return
+    try:
+        behind = not migrations.pending(connection).is_current
+    except TidebaseError:
+        yield Finding("schema", "note", "installed; whether it is up to date only its owner can see")
+        return
+    if behind:
+        yield Finding("schema", "problem", "older than this package", "Run: tidebase migrate")
+    else:
+        yield Finding("schema", "ok", "up to date")
+
+
+#: What somebody of each audience may call, of the functions that others may not.
+_AUDIENCES = {"worker": "acquire_run", "approver": "decide_gate", "operator": "reconcile", "reader": "get_run"}
+
+
+def _roles(connection: Connection) -> Iterator[Finding]:
+    user, superuser = _row(connection, "select current_user::text, rolsuper from pg_roles where rolname = current_user")
+    if superuser:
+        advice = "Give workers a user that is a member of tidebase_worker, people one of tidebase_approver."
+        yield Finding("roles", "note", f"{user} is a superuser: nothing is forbidden to it", advice)
+        return
+    may = [
+        audience
+        for audience, function in _AUDIENCES.items()
+        if _row(
+            connection,
+            "select coalesce(bool_or(has_function_privilege(p.oid, 'execute')), false) from pg_proc p"
+            " where p.proname = %s and p.pronamespace = to_regnamespace('tidebase')",
+            function,
+        )[0]
+    ]
+    if may:
+        yield Finding("roles", "ok", f"{user} may do what is for: {', '.join(may)}")
+    else:
+        advice = f"Let its owner: grant tidebase_worker to {user}"
+        yield Finding("roles", "problem", f"{user} may do nothing here", advice)
+
+
+#: Setting, the values that are fine, level otherwise, advice.
+_SETTINGS = (
+    ("fsync", ("on",), "problem", "A crash of the machine destroys the database. Set it on."),
+    (
+        "full_page_writes",
+        ("on",),
+        "problem",
+        "A crash can tear pages. Set it on, unless the file system prevents it.",
+    ),
+    (
+        "synchronous_commit",
+        ("on", "local", "remote_write", "remote_apply"),
+        "note",
+        "Checkpoints are flushed all the same: the functions set it for their own transaction.",
+    ),
+    ("autovacuum", ("on",), "problem", "The tables grow without end. Set it on."),
+    ("track_counts", ("on",), "problem", "Autovacuum does not know when to work. Set it on."),
+    (
+        "default_toast_compression",
+        ("lz4",),
+        "note",
+        "lz4, where it is built in, is several times faster for large payloads.",
+    ),
+)
+
+
+def _settings(connection: Connection) -> Iterator[Finding]:
+    for name, fine, level, advice in _SETTINGS:
+        value = _row(connection, "select current_setting(%s)", name)[0]
+        yield Finding(name, "ok" if value in fine else level, value, None if value in fine else advice)
+
+
+def _connections(connection: Connection) -> Iterator[Finding]:
+    used, limit = _row(
+        connection,
+        "select count(*) filter (where backend_type = 'client backend'), current_setting('max_connections')::integer"
+        " from pg_stat_activity",
+    )
+    advice = None if used < 0.8 * limit else "Make the pools smaller, or put a pooler in between."
+    yield Finding("connections", "note" if advice else "ok", f"{used} of {limit}", advice)
+
+
+def _transactions(connection: Connection) -> Iterator[Finding]:
+    number, oldest = _row(
+        connection,
+        "select count(*), coalesce(max(extract(epoch from clock_timestamp() - xact_start)), 0)::float"
+        " from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        " and xact_start < clock_timestamp() - interval '5 min'",
+    )
+    if number:
+        text = f"{number} open for more than 5 minutes, the oldest for {oldest / 60:.0f} minutes"
+        advice = "They keep vacuum from clearing the tables: see pg_stat_activity; idle_in_transaction_session_timeout."
+        yield Finding("transactions", "problem" if oldest > 3600 else "note", text, advice)
+    else:
+        yield Finding("transactions", "ok", "none is open for long")
+
+
+def _tables(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        "select relname, n_live_tup, n_dead_tup, n_tup_upd, n_tup_hot_upd, pg_total_relation_size(relid),"
+        " coalesce(last_autovacuum, last_vacuum)::text from pg_stat_user_tables where schemaname = 'tidebase'"
+        " order by relname"
+    ).fetchall()
+    for name, live, dead, updates, hot, _, vacuumed in rows:
+        if name == "run_heads" and updates >= _ENOUGH:
+            share = hot / updates
+            advice = None if share >= 0.9 else "A long transaction is in the way: see above."
+            yield Finding("hot updates", "note" if advice else "ok", f"{share:.1%} of run_heads'", advice)
+        if dead > _ENOUGH and dead > live:
+            text = f"{name} has {dead} dead rows to {live} live ones; vacuumed last: {vacuumed or 'never'}"
+            yield Finding("bloat", "note", text, f"Run: vacuum tidebase.{name}")
+    total = sum(row[5] for row in rows)
+    yield Finding("size", "ok", f"{total / 1e6:.1f} MB in {len(rows)} tables")
+
+
+def _notifications(connection: Connection) -> Iterator[Finding]:
+    used = float(_row(connection, "select pg_notification_queue_usage()")[0])
+    advice = None if used < 0.5 else "A listener is stuck in a transaction: when the queue is full, commits fail."
+    yield Finding("notifications", "problem" if advice else "ok", f"the queue is {used:.0%} full", advice)
+
+
+def _stalled(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        "select reason, count(*) from tidebase.stalled_runs group by reason order by reason"
+    ).fetchall()
+    if rows:
+        text = ", ".join(f"{number} {reason}" for reason, number in rows)
+        advice = "See: tidebase stalled. `tidebase reconcile --every 5s` ends what has run out."
+        yield Finding("stalled runs", "problem", text, advice)
+    else:
+        yield Finding("stalled runs", "ok", "none")
+
+
+CHECKS: tuple[Check, ...] = (
+    _version,
+    _schema,
+    _roles,
+    _settings,
+    _connections,
+    _transactions,
+    _tables,
+    _notifications,
+    _stalled,
+)
+
+COMMANDS = [doctor]

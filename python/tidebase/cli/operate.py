@@ -1,0 +1,218 @@
+"""The commands that act on runs: ``stalled``, ``cancel``, ``recover``, ``fork``, ``budget``, ``size``, ``compact``,
+``purge``, ``reconcile``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from ..client import Tidebase
+from ..errors import DatabaseUnavailable
+from ..webhook import Dispatcher
+from .output import DURATION, JSON, age, common, connected, print_fields, print_json, print_table, until_stopped
+from .people import actor_option
+from .runs import status_of
+
+_BATCH = 1000
+
+
+@click.command()
+@common
+def stalled(database: str | None, as_json: bool) -> None:
+    """List the runs that do not go on by themselves, and why. Exits with 1 when there are any."""
+    with connected(database) as tide:
+        found = tide.runs.stalled()
+    if as_json:
+        print_json(found)
+    else:
+        rows = [(s.run_id, s.workflow, s.status, s.reason, age(s.since), s.holder) for s in found]
+        print_table(("run", "workflow", "status", "reason", "since", "holder"), rows, "no run is stalled")
+    if found:
+        raise SystemExit(1)
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.option("--reason", help="Why, for the log.")
+@actor_option
+@click.option("--cascade/--no-cascade", default=True, show_default=True, help="Its descendants, too.")
+def cancel(database: str | None, as_json: bool, run_id: str, **how: Any) -> None:
+    """Cancel a run for good."""
+    with connected(database) as tide:
+        run = tide.runs.cancel(run_id, **how)
+    _print_run(run, as_json)
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.option("--reason", default="manual", show_default=True, help="Why, for the log.")
+@actor_option
+def recover(database: str | None, as_json: bool, run_id: str, reason: str, actor: str | None) -> None:
+    """Make a run that its worker left, or that failed, available to the next worker at once."""
+    with connected(database) as tide:
+        recovery = tide.runs.recover(run_id, reason, actor=actor)
+    if as_json:
+        print_json(recovery)
+    else:
+        print_fields(asdict(recovery))
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.argument("new_run_id", metavar="[NEW]", required=False)
+@click.option("--through-step", metavar="STEP", help="Up to and with this step.")
+@click.option("--through-seq", type=int, metavar="N", help="Up to and with this event.")
+@click.option("--input", "given", type=JSON, metavar="JSON", help="Another input: JSON, @FILE, or -.")
+@click.option("--reason", help="Why, for the log.")
+@actor_option
+def fork(database: str | None, as_json: bool, run_id: str, new_run_id: str | None, given: Any, **point: Any) -> None:
+    """Make a new run that begins with what another one had at a point."""
+    with connected(database) as tide:
+        run = tide.runs.fork(run_id, new_run_id, input=given, **point)
+    _print_run(run, as_json)
+
+
+def _print_run(run: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(run)
+    else:
+        print_fields({"run_id": run.run_id, "status": status_of(run), "steps_completed": run.steps_completed})
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.option("--cost-usd", metavar="USD", help="What it may cost from its beginning, with its descendants: 12.50.")
+@click.option("--tokens", type=click.IntRange(0), metavar="N", help="How many tokens it may use.")
+@click.option("--none", "unlimited", is_flag=True, help="Take the limits away.")
+@click.option("--reason", help="Why, for the log.")
+@actor_option
+def budget(
+    database: str | None,
+    as_json: bool,
+    run_id: str,
+    cost_usd: str | None,
+    tokens: int | None,
+    unlimited: bool,
+    **who: Any,
+) -> None:
+    """Set what a run and its descendants may use together. What is not given is not limited."""
+    if unlimited == (cost_usd is not None or tokens is not None):
+        raise click.UsageError("give --cost-usd, --tokens or both, or else --none")
+    with connected(database) as tide:
+        totals = tide.runs.set_budget(run_id, cost_usd=cost_usd, tokens=tokens, **who)
+    if as_json:
+        print_json(totals)
+    else:
+        limits = {"cost_limit_usd": totals.cost_limit_usd, "token_limit": totals.token_limit}
+        print_fields({"run_id": run_id, **(limits if not unlimited else {"limits": "none"})})
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+def size(database: str | None, as_json: bool, run_id: str) -> None:
+    """Say what a run stores, in rows and bytes."""
+    with connected(database) as tide:
+        stored = tide.runs.size(run_id)
+    if as_json:
+        print_json(stored)
+    else:
+        print_fields(asdict(stored))
+
+
+@click.command()
+@common
+@click.argument("run_ids", metavar="RUN...", nargs=-1, required=True)
+def compact(database: str | None, as_json: bool, run_ids: tuple[str, ...]) -> None:
+    """Take outputs and old states of runs away that are over; the log and the result stay."""
+    with connected(database) as tide:
+        done = {run_id: tide.runs.compact(run_id) for run_id in run_ids}
+    if as_json:
+        print_json(done)
+        return
+    for run_id, changed in done.items():
+        click.echo(f"{run_id}: {'compacted' if changed else 'was compacted before'}")
+
+
+@click.command()
+@common
+@click.option("--older-than", type=DURATION, required=True, metavar="AGE", help="Over for longer than this: 30d.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice(["completed", "failed", "cancelled"]),
+    help="Only those; may be given more than once. [default: all three]",
+)
+@click.option("--max", "limit", type=click.IntRange(1), metavar="N", help="How many at most. [default: all]")
+def purge(
+    database: str | None, as_json: bool, older_than: timedelta, statuses: tuple[str, ...], limit: int | None
+) -> None:
+    """Delete runs that have been over for long, with everything that hangs on them; in batches."""
+    deleted = 0
+    with connected(database) as tide:
+        while limit is None or deleted < limit:
+            batch = _BATCH if limit is None else min(_BATCH, limit - deleted)
+            gone = tide.runs.purge(older_than, statuses=list(statuses) or None, max=batch)
+            deleted += gone
+            if gone < batch:
+                break
+    if as_json:
+        print_json({"deleted": deleted})
+    else:
+        click.echo(f"deleted: {deleted} run{'' if deleted == 1 else 's'}")
+
+
+@click.command()
+@common
+@click.option("--every", type=DURATION, metavar="TIME", help="Again and again, with this pause: 5s.")
+@click.option("--webhooks", is_flag=True, help="Also deliver recovery webhooks; TIDEBASE_WEBHOOK_SECRET signs them.")
+def reconcile(database: str | None, as_json: bool, every: timedelta | None, webhooks: bool) -> None:
+    """Look at what has run out: leases, gates, timers, deadlines. Any number of processes may do it at once.
+
+    Without --every it ends when nothing is due any more.
+    """
+    with connected(database) as tide:
+        dispatcher = tide.dispatcher() if webhooks else None
+        if every is None:
+            _print_done(_all_due(tide, dispatcher), as_json)
+            return
+        for _ in until_stopped(every.total_seconds()):
+            try:
+                done = _all_due(tide, dispatcher)
+            except DatabaseUnavailable as error:  # it comes back, and so do we
+                click.echo(f"Error: {error}", err=True)
+                continue
+            if any(done.values()):
+                _print_done(done, as_json)
+
+
+def _all_due(tide: Tidebase, dispatcher: Dispatcher | None) -> Counter[str]:
+    done: Counter[str] = Counter()
+    while True:
+        looked_at = asdict(tide.reconcile(_BATCH))
+        done.update(looked_at)
+        if looked_at["runs"] < _BATCH:
+            break
+    if dispatcher is not None:
+        done["webhooks"] = dispatcher.dispatch(max=100)
+    return done
+
+
+def _print_done(done: Counter[str], as_json: bool) -> None:
+    if as_json:
+        print_json(dict(done))
+    else:
+        click.echo(", ".join(f"{name}: {number}" for name, number in done.items()))
+
+
+COMMANDS = [stalled, cancel, recover, fork, budget, size, compact, purge, reconcile]

@@ -1,0 +1,189 @@
+"""What the commands share: the options, the arguments of their own kinds, and how things are printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..client import Tidebase
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class Duration(click.ParamType[Any]):
+    """``30s``, ``5m``, ``2h``, ``30d``, ``1h30m``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", value)
+        if not parts or "".join(number + unit for number, unit in parts) != value:
+            self.fail(f"{value!r} is no duration such as 30s, 5m, 2h, 30d or 1h30m", param, ctx)
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+class Json(click.ParamType[Any]):
+    """JSON, or ``@FILE`` with it, or ``-`` for standard input."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            if value == "-":
+                value = sys.stdin.read()
+            elif value.startswith("@"):
+                value = Path(value[1:]).read_text("utf-8")
+            return json.loads(value)
+        except (OSError, ValueError) as error:
+            self.fail(f"this is no JSON: {error}", param, ctx)
+
+
+class Time(click.ParamType[Any]):
+    """A time in ISO 8601, in UTC where it names no zone; or a duration: so long ago."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", value))
+        except ValueError:
+            return datetime.now(timezone.utc) - DURATION.convert(value, param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+DURATION = Duration()
+JSON = Json()
+TIME = Time()
+
+database_option = click.option(
+    "--database",
+    metavar="URL",
+    help="Where the database is; by default TIDEBASE_DATABASE_URL, DATABASE_URL, or libpq's variables.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def common(command: F) -> F:
+    """The options that every command has: ``--database`` and ``--json``."""
+    return database_option(_json_option(command))
+
+
+def connected(database: str | None) -> Tidebase:
+    return Tidebase(database)
+
+
+def until_stopped(pause_s: float) -> Iterator[None]:
+    """Goes on, with a pause in between, until SIGTERM comes."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    while not stopped.is_set():
+        yield
+        stopped.wait(pause_s)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value) if isinstance(value, Decimal) else value
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(plain(value), ensure_ascii=False))
+
+
+def print_line(text: str) -> None:
+    """A line with what somebody stored in it."""
+    click.echo(_visible(text))
+
+
+def short(value: Any) -> str:
+    """A value in a line of text."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():.3f} s"
+    if isinstance(value, (dict, list, bool)):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return _visible(str(value))
+
+
+def _visible(text: str) -> str:
+    """Without control characters: what is stored shall not drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def age(moment: datetime | None) -> str:
+    """How long ago something was."""
+    if moment is None:
+        return ""
+    seconds = max((datetime.now(timezone.utc) - moment).total_seconds(), 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit} ago"
+    return f"{seconds:.0f}s ago"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> None:
+    """Rows under their headings; by Rich where it is installed and somebody looks."""
+    texts = [[short(value) for value in row] for row in rows]
+    if not texts:
+        click.echo(nothing)
+        return
+    if sys.stdout.isatty() and _print_rich(columns, texts):
+        return
+    widths = [max(len(line[place]) for line in [list(columns), *texts]) for place in range(len(columns))]
+    for line in [[column.upper() for column in columns], *texts]:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_rich(columns: Sequence[str], texts: list[list[str]]) -> bool:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return False
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for line in texts:
+        table.add_row(*map(Text, line))
+    Console(width=shutil.get_terminal_size().columns).print(table)
+    return True
+
+
+def print_fields(fields: dict[str, Any]) -> None:
+    """Names and values, one a line, those that say something."""
+    given = {name: short(value) for name, value in fields.items() if value not in (None, "", [], {})}
+    width = max(map(len, given), default=0)
+    for name, text in given.items():
+        click.echo(f"{name.ljust(width)}  {text}")

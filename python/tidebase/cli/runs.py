@@ -1,0 +1,272 @@
+"""The commands that look: ``runs``, ``show``, ``timeline``, ``events``, ``state``, ``diff``, ``tree``, ``usage``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import timeline as drawing
+from ..calls import Event, RunInfo
+from ..client import Tidebase
+from ..state import MAIN, Moment
+from .output import (
+    DURATION,
+    TIME,
+    age,
+    common,
+    connected,
+    plain,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    short,
+)
+
+_PAGE = 100
+
+
+@click.command()
+@common
+@click.option("--status", help="Only those in this status: pending, running, waiting, review, completed ...")
+@click.option("--workflow", help="Only those of this workflow.")
+@click.option("--newer-than", type=DURATION, metavar="AGE", help="Only those created since: 1h, 7d.")
+@click.option("--older-than", type=DURATION, metavar="AGE", help="Only those created before: 1h, 7d.")
+@click.option("--before", metavar="RUN", help="Page on: only those created before this run.")
+@click.option("--max", "limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
+def runs(
+    database: str | None,
+    as_json: bool,
+    status: str | None,
+    workflow: str | None,
+    newer_than: timedelta | None,
+    older_than: timedelta | None,
+    before: str | None,
+    limit: int,
+) -> None:
+    """List runs, newest first."""
+    now = datetime.now(timezone.utc)
+    filters = {
+        "status": status,
+        "workflow": workflow,
+        "created_after": newer_than and now - newer_than,
+        "created_before": older_than and now - older_than,
+    }
+    with connected(database) as tide:
+        found = list(islice(_pages(tide, before, filters), limit))
+    if as_json:
+        print_json(found)
+        return
+    rows = [(r.run_id, r.workflow, status_of(r), r.attempt, r.steps_completed, age(r.created_at)) for r in found]
+    print_table(("run", "workflow", "status", "attempt", "steps", "created"), rows, "no runs")
+
+
+def _pages(tide: Tidebase, before: str | None, filters: dict[str, Any]) -> Iterator[RunInfo]:
+    while True:
+        page = tide.runs.list(before=before, max=_PAGE, **filters)
+        yield from page
+        if len(page) < _PAGE:
+            return
+        before = page[-1].run_id
+
+
+def status_of(run: RunInfo) -> str:
+    """The status, with what a reader would ask next."""
+    if run.lease_lapsed:
+        return "running (lease lapsed)"
+    return f"waiting ({run.waiting_for})" if run.status == "waiting" and run.waiting_for else run.status
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+def show(database: str | None, as_json: bool, run_id: str) -> None:
+    """Show a run: its status, attempts, steps, gates, and what it used."""
+    with connected(database) as tide:
+        run = tide.runs.get(run_id)
+        attempts, steps, totals = tide.runs.attempts(run_id), tide.runs.steps(run_id), tide.runs.usage(run_id)
+        gates = tide.gates.list(run_id=run_id, status=None)
+        children = [node for node in tide.runs.tree(run_id) if node.parent_run_id == run_id]
+    if as_json:
+        parts = {"attempts": attempts, "steps": steps, "gates": gates, "children": children, "usage": totals}
+        print_json({"run": run, **parts})
+        return
+    fields = {key: value for key, value in asdict(run).items() if key not in ("lease_lapsed", "status")}
+    fields["error"] = _message(run.error)
+    print_fields({"run_id": run.run_id, "status": status_of(run), **fields})
+    if attempts:
+        _heading("attempts")
+        rows = [(a.attempt, a.holder, a.started_at, a.ended_at, a.outcome or "at work") for a in attempts]
+        print_table(("attempt", "holder", "started", "ended", "outcome"), rows, "")
+    if steps:
+        _heading("steps")
+        steps_rows = [(s.name, s.status, s.attempt, s.started_at, s.duration, _message(s.error)) for s in steps]
+        print_table(("step", "status", "attempt", "started", "took", "error"), steps_rows, "")
+    if gates:
+        _heading("gates and timers")
+        gate_rows = [(g.name, g.kind, g.status, g.decision, g.actor, g.prompt) for g in gates]
+        print_table(("name", "kind", "status", "decision", "actor", "prompt"), gate_rows, "")
+    if children:
+        _heading("children and forks")
+        child_rows = [(c.run_id, c.edge_type, c.workflow, c.status, c.steps_completed) for c in children]
+        print_table(("run", "edge", "workflow", "status", "steps"), child_rows, "")
+    if totals.tree_records:
+        _heading("usage")
+        print_fields(_usage_fields(asdict(totals)))
+
+
+def _heading(text: str) -> None:
+    click.echo(f"\n{text}")
+
+
+def _message(error: Any) -> str | None:
+    if isinstance(error, dict) and "message" in error:
+        error = ": ".join(str(error[part]) for part in ("type", "message") if part in error)
+    return None if error is None else short(error)[:100]
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a picture instead.")
+@click.option("--width", type=click.IntRange(40, 1000), help="Columns of the text. [default: those of the terminal]")
+def timeline(database: str | None, as_json: bool, run_id: str, svg: Path | None, width: int | None) -> None:
+    """Draw when what of a run happened: attempts, steps, gates, children."""
+    with connected(database) as tide:
+        picture = drawing.collect(tide.runs, tide.gates, run_id)
+    if svg is not None:
+        try:
+            svg.write_text(drawing.as_svg(picture), "utf-8")
+        except OSError as error:
+            raise click.FileError(str(svg), str(error.strerror)) from None
+        if not as_json:
+            click.echo(f"written: {svg}")
+    if as_json:
+        print_json(picture)
+    elif svg is None:
+        click.echo(drawing.as_text(picture, width), nl=False)
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.option("--after", type=click.IntRange(0), default=0, help="Only those with a greater seq.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the run is over.")
+def events(database: str | None, as_json: bool, run_id: str, after: int, follow: bool) -> None:
+    """Print a run's log, as one line an event; with --json one JSON object a line."""
+    with connected(database) as tide:
+        for event in tide.runs.subscribe(run_id, after) if follow else tide.runs.events(run_id, after):
+            if as_json:
+                print_json(event)
+            else:
+                _print_event(event)
+
+
+def _print_event(event: Event) -> None:
+    print_line(f"{event.seq:>5}  {short(event.created_at)}  {event.type:<20}  {short(event.payload)}")
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.option("--stream", default=MAIN, show_default=True, help="Which stream.")
+@click.option(
+    "--at", type=TIME, metavar="TIME", help="As it was then: 2026-03-01T12:00:00Z, or 10m for ten minutes ago."
+)
+@click.option("--version", type=int, metavar="N", help="This version.")
+@click.option("--seq", type=int, metavar="N", help="As it was right after this event.")
+@click.option("--label", help="The newest version with this label.")
+@click.option("--versions", "history", is_flag=True, help="List the versions, newest first.")
+def state(
+    database: str | None,
+    as_json: bool,
+    run_id: str,
+    stream: str,
+    history: bool,
+    **moment: Any,
+) -> None:
+    """Print a run's state, now or as it was."""
+    chosen: Moment = {name: value for name, value in moment.items() if value is not None}  # type: ignore[assignment]
+    if len(chosen) + history > 1:
+        raise click.UsageError("--at, --version, --seq, --label and --versions exclude each other")
+    with connected(database) as tide:
+        if history:
+            _print_versions(tide, run_id, stream, as_json)
+            return
+        version = tide.runs.state(run_id, stream, **chosen)
+    print_json(version if as_json else version.value)
+
+
+def _print_versions(tide: Tidebase, run_id: str, stream: str, as_json: bool) -> None:
+    versions = tide.runs.state_versions(run_id, stream)
+    if as_json:
+        print_json(versions)
+        return
+    rows = [(v.version, v.seq, v.operation, v.importance, v.label, v.reason, v.created_at) for v in versions]
+    print_table(("version", "seq", "operation", "importance", "label", "reason", "written"), rows, "no state")
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.argument("other", metavar="OTHER")
+def diff(database: str | None, as_json: bool, run_id: str, other: str) -> None:
+    """Say in what two runs differ, such as a run and its fork. Exits with 1 when they do."""
+    with connected(database) as tide:
+        differences = tide.diff(run_id, other)
+    if as_json:
+        print_json(differences)
+    else:
+        rows = [(d.kind, d.name, d.difference, short(d.value)[:60], short(d.other)[:60]) for d in differences]
+        print_table(("kind", "name", "difference", run_id, other), rows, "no difference")
+    if differences:
+        raise SystemExit(1)
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+def tree(database: str | None, as_json: bool, run_id: str) -> None:
+    """Print a run with its children and forks, and theirs."""
+    with connected(database) as tide:
+        nodes = tide.runs.tree(run_id)
+    if as_json:
+        print_json(nodes)
+        return
+    for node in nodes:
+        edge = f"{node.edge_type}: " if node.edge_type == "fork" else f"{node.name}: " if node.name else ""
+        steps = f"{node.steps_completed} step{'' if node.steps_completed == 1 else 's'}"
+        print_line(f"{'  ' * node.depth}{edge}{node.run_id}  {node.workflow}  {node.status}  {steps}")
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+def usage(database: str | None, as_json: bool, run_id: str) -> None:
+    """Say what a run used and cost, itself and with its descendants."""
+    with connected(database) as tide:
+        totals = tide.runs.usage(run_id)
+        by_model, by_step = tide.runs.usage_by_model(run_id), tide.runs.usage_by_step(run_id)
+    if as_json:
+        print_json({"totals": totals, "by_model": by_model, "by_step": by_step})
+        return
+    print_fields(_usage_fields(asdict(totals)))
+    counted = ("input_tokens", "output_tokens", "cost", "currency", "records", "unpriced")
+    for heading, names, rows in (("models", ("provider", "model"), by_model), ("steps", ("step",), by_step)):
+        if rows:
+            _heading(heading)
+            columns = (*names, *counted)
+            print_table(columns, [[getattr(row, column) for column in columns] for row in rows], "")
+
+
+def _usage_fields(totals: dict[str, Any]) -> dict[str, Any]:
+    return {name: plain(value) for name, value in totals.items() if name != "run_id" and value != 0}
+
+
+COMMANDS = [runs, show, timeline, events, state, diff, tree, usage]
