@@ -125,7 +125,7 @@ select results_eq($$select payload #>> '{lapsed,holder}', payload #>> '{lapsed,t
 select results_eq($$select attempt, lease_token, holder, code_version, outcome, ended_at is not null from tidebase.run_attempts where run_id = 'r' order by attempt$$,
   $$values (1, 1::bigint, 'ada', 'v1', 'lapsed', true), (2, 2, 'bob', null, null, false)$$, 'and the attempts keep it');
 select columns_are('tidebase', 'run_attempts',
-  '{run_id,attempt,lease_token,holder,code_version,started_at,ended_at,outcome,error}', 'run_attempts has its columns');
+  '{run_id,attempt,lease_token,holder,code_version,started_at,ended_at,outcome,error,traceparent}', 'run_attempts has its columns');
 
 -- renewing
 select ok(tidebase.renew_lease('r', 2, '2 hours') between clock_timestamp() + interval '119 min' and clock_timestamp() + interval '2 hours',
@@ -320,5 +320,28 @@ select is(pg_temp.durability(statement), 'on', statement || ' commits synchronou
 select is(pg_temp.durability($$select tidebase.append_event('d6', 1, 'x')$$, setting), setting, 'a stronger setting stays: ' || setting)
 from unnest(array['on', 'local', 'remote_write', 'remote_apply']) setting;
 select is(last_seq, durable_seq, 'what was committed synchronously is known to be on disk') from tidebase.run_heads where run_id in ('d4', 'd6');
+-- traces
+create function pg_temp.parent_of(n integer) returns text language sql as $$ select format('00-%s-%s-01', repeat('a', 32), lpad(n::text, 16, '0')) $$;
+select tidebase.create_run('wf', run_id => 'traced', traceparent => pg_temp.parent_of(0));
+select is((tidebase.acquire_run('traced', 'w', request_id => 'q', traceparent => pg_temp.parent_of(1))).traceparent, pg_temp.parent_of(0),
+  'the first attempt links to where the run was made');
+select is((tidebase.acquire_run('traced', 'w', request_id => 'q', traceparent => pg_temp.parent_of(1))).traceparent, pg_temp.parent_of(0),
+  'the call repeated does, too');
+select tidebase.release_run('traced', 1);
+select is((tidebase.acquire_run('traced', 'w', traceparent => pg_temp.parent_of(2))).traceparent, pg_temp.parent_of(1), 'the next one to the one before');
+select tidebase.release_run('traced', 2);
+select is((tidebase.acquire_run('traced', 'w')).traceparent, pg_temp.parent_of(2), 'one that is not traced is told all the same');
+select is((tidebase.acquire_run('traced', 'v')).traceparent, null, 'who is refused is told nothing');
+select tidebase.release_run('traced', 3);
+select is((tidebase.acquire_run('traced', 'w')).traceparent, pg_temp.parent_of(0), 'after an attempt without a trace there is where the run was made');
+select results_eq($$select traceparent from tidebase.run_attempts where run_id = 'traced' order by attempt$$,
+  $$values (pg_temp.parent_of(1)), (pg_temp.parent_of(2)), (null), (null)$$, 'each attempt keeps its own');
+select tidebase.create_child('traced', 4, 'c', 'wf', traceparent => pg_temp.parent_of(5));
+select is((tidebase.acquire_run((select child_run_id from tidebase.edges where run_id = 'traced'), 'w')).traceparent, pg_temp.parent_of(5), 'a child links to where it was made, too');
+select throws_ok(format($$select tidebase.acquire_run('traced', 'w', traceparent => %L)$$, given), 'TB002', null, format('%L is no traceparent', given))
+from unnest(array['', '00', pg_temp.parent_of(1) || '-x', upper(pg_temp.parent_of(1)), pg_temp.parent_of(1) || E'\n', 'ü' || pg_temp.parent_of(1)]) given;
+select throws_ok($$select tidebase.create_run('wf', traceparent => 'x')$$, 'TB002', null, 'nor is this one, of a run');
+select throws_ok($$select tidebase.create_child('traced', 4, 'd', 'wf', traceparent => 'x')$$, 'TB002', null, 'or of a child');
+
 select * from finish();
 rollback;

@@ -60,6 +60,7 @@ from .usage import Money, UsageOptions, exact, record
 from .workflow import Invocation, RunOptions, Started
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
     from .migrations import MigrationReport
@@ -359,6 +360,7 @@ class AsyncRunSession(AsyncRun):
     async def complete(self, result: Any = None) -> None:
         """Stores the result and ends the run for good."""
         call = calls.complete_run(run_id=self.run_id, token=self.token, result=codec.encode(result))
+        self._hold.trace.completed()
         self._leave(self._hold)
         await self._do(one(call))
         self._open = False
@@ -366,6 +368,7 @@ class AsyncRunSession(AsyncRun):
     async def fail(self, error: BaseException | str) -> None:
         """Ends this attempt with an error; the run may be resumed."""
         failure = error if isinstance(error, BaseException) else RuntimeError(error)
+        self._hold.trace.failed(failure)
         self._leave(self._hold)
         await self._do(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
         self._open = False
@@ -383,6 +386,7 @@ class AsyncRunSession(AsyncRun):
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._open and isinstance(error, Exception):
             self._open = False
+            self._hold.trace.failed(error)
             self._leave(self._hold)
             await self._do(workflow.fail(self._hold, error))
         await self.close()
@@ -659,6 +663,7 @@ class AsyncTidebase:
         code_version: str | None = None,
         pool_size: int = POOL_SIZE,
         reconnect_s: float = 30.0,
+        tracer: Tracer | None = None,
     ) -> None:
         self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s)
         self._heartbeats = AsyncHeartbeats(self._database)
@@ -667,6 +672,7 @@ class AsyncTidebase:
         self.holder = holder or new_holder()
         self.lease_s = lease_s
         self.code_version = code_version
+        self.tracer = tracer
         self.runs = AsyncRuns(self._database, self._attach)
         self.gates = AsyncGateDesk(self._database)
 
@@ -752,7 +758,7 @@ class AsyncTidebase:
 
     def _leave(self, hold: Hold) -> None:
         self._heartbeats.remove(hold)
-        hold.ended.set()
+        hold.end()
 
     async def _attach(
         self,

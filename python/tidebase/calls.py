@@ -35,7 +35,7 @@ class Call(Generic[R]):
 
 @dataclass(frozen=True)
 class Lease:
-    """Answer of acquire_run; see the type tidebase.lease."""
+    """Answer of acquire_run; see the type tidebase.lease. ``traceparent``: the span to link to."""
 
     outcome: str
     token: int | None
@@ -46,6 +46,7 @@ class Lease:
     holder: str | None
     expires_at: datetime | None
     checkpoints: int | None
+    traceparent: str | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class Attempt:
     ended_at: datetime | None
     outcome: str | None
     error: Value
+    traceparent: str | None
 
 
 @dataclass(frozen=True)
@@ -596,9 +598,17 @@ create_run = scalar(
     retry_delay="interval",
     recovery_webhook="text",
     budget="jsonb",
+    traceparent="text",
 )
 acquire_run = one(
-    "acquire_run", Lease, run_id="text", holder="text", ttl="interval", code_version="text", request_id="text"
+    "acquire_run",
+    Lease,
+    run_id="text",
+    holder="text",
+    ttl="interval",
+    code_version="text",
+    request_id="text",
+    traceparent="text",
 )
 renew_lease = scalar("renew_lease", run_id="text", token="bigint", ttl="interval")
 release_run = scalar("release_run", run_id="text", token="bigint")
@@ -713,6 +723,7 @@ create_child = one(
     retry_delay="interval",
     recovery_webhook="text",
     budget="jsonb",
+    traceparent="text",
 )
 run_tree = many("run_tree", TreeNode, run_id="text")
 fork_run = scalar(

@@ -14,6 +14,7 @@ from .errors import ChildFailed, FanoutFailed, Interruption, RunSuspendedError, 
 from .flow import Flow
 from .lease import Hold
 from .step import StepOptions, Work
+from .tracing import current_traceparent
 from .usage import Budget, budget_json
 from .workflow import Invocation, RunOptions, Started, Worker
 
@@ -111,6 +112,7 @@ def make(hold: Hold, order: Order) -> Flow[Child]:
         retry_delay=None if delay is None else timedelta(seconds=delay),
         recovery_webhook=options.get("recovery_webhook"),
         budget=budget_json(options.get("budget")),
+        traceparent=current_traceparent(),
         **encoded,
     )
     return child
@@ -201,6 +203,7 @@ class Brood(Worker):
         self.holder = worker.holder
         self.lease_s = worker.lease_s
         self.code_version = worker.code_version
+        self.tracer = worker.tracer
         self.holds: set[Hold] = set()
 
     def _enter(self, started: Started, invocation: Invocation) -> Any:

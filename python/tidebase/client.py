@@ -16,6 +16,7 @@ from .webhook import Dispatcher
 from .workflow import Invocation, RunOptions, Started
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
     from .migrations import MigrationReport
@@ -62,6 +63,7 @@ class Tidebase:
         code_version: what this worker runs, kept with each attempt.
         pool_size: how many connections there are at most.
         reconnect_s: for how long a call is made again while the database is out of reach, in seconds.
+        tracer: an OpenTelemetry tracer, for a span for each attempt and step; see :mod:`tidebase.tracing`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Tidebase:
         code_version: str | None = None,
         pool_size: int = POOL_SIZE,
         reconnect_s: float = 30.0,
+        tracer: Tracer | None = None,
     ) -> None:
         self._database = Database(database, pool_size=pool_size, reconnect_s=reconnect_s)
         self._heartbeats = Heartbeats(self._database)
@@ -80,6 +83,7 @@ class Tidebase:
         self.holder = holder or new_holder()
         self.lease_s = lease_s
         self.code_version = code_version
+        self.tracer = tracer
         self.runs = Runs(self._database, self._attach)
         self.gates = GateDesk(self._database)
 
@@ -180,7 +184,7 @@ class Tidebase:
 
     def _leave(self, hold: Hold) -> None:
         self._heartbeats.remove(hold)
-        hold.ended.set()
+        hold.end()
 
     def _attach(
         self,

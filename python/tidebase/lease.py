@@ -28,6 +28,7 @@ from .errors import (
     TidebaseError,
 )
 from .flow import Flow, Pause
+from .tracing import NO_TRACE, Trace
 
 log = logging.getLogger("tidebase.lease")
 
@@ -61,6 +62,12 @@ class Hold:
     lost: TidebaseError | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     on_lost: Callable[[TidebaseError], None] | None = None
+    trace: Trace = NO_TRACE
+
+    def end(self) -> None:
+        """The work is over."""
+        self.ended.set()
+        self.trace.end()
 
     def check(self) -> None:
         """Raises the error that ended the lease, if one has."""
@@ -86,14 +93,21 @@ class Hold:
 
 
 def acquire(
-    run_id: str, holder: str, lease_s: float, code_version: str | None, wait_s: float | None, patient: bool = False
-) -> Flow[calls.Lease]:
+    run_id: str,
+    holder: str,
+    lease_s: float,
+    code_version: str | None,
+    wait_s: float | None,
+    patient: bool = False,
+    new_trace: Callable[[], Trace] = Trace,
+) -> Flow[tuple[calls.Lease, Trace]]:
     """Gets the run's lease, waiting while another worker has it.
 
     Args:
         wait_s: how long to wait at most, in seconds, for whatever it is. None waits for as long as the holder looks
             dead: until its lease runs out, unless it renews the lease meanwhile.
         patient: also wait out the backoff after a failed attempt.
+        new_trace: makes the trace of the attempt that may be granted now.
 
     Raises:
         RunHeld: somebody else holds it.
@@ -103,15 +117,17 @@ def acquire(
     give_up = None if wait_s is None else time.monotonic() + wait_s
     seen = None
     while True:
+        trace = new_trace()
         lease: calls.Lease = yield calls.acquire_run(
             run_id=run_id,
             holder=holder,
             ttl=timedelta(seconds=lease_s),
             code_version=code_version,
             request_id=request_id,
+            traceparent=trace.traceparent,
         )
         if lease.outcome in ("granted", "completed"):
-            return lease
+            return lease, trace
         if lease.outcome == "review":
             raise RunNeedsReview(
                 f"run {run_id!r} waits for a person's review",

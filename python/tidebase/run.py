@@ -337,6 +337,7 @@ class RunSession(Run):
     def complete(self, result: Any = None) -> None:
         """Stores the result and ends the run for good."""
         call = calls.complete_run(run_id=self.run_id, token=self.token, result=codec.encode(result))
+        self._hold.trace.completed()
         self._leave(self._hold)
         self._do(one(call))
         self._open = False
@@ -344,6 +345,7 @@ class RunSession(Run):
     def fail(self, error: BaseException | str) -> None:
         """Ends this attempt with an error; the run may be resumed."""
         failure = error if isinstance(error, BaseException) else RuntimeError(error)
+        self._hold.trace.failed(failure)
         self._leave(self._hold)
         self._do(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
         self._open = False
@@ -361,6 +363,7 @@ class RunSession(Run):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._open and isinstance(error, Exception):
             self._open = False
+            self._hold.trace.failed(error)
             self._leave(self._hold)
             self._do(workflow.fail(self._hold, error))
         self.close()

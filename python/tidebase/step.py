@@ -182,9 +182,10 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
             return cast(T, _decoded(start.output, returns, hold, name))
         context = current_step.set(name)
         try:
-            result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"))
-            output = codec.encode(result)
-            decoded = codec.settle(output, returns)
+            with hold.trace.step(name, start.attempt):
+                result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"))
+                output = codec.encode(result)
+                decoded = codec.settle(output, returns)
         except Exception as error:
             delay = yield from fail(hold, work, text, error)
             if delay is None:

@@ -87,6 +87,8 @@ def record(hold: Hold, options: UsageOptions) -> Flow[UsageTotal]:
     total: UsageTotal = yield calls.record_usage(
         run_id=hold.run_id, token=hold.token, request_id=new_request_id(), **arguments
     )
+    if total.recorded:
+        hold.trace.usage(arguments)
     return total
 
 

@@ -9,15 +9,18 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
-from . import calls, codec
+from . import calls, codec, tracing
 from .errors import BudgetExhausted, Interruption, LeaseLostError, TidebaseError
 from .flow import Flow, Invoke
 from .lease import Hold, acquire
 from .step import Checkpoints, describe
 from .usage import Budget, budget_json
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 log = logging.getLogger("tidebase.run")
 T = TypeVar("T")
@@ -79,6 +82,7 @@ class Worker(Protocol):
     holder: str
     lease_s: float
     code_version: str | None
+    tracer: Tracer | None
 
     def _enter(self, started: Started, invocation: Invocation) -> Any: ...
 
@@ -107,6 +111,7 @@ def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -
         retry_delay=None if delay is None else timedelta(seconds=delay),
         recovery_webhook=options.get("recovery_webhook"),
         budget=budget_json(options.get("budget")),
+        traceparent=tracing.current_traceparent(),
     )
 
 
@@ -118,14 +123,21 @@ def start(worker: Worker, invocation: Invocation, again: bool = False) -> Flow[S
     """
     if not (again or invocation.made):
         yield create(invocation.workflow, invocation.run_id, invocation.input, invocation.options)
-    lease = yield from acquire(
-        invocation.run_id, worker.holder, worker.lease_s, worker.code_version, invocation.wait_s, patient=again
+    lease, trace = yield from acquire(
+        invocation.run_id,
+        worker.holder,
+        worker.lease_s,
+        worker.code_version,
+        invocation.wait_s,
+        patient=again,
+        new_trace=lambda: tracing.begin(worker.tracer, invocation.workflow, invocation.run_id),
     )
     if lease.outcome == "completed":
         return Started(lease, None, Checkpoints())
     rows = (yield calls.load_checkpoints(run_id=invocation.run_id)) if lease.checkpoints else None
     assert lease.token is not None and lease.attempt is not None
-    hold = Hold(invocation.run_id, lease.token, lease.attempt, worker.lease_s)
+    hold = Hold(invocation.run_id, lease.token, lease.attempt, worker.lease_s, trace=trace)
+    trace.granted(lease)
     log.info("run %s: attempt %d, %d checkpoints", hold.run_id, hold.attempt, lease.checkpoints or 0)
     return Started(lease, hold, Checkpoints(rows))
 
@@ -158,9 +170,10 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
     try:
         try:
             argument = codec.decode(started.lease.input, codec.parameter_type(function, 1))
-            value = yield Invoke(function, (run, argument))
-            result = codec.encode(value)
-            decoded = codec.settle(result, returns)
+            with hold.trace.attempt():
+                value = yield Invoke(function, (run, argument))
+                result = codec.encode(value)
+                decoded = codec.settle(result, returns)
         except Interruption as error:
             cause = error.__cause__ if isinstance(error.__cause__, TidebaseError) else None
             raise cause or LeaseLostError(str(error)) from error

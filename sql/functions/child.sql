@@ -3,7 +3,8 @@
 create or replace function tidebase.create_child(
   run_id text, token bigint, name text, workflow text, input jsonb default null, edge_type text default 'child',
   metadata jsonb default null, edge_metadata jsonb default null, max_attempts integer default null,
-  retry_delay interval default null, recovery_webhook text default null, budget jsonb default null)
+  retry_delay interval default null, recovery_webhook text default null, budget jsonb default null,
+  traceparent text default null)
 returns tidebase.child
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -33,7 +34,7 @@ begin
   end if;
 
   child_id := create_run(workflow, input, metadata => metadata, deadline => head.deadline_at, max_attempts => max_attempts,
-    retry_delay => retry_delay, recovery_webhook => recovery_webhook, budget => budget);
+    retry_delay => retry_delay, recovery_webhook => recovery_webhook, budget => budget, traceparent => traceparent);
   if head.has_budget then
     update run_heads h set has_budget = true where h.run_id = child_id;
     perform tidebase_private.open_account(child_id, parent_run_id => head.run_id);
@@ -45,7 +46,7 @@ begin
   return row(child_id, true)::child;
 end
 $$;
-comment on function tidebase.create_child(text, bigint, text, text, jsonb, text, jsonb, jsonb, integer, interval, text, jsonb) is
+comment on function tidebase.create_child(text, bigint, text, text, jsonb, text, jsonb, jsonb, integer, interval, text, jsonb, text) is
   'Makes a child of the run, or finds the one that was made under this edge name. The child has the parent''s deadline, shares its budget (beside a smaller one of its own), and is cancelled with it. edge_type: any word but fork; metadata: of the child; edge_metadata: of the edge; the rest is as for create_run. Errors: TB001, TB002, TB003, TB004, TB005, TB006 (the name stands for a child with another workflow or input).';
 
 -- Depth first, brothers in the order in which they were made.

@@ -211,7 +211,11 @@ begin
   answer.checkpoints := head.steps_completed;
   answer.holder := head.holder;
   answer.expires_at := head.lease_expires_at;
-  select r.workflow, r.input into answer.workflow, answer.input from tidebase.runs r where r.run_id = head.run_id;
+  select r.workflow, r.input, coalesce(earlier.traceparent, r.traceparent)
+  into answer.workflow, answer.input, answer.traceparent
+  from tidebase.runs r
+  left join tidebase.attempts earlier on earlier.run_id = r.run_id and earlier.attempt = head.attempt - 1
+  where r.run_id = head.run_id;
   return answer;
 end
 $$;
@@ -224,6 +228,19 @@ as $$
   select head.status = 'running' and head.lease_expires_at > clock_timestamp();
 $$;
 comment on function tidebase_private.is_live(tidebase.run_heads) is 'Whether the run is leased and the lease has not run out, by the clock of this moment.';
+
+create or replace function tidebase_private.require_traceparent(traceparent text)
+returns void
+language plpgsql immutable
+as $$
+begin
+  if traceparent !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' then
+    perform tidebase_private.raise_invalid('traceparent', 'must be as in W3C Trace Context: 00-<32 hex digits>-<16>-<2>');
+  end if;
+end
+$$;
+comment on function tidebase_private.require_traceparent(text) is
+  'Raises TB002 unless it is NULL or a traceparent of W3C Trace Context (Recommendation of 2021, section 3.2).';
 
 -- Whether acquire_run has nothing to grant now: somebody else holds the lease, or the run waits for a time to come or
 -- for a gate.
@@ -253,7 +270,8 @@ comment on function tidebase_private.is_taken(tidebase.run_heads, text) is
 -- A grant always raises the token: a former holder is fenced from that moment, whether it knows or not. An expired
 -- lease is taken over right here; no janitor has to run first.
 create or replace function tidebase.acquire_run(
-  run_id text, holder text, ttl interval default '60 seconds', code_version text default null, request_id text default null)
+  run_id text, holder text, ttl interval default '60 seconds', code_version text default null, request_id text default null,
+  traceparent text default null)
 returns tidebase.lease
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -270,6 +288,7 @@ begin
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
   end if;
+  perform tidebase_private.require_traceparent(traceparent);
   -- Whoever polls for a run that is taken gets the answer without a lock and without a write.
   select h.* into head from run_heads h where h.run_id = acquire_run.run_id;
   if tidebase_private.is_taken(head, request_id) then
@@ -308,15 +327,15 @@ begin
       updated_at = clock_timestamp()
   where h.run_id = acquire_run.run_id
   returning h.* into head;
-  insert into attempts (run_id, attempt, lease_token, holder, code_version, request_id)
-  values (head.run_id, head.attempt, head.lease_token, head.holder, acquire_run.code_version, acquire_run.request_id);
+  insert into attempts (run_id, attempt, lease_token, holder, code_version, request_id, traceparent)
+  values (head.run_id, head.attempt, head.lease_token, head.holder, acquire_run.code_version, acquire_run.request_id, acquire_run.traceparent);
   perform tidebase_private.emit(head, 'run.started', jsonb_strip_nulls(jsonb_build_object('attempt', head.attempt,
     'token', head.lease_token, 'holder', head.holder, 'code_version', code_version, 'lapsed', lapsed)));
   return tidebase_private.lease_granted(head);
 end
 $$;
-comment on function tidebase.acquire_run(text, text, interval, text, text) is
-  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate or timer, or until expires_at after a failed attempt), review (a person must decide about a step). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
+comment on function tidebase.acquire_run(text, text, interval, text, text, text) is
+  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate or timer, or until expires_at after a failed attempt), review (a person must decide about a step). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempts own span (W3C Trace Context), kept with the attempt; the answers traceparent is that of the attempt before it, or of who made the run, to link to. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
 
 create or replace function tidebase.renew_lease(run_id text, token bigint, ttl interval default '60 seconds')
 returns timestamptz
@@ -374,7 +393,8 @@ create or replace view tidebase.run_attempts with (security_barrier = true) as
     a.started_at,
     a.ended_at,
     a.outcome,
-    a.error
+    a.error,
+    a.traceparent
   from tidebase.attempts a;
 comment on view tidebase.run_attempts is
   'One row a lease granted: who worked on the run, with which code, from when to when, how it ended (NULL while it lasts).';

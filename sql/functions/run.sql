@@ -17,7 +17,7 @@ comment on function tidebase_private.new_run_id() is 'A fresh id: run_ and a UUI
 create or replace function tidebase.create_run(
   workflow text, input jsonb default null, run_id text default null, metadata jsonb default null,
   deadline timestamptz default null, max_attempts integer default null, retry_delay interval default null,
-  recovery_webhook text default null, budget jsonb default null)
+  recovery_webhook text default null, budget jsonb default null, traceparent text default null)
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -38,11 +38,12 @@ begin
   end if;
   perform tidebase_private.require_interval(coalesce(retry_delay, '1 second'), 'retry_delay', '0', '30 days');
   perform tidebase_private.require_budget(budget);
+  perform tidebase_private.require_traceparent(traceparent);
   perform tidebase_private.commit_durably();
 
-  insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook)
+  insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook, traceparent)
   values (id, create_run.workflow, create_run.input, coalesce(create_run.metadata, '{}'), create_run.max_attempts,
-    create_run.retry_delay, create_run.recovery_webhook)
+    create_run.retry_delay, create_run.recovery_webhook, create_run.traceparent)
   on conflict on constraint runs_pkey do nothing;
   if not found then
     select r.* into existing from runs r where r.run_id = id;
@@ -66,8 +67,8 @@ begin
   return id;
 end
 $$;
-comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text, jsonb) is
-  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000, by default 1) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on. recovery_webhook: the URL that is told when the run is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. Errors: TB002, TB006.';
+comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text, jsonb, text) is
+  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000, by default 1) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on. recovery_webhook: the URL that is told when the run is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. traceparent: of the W3C Trace Context in which the run is made, for its first attempt to link to. Errors: TB002, TB006.';
 
 create or replace function tidebase.complete_run(run_id text, token bigint, result jsonb default null)
 returns bigint

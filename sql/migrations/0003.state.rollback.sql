@@ -11,6 +11,11 @@ begin
   end loop;
 end
 $$;
+alter type tidebase.lease drop attribute traceparent;
+comment on type tidebase.lease is
+  'Answer of acquire_run. outcome: granted (token, attempt, input and the number of checkpoints are yours), held (by holder until expires_at), completed (result), waiting, review.';
+alter table tidebase.attempts drop column traceparent;
+alter table tidebase.runs drop column traceparent;
 alter table tidebase.runs drop column compacted_at;
 alter table tidebase.run_heads drop column has_budget;
 drop table tidebase.accounts, tidebase.usage, tidebase.state_versions, tidebase.state_streams;

@@ -209,7 +209,17 @@ create type tidebase.run_difference as (
 comment on type tidebase.run_difference is
   'One thing in which two runs differ. kind: input, step, gate, state or result; difference: missing (the other does not have it), added (only the other has it), input (begun with another input) or value.';
 
+-- Where a trace (W3C Trace Context) meets a run: the span in which it was made, and that of each attempt.
+alter table tidebase.runs add column traceparent text;
+comment on column tidebase.runs.traceparent is 'The traceparent of W3C Trace Context under which the run was made, if any.';
+alter table tidebase.attempts add column traceparent text;
+comment on column tidebase.attempts.traceparent is 'The traceparent of the attempt''s own span, if its worker traces.';
+alter type tidebase.lease add attribute traceparent text;
+comment on type tidebase.lease is
+  'Answer of acquire_run. outcome: granted (token, attempt, input, the number of checkpoints and the traceparent to link to are yours), held (by holder until expires_at), completed (result), waiting, review.';
+
 -- These get more parameters: what the function files make anew must not stand beside the old form.
 drop function if exists tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text);
 drop function if exists tidebase.create_child(text, bigint, text, text, jsonb, text, jsonb);
 drop function if exists tidebase.list_runs(text, text, text, integer);
+drop function if exists tidebase.acquire_run(text, text, interval, text, text);
