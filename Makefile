@@ -18,7 +18,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet -e '.[binary,local,test,lint]'
-	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
 	tests/install-system-packages
 	@touch $@
 

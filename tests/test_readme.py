@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -53,6 +55,32 @@ def run_sql(snippet: Snippet, url: str, version: int) -> None:
         assert re.findall(r"ERROR: +(\w{5}):", result.stderr) == [expected[1]], result.stderr
 
 
+def run_command(line: str, url: str) -> str:
+    program, *arguments = shlex.split(line)
+    command = [sys.executable, "-m", "tidebase.cli", *arguments] if program == "tidebase" else [program, *arguments]
+    environment = {**os.environ, "TIDEBASE_DATABASE_URL": url}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, (line, result.stdout, result.stderr)
+    return result.stdout
+
+
+def run_with_gateway(lines: list[str], url: str) -> None:
+    """The first line starts the gateway (on a port that is free), the others ask it."""
+    command = [sys.executable, "-m", "tidebase.cli", *shlex.split(lines[0])[1:], "--port", "0"]
+    environment = {**os.environ, "TIDEBASE_DATABASE_URL": url}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as gateway:
+        try:
+            assert gateway.stderr is not None
+            address = next(match[0] for line in gateway.stderr if (match := re.search(r"http://\S+:\d+", line)))
+            for line in lines[1:]:
+                assert "http://127.0.0.1:7373" in line
+                answer = run_command(line.replace("http://127.0.0.1:7373", address), url)
+                assert "event: end" in answer or '"openapi"' in answer, line
+        finally:
+            gateway.terminate()
+        assert gateway.wait(30) in (0, -signal.SIGTERM)  # uvicorn ends in good order, and then by the signal
+
+
 def test_every_snippet_runs(server: Server, database: str) -> None:
     printed = ""
     for snippet in snippets():
@@ -64,6 +92,14 @@ def test_every_snippet_runs(server: Server, database: str) -> None:
             assert printed == snippet.code
         elif snippet.language == "sql":
             run_sql(snippet, database, server.version)
+        elif snippet.note == "commands":
+            for line in snippet.code.splitlines():
+                run_command(line, database)
+        elif snippet.note == "gateway":
+            run_with_gateway(snippet.code.splitlines(), database)
+        elif snippet.note.startswith("from: "):
+            source = (ROOT / snippet.note.removeprefix("from: ")).read_text("utf-8").splitlines()
+            assert set(snippet.code.splitlines()) <= set(source), snippet
         elif snippet.language == "console":
             targets = re.findall(r"^make (\w+)", snippet.code, re.MULTILINE)
             assert targets and set(targets) <= make_targets(), snippet

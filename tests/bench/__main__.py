@@ -2,7 +2,8 @@
 
 Floor and steps take turns on one server, several rounds; what counts are the ratios, because absolute times differ from
 machine to machine and from moment to moment. Printed: rates and ratios, round trips, flushes and WAL a step, HOT
-updates of the head rows, the cost of a late step of a run against an early one, and a long history of states.
+updates of the head rows, the cost of a late step of a run against an early one, a long history of states, and what it
+takes to be followed.
 
     make bench
 """
@@ -10,17 +11,21 @@ updates of the head rows, the cost of a late step of a run against an early one,
 from __future__ import annotations
 
 import json
+import queue
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from tidebase import Run, Tidebase, local
+
+from .followers import followers
 
 ROUNDS = 5
 STEPS = 200
@@ -131,6 +136,58 @@ def measure_state(tide: Tidebase, connection: psycopg.Connection[Any]) -> None:
     print(f"  at most {max(reads) * 1000:.1f}); a patch: {1000 / statistics.median(writes):.1f} ms")
 
 
+def measure_delay(tide: Tidebase, connection: psycopg.Connection[Any]) -> None:
+    """From a commit to a subscriber's read, beside a bare notification: one event at a time, each waited for."""
+    with tide.runs.attach("bench", run_id="delay") as session, ThreadPoolExecutor(1) as pool:
+        seen: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+        def follow() -> None:
+            for _ in tide.runs.subscribe("delay", 2):
+                seen.put(time.perf_counter())
+
+        following = pool.submit(follow)
+        session.emit("bench.first")
+        seen.get()
+        delays = []
+        for _ in range(300):
+            session.emit("bench.tick")
+            committed = time.perf_counter()
+            delays.append(seen.get() - committed)
+        session.complete()
+        following.result()
+
+    floors = []
+    with psycopg.connect(tide.url, autocommit=True) as listener:
+        listener.execute("listen bench_floor")
+        for _ in range(300):
+            connection.execute("notify bench_floor")
+            committed = time.perf_counter()
+            next(listener.notifies(stop_after=1))
+            floors.append(time.perf_counter() - committed)
+    delay, floor = statistics.median(delays), statistics.median(floors)
+    print(f"from a commit to a subscriber's read: {delay * 1000:.2f} ms (a bare notification: {floor * 1000:.2f} ms)")
+
+
+def measure_subscribers(tide: Tidebase) -> None:
+    """The rate of a run's steps that nobody follows, that one follows, and while others follow 100 other runs."""
+    for number in range(100):
+        tide.runs.create("bench", run_id=f"other-{number}")
+    audiences = {"nobody": [], "one on that run": ["watched"], "100 on other runs": [f"other-{n}" for n in range(100)]}
+    rates: dict[str, list[float]] = {audience: [] for audience in audiences}
+    with tide.runs.attach("bench", run_id="watched") as session:
+        done = 0
+        for _ in range(ROUNDS):
+            for audience, followed in audiences.items():
+                with followers(tide.url, followed):
+                    rates[audience].append(rate(STEPS, lambda: steps(session, STEPS, done)))  # type: ignore[arg-type] # noqa: B023
+                done += STEPS
+        session.complete()
+    for audience, theirs in list(rates.items())[1:]:
+        pairs = [one / none for one, none in zip(theirs, rates["nobody"], strict=True)]
+        print(f"steps with subscribers ({audience}) against none: {statistics.median(pairs):.2f}", end=" ")
+        print(f"(from {min(pairs):.2f} to {max(pairs):.2f})")
+
+
 def stored(connection: psycopg.Connection[Any]) -> int:
     row = connection.execute(
         "select sum(pg_total_relation_size(oid))::bigint from pg_class"
@@ -155,6 +212,8 @@ def main() -> int:
                 print(f"PostgreSQL {connection.info.server_version // 10000}, default durability")
                 measure(tide, connection)
                 measure_state(tide, connection)
+                measure_delay(tide, connection)
+                measure_subscribers(tide)
         finally:
             cluster.stop("immediate")
     return 0
