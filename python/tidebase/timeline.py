@@ -8,14 +8,18 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
-from unicodedata import east_asian_width
+from unicodedata import category, east_asian_width
 from xml.sax.saxutils import escape
 
 import click
 
 if TYPE_CHECKING:
     from .run import GateDesk, Runs
+
+#: How many columns the text has at least.
+_NARROWEST = 40
 
 _ALIVE = ("running", "pending", "waiting")
 
@@ -76,9 +80,18 @@ def collect(runs: Runs, gates: GateDesk, run_id: str) -> Picture:
         Bar("attempt", f"{a.attempt} {a.holder}", a.outcome or "running", a.started_at, a.ended_at)
         for a in runs.attempts(run_id)
     ]
+    steps = runs.steps(run_id)
+    failures = _failures(runs, run_id) if any(step.status == "failed" for step in steps) else {}
     bars = [
-        Bar("step", s.name, s.status, s.started_at, s.completed_at if s.status != "running" else None, s.attempt)
-        for s in runs.steps(run_id)
+        Bar(
+            "step",
+            s.name,
+            s.status,
+            s.started_at,
+            failures.get(s.name) if s.status == "failed" else s.completed_at,
+            s.attempt,
+        )
+        for s in steps
     ]
     bars += [
         Bar(g.kind, g.name, g.decision or g.status, g.created_at, g.decided_at)
@@ -96,21 +109,25 @@ def collect(runs: Runs, gates: GateDesk, run_id: str) -> Picture:
     return Picture(run_id, run.workflow, run.status, min(moments), max(moments), bars)
 
 
+def _failures(runs: Runs, run_id: str) -> dict[str, datetime]:
+    """When each step failed last, which only the log knows."""
+    ends = ("step.failed", "step.reviewed")
+    return {event.payload["name"]: event.created_at for event in runs.events(run_id) if event.type in ends}
+
+
 def as_text(picture: Picture, width: int | None = None) -> str:
     """A line a bar, so many columns wide (by default those of the terminal), with the terminal's colours."""
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    width = max(width or shutil.get_terminal_size((100, 24)).columns, _NARROWEST)
     labels = [_label(bar) for bar in picture.bars]
-    label_width = min(max(map(_columns, labels), default=0), max(width // 3, 12))
-    notes = [f"{_lasted(picture, bar)}  {bar.status}" for bar in picture.bars]
-    room = max(width - label_width - max(map(len, notes), default=0) - 4, 10)
-    lines = [
-        f"{_plain(picture.run_id)}  {_plain(picture.workflow)}  "
-        + click.style(picture.status, fg=_colour(picture.status)[0])
-        + f"  {duration(picture.seconds)}"
-    ]
+    label_width = min(max(map(columns, labels), default=0), (width - 10) // 3)
+    notes = [f"{_lasted(picture, bar)}  {_shortened(bar.status, width // 4)}" for bar in picture.bars]
+    room = width - label_width - max(map(columns, notes), default=0) - 4
+    took = duration(picture.seconds)
+    title = _shortened(f"{picture.run_id}  {picture.workflow}", width - len(picture.status) - len(took) - 4)
+    lines = [f"{title}  {click.style(picture.status, fg=_colour(picture.status)[0])}  {took}"]
     for bar, label, note in zip(picture.bars, labels, notes, strict=True):
         drawn = click.style(_drawn(picture, bar, room), fg=_colour(bar.status)[0])
-        lines.append(f"{_fitted(label, label_width)}  {drawn}  {note}")
+        lines.append(f"{fitted(label, label_width)}  {drawn}  {note}")
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +141,7 @@ def _drawn(picture: Picture, bar: Bar, room: int) -> str:
 def _label(bar: Bar) -> str:
     times = f" x{bar.count}" if bar.count > 1 else ""
     kind = "" if bar.kind == "step" or bar.name.startswith(f"{bar.kind}:") else f"{bar.kind} "
-    return ("" if bar.kind == "attempt" else "  ") + kind + _plain(bar.name) + times
+    return ("" if bar.kind == "attempt" else "  ") + _plain(kind + bar.name) + times
 
 
 def _plain(text: str) -> str:
@@ -132,16 +149,28 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _columns(text: str) -> int:
-    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(map(_width, text))
 
 
-def _fitted(text: str, width: int) -> str:
-    if _columns(text) > width:
-        while _columns(text) > width - 1:
-            text = text[:-1]
-        text += "…"
-    return text + " " * (width - _columns(text))
+def _width(character: str) -> int:
+    if category(character) in ("Mn", "Me"):  # an accent on the character before it
+        return 0
+    return 2 if east_asian_width(character) in "WF" else 1
+
+
+def fitted(text: str, width: int) -> str:
+    """The text in just so many columns: shortened, or with spaces after it."""
+    if columns(text) > width:
+        taken = accumulate(map(_width, text))
+        text = text[: sum(1 for _ in takewhile(lambda so_many: so_many < width, taken))] + "…"
+    return text + " " * (width - columns(text))
+
+
+def _shortened(text: str, width: int) -> str:
+    """The text in so many columns at most, without what would move the cursor."""
+    return fitted(_plain(text), width).rstrip()
 
 
 def _lasted(picture: Picture, bar: Bar) -> str:
@@ -150,11 +179,11 @@ def _lasted(picture: Picture, bar: Bar) -> str:
 
 def duration(seconds: float) -> str:
     """So many seconds, as people say it: 12 ms, 3.21 s, 4m 05s, 2h 10m, 3d 4h."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if seconds < 59.995:
         return f"{seconds:.2f} s"
-    whole = int(seconds)
+    whole = round(seconds)
     for size, unit, lesser, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:
             return f"{whole // size}{unit} {whole % size // lesser:02}{name}"
@@ -167,7 +196,8 @@ def _colour(status: str) -> tuple[str, str]:
     return _COLOURS.get(status, _OTHER)
 
 
-_ROW, _TOP, _LABELS, _CHART, _NOTES = 22, 58, 230, 560, 170
+_ROW, _TOP, _LABELS, _CHART, _NOTES = 22, 76, 230, 560, 170
+_THINNEST = 2
 
 _STYLE = """
 text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #24292f }
@@ -183,15 +213,15 @@ def as_svg(picture: Picture) -> str:
     """The same as a picture that stands alone, legible on light and dark pages."""
     height = _TOP + len(picture.bars) * _ROW + 16
     width = _LABELS + _CHART + _NOTES
-    title = escape(f"{_plain(picture.run_id)} ({_plain(picture.workflow)})")
+    name = _plain(f"{picture.run_id} ({picture.workflow})")
     told = f"{picture.status}, {duration(picture.seconds)}, from {picture.start.isoformat(timespec='seconds')}"
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         ' role="img">',
-        f"<title>Timeline of the run {title}</title>",
+        f"<title>Timeline of the run {escape(name)}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect class="background" width="{width}" height="{height}" rx="6"/>',
-        f'<text class="title" x="12" y="22">{title}</text>',
+        f'<text class="title" x="12" y="22">{escape(_shortened(name, 100))}</text>',
         f'<text class="faint" x="12" y="40">{escape(told)}</text>',
         *_grid(picture, height),
     ]
@@ -205,32 +235,40 @@ def _grid(picture: Picture, height: int) -> Iterator[str]:
     for number in range(int(picture.seconds / step) + 1):
         x = _LABELS + number * step / picture.seconds * _CHART
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{height - 12}"/>'
-        yield f'<text class="faint" x="{x:.1f}" y="{_TOP - 8}" text-anchor="middle">{duration(number * step)}</text>'
+        yield f'<text class="faint" x="{x:.1f}" y="{_TOP - 8}" text-anchor="middle">{_at(number * step)}</text>'
 
 
 def _tick(seconds: float) -> float:
     """A round number of seconds, of which four to ten fit."""
-    rough = seconds / 5
-    if rough > 20:
-        sizes = (30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400)
-        return next((size for size in sizes if size >= rough), math.ceil(rough / 86400) * 86400)
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    return next((power * factor for factor in (1, 2, 5) if power * factor >= rough), power * 10)
+    most = seconds / 4
+    if most >= 86400:
+        return most // 86400 * 86400
+    if most >= 30:
+        sizes = (30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)
+        return max(size for size in sizes if size <= most)
+    power: float = 10.0 ** math.floor(math.log10(most))
+    return max((power * factor for factor in (1, 2, 5) if power * factor <= most), default=power)
+
+
+def _at(seconds: float) -> str:
+    return f"{seconds * 1000:g} ms" if 0 < seconds < 1 else f"{seconds:g} s" if seconds < 60 else duration(seconds)
 
 
 def _svg_bar(picture: Picture, bar: Bar, y: int) -> Iterator[str]:
-    x = _LABELS + picture.share(bar.start) * _CHART
-    length = max((picture.share(bar.end) - picture.share(bar.start)) * _CHART, 2)
+    begin, end = picture.share(bar.start) * _CHART, picture.share(bar.end) * _CHART
+    x = _LABELS + min(begin, _CHART - _THINNEST)
+    length = max(end - begin, _THINNEST)
     thin = bar.kind == "attempt"
     top, thick = (y + 7, 6) if thin else (y + 3, 14)
     label = _label(bar).replace("  ", "\u2003", 1)
     note = re.sub(r"\s+", " ", _lasted(picture, bar)).strip()
-    told = escape(f"{label.strip()}: {bar.status}, {note}, from {bar.start.isoformat(timespec='milliseconds')}")
+    told = escape(f"{label.strip()}: {_plain(bar.status)}, {note}, from {bar.start.isoformat(timespec='milliseconds')}")
     open_end = ' opacity="0.6"' if bar.end is None else ""
     yield f"<g><title>{told}</title>"
-    yield f'<text x="12" y="{y + 14}">{escape(_fitted(label, 32).rstrip())}</text>'
+    yield f'<text x="12" y="{y + 14}">{escape(fitted(label, 32).rstrip())}</text>'
     yield (
         f'<rect x="{x:.1f}" y="{top}" width="{length:.1f}" height="{thick}" rx="2"'
         f' fill="{_colour(bar.status)[1]}"{open_end}/>'
     )
-    yield f'<text class="faint" x="{_LABELS + _CHART + 10}" y="{y + 14}">{escape(f"{note} · {bar.status}")}</text></g>'
+    note = escape(f"{note} · {_shortened(bar.status, 14)}")
+    yield f'<text class="faint" x="{_LABELS + _CHART + 10}" y="{y + 14}">{note}</text></g>'

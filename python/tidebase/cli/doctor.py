@@ -95,8 +95,12 @@ def _schema(connection: Connection) -> Iterator[Finding]:
         yield Finding("schema", "ok", "up to date")
 
 
-#: What somebody of each audience may call, of the functions that others may not.
-_AUDIENCES = {"worker": "acquire_run", "approver": "decide_gate", "operator": "reconcile", "reader": "get_run"}
+#: For which audiences the user may do what is theirs, whatever the roles' prefix: those named in the grants.
+_MEMBERSHIPS = """
+select distinct audience[1] from pg_proc p, aclexplode(p.proacl) granted
+join pg_roles r on r.oid = granted.grantee, regexp_match(r.rolname, '_(worker|approver|operator|reader)$') audience
+where p.pronamespace = to_regnamespace('tidebase') and audience is not null and pg_has_role(r.oid, 'usage') order by 1
+"""
 
 
 def _roles(connection: Connection) -> Iterator[Finding]:
@@ -105,17 +109,13 @@ def _roles(connection: Connection) -> Iterator[Finding]:
         advice = "Give workers a user that is a member of tidebase_worker, people one of tidebase_approver."
         yield Finding("roles", "note", f"{user} is a superuser: nothing is forbidden to it", advice)
         return
-    may = [
-        audience
-        for audience, function in _AUDIENCES.items()
-        if _row(
-            connection,
-            "select coalesce(bool_or(has_function_privilege(p.oid, 'execute')), false) from pg_proc p"
-            " where p.proname = %s and p.pronamespace = to_regnamespace('tidebase')",
-            function,
-        )[0]
-    ]
-    if may:
+    owned = (
+        "select coalesce(bool_or(pg_has_role(nspowner, 'usage')), false) from pg_namespace where nspname = 'tidebase'"
+    )
+    may = [audience for (audience,) in connection.execute(_MEMBERSHIPS).fetchall()]
+    if _row(connection, owned)[0]:
+        yield Finding("roles", "ok", f"{user} owns it, and may do everything")
+    elif may:
         yield Finding("roles", "ok", f"{user} may do what is for: {', '.join(may)}")
     else:
         advice = f"Let its owner: grant tidebase_worker to {user}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 from typing import Any
 
 import click
+import psycopg
 
-from ..errors import TidebaseError
+from ..errors import TidebaseError, from_postgres
 from . import doctor, migrate, operate, people, runs, serve
+from .output import visible
 
 
 class Group(click.Group):
@@ -19,8 +22,9 @@ class Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except TidebaseError as error:
-            raise click.ClickException(str(error)) from None
+        except (TidebaseError, psycopg.Error) as error:
+            known = from_postgres(error) if isinstance(error, psycopg.Error) else error
+            raise click.ClickException(visible(" ".join(str(known).splitlines()))) from None
         except BrokenPipeError:  # the reader has gone, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
@@ -37,6 +41,9 @@ class Group(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log what happens, to standard error.")
 def main(verbose: bool) -> None:
     """Tidebase: durable checkpoints for agents, in your own Postgres."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding does not have is escaped, and no failure
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("yoyo").setLevel(logging.WARNING)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -14,7 +15,21 @@ import click
 from ..client import Tidebase
 from ..errors import DatabaseUnavailable
 from ..webhook import Dispatcher
-from .output import DURATION, JSON, age, common, connected, print_fields, print_json, print_table, until_stopped
+from .output import (
+    AMOUNT,
+    DURATION,
+    JSON,
+    PAUSE,
+    SEQ,
+    age,
+    common,
+    connected,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    until_stopped,
+)
 from .people import actor_option
 from .runs import status_of
 
@@ -69,12 +84,14 @@ def recover(database: str | None, as_json: bool, run_id: str, reason: str, actor
 @click.argument("run_id", metavar="RUN")
 @click.argument("new_run_id", metavar="[NEW]", required=False)
 @click.option("--through-step", metavar="STEP", help="Up to and with this step.")
-@click.option("--through-seq", type=int, metavar="N", help="Up to and with this event.")
+@click.option("--through-seq", type=SEQ, metavar="N", help="Up to and with this event.")
 @click.option("--input", "given", type=JSON, metavar="JSON", help="Another input: JSON, @FILE, or -.")
 @click.option("--reason", help="Why, for the log.")
 @actor_option
 def fork(database: str | None, as_json: bool, run_id: str, new_run_id: str | None, given: Any, **point: Any) -> None:
     """Make a new run that begins with what another one had at a point."""
+    if None not in (point["through_step"], point["through_seq"]):
+        raise click.UsageError("--through-step and --through-seq exclude each other")
     with connected(database) as tide:
         run = tide.runs.fork(run_id, new_run_id, input=given, **point)
     _print_run(run, as_json)
@@ -90,8 +107,10 @@ def _print_run(run: Any, as_json: bool) -> None:
 @click.command()
 @common
 @click.argument("run_id", metavar="RUN")
-@click.option("--cost-usd", metavar="USD", help="What it may cost from its beginning, with its descendants: 12.50.")
-@click.option("--tokens", type=click.IntRange(0), metavar="N", help="How many tokens it may use.")
+@click.option(
+    "--cost-usd", type=AMOUNT, metavar="USD", help="What it may cost from its beginning, with its descendants: 12.50."
+)
+@click.option("--tokens", type=SEQ, metavar="N", help="How many tokens it may use.")
 @click.option("--none", "unlimited", is_flag=True, help="Take the limits away.")
 @click.option("--reason", help="Why, for the log.")
 @actor_option
@@ -99,7 +118,7 @@ def budget(
     database: str | None,
     as_json: bool,
     run_id: str,
-    cost_usd: str | None,
+    cost_usd: Decimal | None,
     tokens: int | None,
     unlimited: bool,
     **who: Any,
@@ -140,7 +159,7 @@ def compact(database: str | None, as_json: bool, run_ids: tuple[str, ...]) -> No
         print_json(done)
         return
     for run_id, changed in done.items():
-        click.echo(f"{run_id}: {'compacted' if changed else 'was compacted before'}")
+        print_line(f"{run_id}: {'compacted' if changed else 'was compacted before'}")
 
 
 @click.command()
@@ -174,7 +193,7 @@ def purge(
 
 @click.command()
 @common
-@click.option("--every", type=DURATION, metavar="TIME", help="Again and again, with this pause: 5s.")
+@click.option("--every", type=PAUSE, metavar="TIME", help="Again and again, with this pause: 5s.")
 @click.option("--webhooks", is_flag=True, help="Also deliver recovery webhooks; TIDEBASE_WEBHOOK_SECRET signs them.")
 def reconcile(database: str | None, as_json: bool, every: timedelta | None, webhooks: bool) -> None:
     """Look at what has run out: leases, gates, timers, deadlines. Any number of processes may do it at once.
@@ -190,7 +209,7 @@ def reconcile(database: str | None, as_json: bool, every: timedelta | None, webh
             try:
                 done = _all_due(tide, dispatcher)
             except DatabaseUnavailable as error:  # it comes back, and so do we
-                click.echo(f"Error: {error}", err=True)
+                print_line(f"Error: {error}", err=True)
                 continue
             if any(done.values()):
                 _print_done(done, as_json)

@@ -17,17 +17,28 @@ from typing import Any, TypeVar
 
 import click
 
+from .. import timeline as drawing
 from ..client import Tidebase
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
+#: No duration is longer, in days: so that every time that is so long ago exists, and every pause can be waited for.
+_LONGEST = 36500
+
+#: Numbers as the database counts: events in a bigint, versions in an integer.
+SEQ = click.IntRange(0, 2**63 - 1)
+VERSION = click.IntRange(0, 2**31 - 1)
+
 
 class Duration(click.ParamType[Any]):
-    """``30s``, ``5m``, ``2h``, ``30d``, ``1h30m``."""
+    """``30s``, ``5m``, ``2h``, ``30d``, ``1h30m``; ``positive``: more than nothing."""
 
     name = "duration"
+
+    def __init__(self, *, positive: bool = False) -> None:
+        self._positive = positive
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         if isinstance(value, timedelta):
@@ -35,7 +46,12 @@ class Duration(click.ParamType[Any]):
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", value)
         if not parts or "".join(number + unit for number, unit in parts) != value:
             self.fail(f"{value!r} is no duration such as 30s, 5m, 2h, 30d or 1h30m", param, ctx)
-        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        if seconds > _LONGEST * _UNITS["d"]:
+            self.fail(f"it must not be longer than {_LONGEST}d", param, ctx)
+        if self._positive and not seconds:
+            self.fail("it must be longer than nothing", param, ctx)
+        return timedelta(seconds=seconds)
 
 
 class Json(click.ParamType[Any]):
@@ -54,6 +70,21 @@ class Json(click.ParamType[Any]):
             return json.loads(value)
         except (OSError, ValueError) as error:
             self.fail(f"this is no JSON: {error}", param, ctx)
+        except RecursionError:
+            self.fail("this JSON is nested too deeply", param, ctx)
+
+
+class Amount(click.ParamType[Any]):
+    """A sum of money: ``12.50``."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        if isinstance(value, Decimal):
+            return value
+        if re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", value) is None:
+            self.fail(f"{value!r} is no amount such as 12.50", param, ctx)
+        return Decimal(value)
 
 
 class Time(click.ParamType[Any]):
@@ -72,6 +103,8 @@ class Time(click.ParamType[Any]):
 
 
 DURATION = Duration()
+PAUSE = Duration(positive=True)
+AMOUNT = Amount()
 JSON = Json()
 TIME = Time()
 
@@ -117,12 +150,12 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(plain(value), ensure_ascii=False))
+    print_line(_json(value))
 
 
-def print_line(text: str) -> None:
+def print_line(text: str, *, err: bool = False) -> None:
     """A line with what somebody stored in it."""
-    click.echo(_visible(text))
+    click.echo(visible(text), err=err)
 
 
 def short(value: Any) -> str:
@@ -133,14 +166,18 @@ def short(value: Any) -> str:
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.3f} s"
-    if isinstance(value, (dict, list, bool)):
-        return json.dumps(plain(value), ensure_ascii=False)
-    return _visible(str(value))
+    return visible(_json(value) if isinstance(value, (dict, list, bool)) else str(value))
 
 
-def _visible(text: str) -> str:
-    """Without control characters: what is stored shall not drive the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _json(value: Any) -> str:
+    return json.dumps(plain(value), ensure_ascii=False)
+
+
+def visible(text: str) -> str:
+    """Without control characters: what is stored shall not drive the terminal. They are written as JSON does, so that
+    JSON stays JSON.
+    """
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def age(moment: datetime | None) -> str:
@@ -162,9 +199,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], nothing: 
         return
     if sys.stdout.isatty() and _print_rich(columns, texts):
         return
-    widths = [max(len(line[place]) for line in [list(columns), *texts]) for place in range(len(columns))]
-    for line in [[column.upper() for column in columns], *texts]:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    lines = [[column.upper() for column in columns], *texts]
+    widths = [max(map(drawing.columns, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(map(drawing.fitted, line, widths)).rstrip())
 
 
 def _print_rich(columns: Sequence[str], texts: list[list[str]]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .output import JSON, age, common, connected, print_fields, print_json, print_table
+from .output import JSON, age, common, connected, print_fields, print_json, print_line, print_table
 
 
 def actor_option(command: Any) -> Any:
@@ -33,6 +33,8 @@ def gates(database: str | None, as_json: bool, run_id: str | None, everything: b
     """List the gates that wait for a decision, of all runs or of one, oldest first."""
     with connected(database) as tide:
         found = tide.gates.list(run_id=run_id, status=None if everything else "pending", max=limit)
+        if run_id is not None and not found:
+            tide.runs.get(run_id)  # there is none, or there is no such run
     if as_json:
         print_json(found)
         return
@@ -68,10 +70,10 @@ def decide(
     elif outcome.accepted and outcome.status == "pending":
         click.echo(f"counted: {outcome.approvals} of {outcome.required} approvals")
     elif outcome.accepted:
-        click.echo(f"decided: {outcome.decision}")
+        print_line(f"decided: {outcome.decision}")
     else:
         by = f" by {outcome.actor}" if outcome.actor else ""
-        click.echo(f"not taken: it is {outcome.decision or outcome.status}{by} already", err=True)
+        print_line(f"not taken: it is {outcome.decision or outcome.status}{by} already", err=True)
     if not outcome.accepted:
         raise SystemExit(1)
 
@@ -83,6 +85,8 @@ def reviews(database: str | None, as_json: bool, run_id: str | None) -> None:
     """List the steps that may have taken effect and wait for a person to say what happened."""
     with connected(database) as tide:
         found = tide.runs.reviews(run_id)
+        if run_id is not None and not found:
+            tide.runs.get(run_id)  # there is none, or there is no such run
     if as_json:
         print_json(found)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
@@ -17,7 +18,9 @@ from ..client import Tidebase
 from ..state import MAIN, Moment
 from .output import (
     DURATION,
+    SEQ,
     TIME,
+    VERSION,
     age,
     common,
     connected,
@@ -30,6 +33,7 @@ from .output import (
 )
 
 _PAGE = 100
+_MOST_VERSIONS = 10_000
 
 
 @click.command()
@@ -55,11 +59,11 @@ def runs(
     filters = {
         "status": status,
         "workflow": workflow,
-        "created_after": newer_than and now - newer_than,
-        "created_before": older_than and now - older_than,
+        "created_after": None if newer_than is None else now - newer_than,
+        "created_before": None if older_than is None else now - older_than,
     }
     with connected(database) as tide:
-        found = list(islice(_pages(tide, before, filters), limit))
+        found = list(islice(_pages(tide, before, filters), min(limit, sys.maxsize)))
     if as_json:
         print_json(found)
         return
@@ -156,7 +160,7 @@ def timeline(database: str | None, as_json: bool, run_id: str, svg: Path | None,
 @click.command()
 @common
 @click.argument("run_id", metavar="RUN")
-@click.option("--after", type=click.IntRange(0), default=0, help="Only those with a greater seq.")
+@click.option("--after", type=SEQ, default=0, help="Only those with a greater seq.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the run is over.")
 def events(database: str | None, as_json: bool, run_id: str, after: int, follow: bool) -> None:
     """Print a run's log, as one line an event; with --json one JSON object a line."""
@@ -179,8 +183,8 @@ def _print_event(event: Event) -> None:
 @click.option(
     "--at", type=TIME, metavar="TIME", help="As it was then: 2026-03-01T12:00:00Z, or 10m for ten minutes ago."
 )
-@click.option("--version", type=int, metavar="N", help="This version.")
-@click.option("--seq", type=int, metavar="N", help="As it was right after this event.")
+@click.option("--version", type=VERSION, metavar="N", help="This version.")
+@click.option("--seq", type=SEQ, metavar="N", help="As it was right after this event.")
 @click.option("--label", help="The newest version with this label.")
 @click.option("--versions", "history", is_flag=True, help="List the versions, newest first.")
 def state(
@@ -204,7 +208,9 @@ def state(
 
 
 def _print_versions(tide: Tidebase, run_id: str, stream: str, as_json: bool) -> None:
-    versions = tide.runs.state_versions(run_id, stream)
+    versions = tide.runs.state_versions(run_id, stream, max=_MOST_VERSIONS)
+    if not versions:
+        tide.runs.get(run_id)  # there is none, or there is no such run
     if as_json:
         print_json(versions)
         return
@@ -224,7 +230,7 @@ def diff(database: str | None, as_json: bool, run_id: str, other: str) -> None:
         print_json(differences)
     else:
         rows = [(d.kind, d.name, d.difference, short(d.value)[:60], short(d.other)[:60]) for d in differences]
-        print_table(("kind", "name", "difference", run_id, other), rows, "no difference")
+        print_table(("kind", "name", "difference", "run", "other"), rows, "no difference")
     if differences:
         raise SystemExit(1)
 

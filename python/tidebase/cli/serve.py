@@ -8,7 +8,7 @@ from datetime import timedelta
 import click
 
 from ..errors import TidebaseError
-from .output import DURATION, database_option
+from .output import PAUSE, database_option
 
 
 @click.command()
@@ -31,7 +31,7 @@ from .output import DURATION, database_option
 @click.option("--max-body", type=click.IntRange(1), metavar="BYTES", help="The largest body. [default: 20000000]")
 @click.option(
     "--lease",
-    type=DURATION,
+    type=PAUSE,
     metavar="TIME",
     help="How long a lease lasts without a heartbeat; the clients of v0.6 send none. [default: 5m]",
 )
