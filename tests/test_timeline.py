@@ -93,12 +93,12 @@ def busy(run: Run, _: Any) -> Any:
 def test_everything_that_a_run_did_is_drawn(tide: Tidebase) -> None:
     with pytest.raises(BaseException, match="waits for 'approval'"):
         tide.run("w", busy, run_id="r")
-    waiting = collect(tide.runs, tide.gates, "r")
+    waiting = collect(tide.runs, "r")
     assert waiting.status == "waiting" and waiting.end >= max(bar.start for bar in waiting.bars)
     tide.gates.decide("r", "approval", "approved")
     assert tide.run("w", busy, run_id="r") == "approved"
     tide.runs.fork("r", "branch", through_step="flaky")
-    drawn = collect(tide.runs, tide.gates, "r")
+    drawn = collect(tide.runs, "r")
     assert [(bar.kind, bar.status) for bar in drawn.bars[:2]] == [("attempt", "suspended"), ("attempt", "completed")]
     others = {(bar.kind, bar.name): bar for bar in drawn.bars[2:]}
     assert others["step", "flaky"].count == 2 and others["step", "plan"].count == 1
@@ -125,24 +125,26 @@ def test_a_step_that_failed_ends_where_it_failed(tide: Tidebase) -> None:
         run.step("last", lambda: 1)
 
     tide.run("w", work, run_id="r")
-    bars = {bar.name: bar for bar in collect(tide.runs, tide.gates, "r").bars}
+    bars = {bar.name: bar for bar in collect(tide.runs, "r").bars}
     failed, last = bars["fails"], bars["last"]
+    pause = bars["pause"]
+    assert (pause.kind, pause.end is not None and pause.end <= last.start) == ("timer", True)
     assert failed.status == "failed" and failed.end is not None
     assert failed.start <= failed.end <= last.start - timedelta(seconds=0.05)
 
 
 def test_a_run_without_anything_in_it(tide: Tidebase) -> None:
     tide.runs.create("w", run_id="r")
-    drawn = collect(tide.runs, tide.gates, "r")
+    drawn = collect(tide.runs, "r")
     assert drawn.bars == [] and drawn.status == "pending"
     assert len(lines(drawn)) == 1 and rectangles(svg(drawn)) == []
     with pytest.raises(RunNotFound):
-        collect(tide.runs, tide.gates, "nothing")
+        collect(tide.runs, "nothing")
 
 
 def test_a_step_that_lasts_goes_on_to_the_end(tide: Tidebase) -> None:
     session = tide.runs.attach("w", run_id="r")
-    session.step("s", lambda: check(collect(tide.runs, tide.gates, "r")))
+    session.step("s", lambda: check(collect(tide.runs, "r")))
     session.close()
 
 

@@ -572,6 +572,10 @@ class AsyncRuns:
         chosen = None if statuses is None else list(statuses)
         return int(await self._database.execute(calls.purge_runs(older_than=older_than, statuses=chosen, max=max)))
 
+    async def gates(self, run_id: str) -> Sequence[GateInfo]:
+        """The gates and the timers of a run, oldest first."""
+        return await self._database.execute(calls.run_gates(run_id))
+
     async def attempts(self, run_id: str) -> Sequence[Attempt]:
         """Who worked on a run, from when to when, and how that ended."""
         return await self._database.execute(calls.run_attempts(run_id))

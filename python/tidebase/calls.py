@@ -850,6 +850,11 @@ def step_named(run_id: str, name: str) -> Call[list[StepInfo]]:
     return rows_of("step_timeline", StepInfo, "name", run_id=run_id, name=name)
 
 
+def run_gates(run_id: str) -> Call[list[GateInfo]]:
+    """The gates and timers of a run, oldest first."""
+    return rows_of("gate_overview", GateInfo, "created_at, name", run_id=run_id)
+
+
 def review_inbox(run_id: str | None) -> Call[list[ReviewInfo]]:
     """The open reviews, oldest first."""
     return rows_of("review_inbox", ReviewInfo, "opened_at, run_id, step", run_id=run_id)

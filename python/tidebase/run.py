@@ -589,6 +589,10 @@ class Runs:
         chosen = None if statuses is None else list(statuses)
         return int(self._database.execute(calls.purge_runs(older_than=older_than, statuses=chosen, max=max)))
 
+    def gates(self, run_id: str) -> Sequence[GateInfo]:
+        """The gates and the timers of a run, oldest first."""
+        return self._database.execute(calls.run_gates(run_id))
+
     def attempts(self, run_id: str) -> Sequence[Attempt]:
         """Who worked on a run, from when to when, and how that ended."""
         return self._database.execute(calls.run_attempts(run_id))

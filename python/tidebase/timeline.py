@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 import click
 
 if TYPE_CHECKING:
-    from .run import GateDesk, Runs
+    from .run import Runs
 
 #: How many columns the text has at least.
 _NARROWEST = 40
@@ -73,7 +73,7 @@ class Picture:
         return ((moment or self.end) - self.start).total_seconds() / self.seconds
 
 
-def collect(runs: Runs, gates: GateDesk, run_id: str) -> Picture:
+def collect(runs: Runs, run_id: str) -> Picture:
     """Reads what there is to draw. Raises RunNotFound."""
     run = runs.get(run_id)
     attempts = [
@@ -93,10 +93,7 @@ def collect(runs: Runs, gates: GateDesk, run_id: str) -> Picture:
         )
         for s in steps
     ]
-    bars += [
-        Bar(g.kind, g.name, g.decision or g.status, g.created_at, g.decided_at)
-        for g in gates.list(run_id=run_id, status=None, max=1000)
-    ]
+    bars += [Bar(g.kind, g.name, g.decision or g.status, g.created_at, g.decided_at) for g in runs.gates(run_id)]
     bars += [
         Bar(node.edge_type or "child", node.name or node.run_id, node.status, node.created_at, node.finished_at)
         for node in runs.tree(run_id)

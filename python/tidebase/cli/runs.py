@@ -95,7 +95,7 @@ def show(database: str | None, as_json: bool, run_id: str) -> None:
     with connected(database) as tide:
         run = tide.runs.get(run_id)
         attempts, steps, totals = tide.runs.attempts(run_id), tide.runs.steps(run_id), tide.runs.usage(run_id)
-        gates = tide.gates.list(run_id=run_id, status=None)
+        gates = tide.runs.gates(run_id)
         children = [node for node in tide.runs.tree(run_id) if node.parent_run_id == run_id]
     if as_json:
         parts = {"attempts": attempts, "steps": steps, "gates": gates, "children": children, "usage": totals}
@@ -143,7 +143,7 @@ def _message(error: Any) -> str | None:
 def timeline(database: str | None, as_json: bool, run_id: str, svg: Path | None, width: int | None) -> None:
     """Draw when what of a run happened: attempts, steps, gates, children."""
     with connected(database) as tide:
-        picture = drawing.collect(tide.runs, tide.gates, run_id)
+        picture = drawing.collect(tide.runs, run_id)
     if svg is not None:
         try:
             svg.write_text(drawing.as_svg(picture), "utf-8")
