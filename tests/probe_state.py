@@ -24,7 +24,6 @@ from .probe_support import (
     new_run,
     tables,
     together,
-    value,
     values,
 )
 
@@ -306,7 +305,7 @@ def _tree(connection: Connection, name: str, kept: list[str], lock: threading.Lo
             wrong.append(f"{name}: its child {number} was lost")
         elif number and grant(connection, child, "again") != 2:
             wrong.append(f"{name}: its failed child cannot be resumed")
-        elif not number and value(connection, "select result from tidebase.runs where run_id = %s", child) != "kept":
+        elif not number and values(connection, "select result from tidebase.runs where run_id = %s", child) != ["kept"]:
             wrong.append(f"{name}: the result of its child was lost")
     fork = call(connection, "fork_run", run_id=parent)
     before = image_of(connection, fork)

@@ -948,13 +948,15 @@ def stress(url: str, connections: int = 4, calls: int = 40, seed: int = 7) -> li
 def _random_arguments(dice: random.Random, function: Function, run_id: str, token: int | None) -> dict[str, Any]:
     def choose(name: str, type: str) -> Any:
         if name == "run_id":
-            return run_id if dice.random() < 0.97 else "no such run"
+            return run_id if dice.random() < 0.95 else f"no such run {dice.random()}"
         if name == "token":
             return token if dice.random() < 0.9 else dice.choice((None, 1, (token or 1) - 1))
         if name == "ttl":
             return dice.choice(("1 millisecond", "20 milliseconds", "1 second", "1 minute"))
         if name in ("name", "step", "holder", "request_id", "key"):
             return f"{name} {dice.randrange(3)}"
+        if name == "traceparent":
+            return dice.choice((f"00-{dice.randrange(16**32):032x}-{dice.randrange(16**16):016x}-01", "forged"))
         if name == "type":
             return dice.choice(("probe.a", "probe.b", "step.forged"))
         if name == "replay":
