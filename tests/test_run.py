@@ -312,3 +312,10 @@ def test_the_worker_role_is_enough_for_a_worker_and_for_nothing_else(
                 tide.runs.cancel("r")
     finally:
         db.execute(f"drop owned by {name}; drop role {name}")
+
+
+def test_a_callers_connection_may_make_its_rows_otherwise(database: str) -> None:
+    with psycopg.connect(database, autocommit=True, row_factory=psycopg.rows.dict_row) as connection:  # type: ignore[arg-type]
+        tide = Tidebase(connection)
+        assert tide.run("w", lambda run, _: run.step("s", lambda: 1), run_id="r") == 1
+        assert [step.name for step in tide.runs.steps("r")] == ["s"]

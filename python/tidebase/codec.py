@@ -48,7 +48,7 @@ def dumps(builtins: Any) -> str:
             cannot hold; the message names the path.
     """
     try:
-        text = json.dumps(builtins, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _ENCODER.encode(builtins)
         text.encode()
     except RecursionError:
         raise NotSerializable("the value is nested too deeply to be stored as JSON, or contains itself") from None
@@ -72,7 +72,7 @@ def encode(value: Any) -> str:
 
 def settle(text: str, expected: Any = Any) -> Any:
     """What :func:`decode` will return for this text once jsonb has kept it: its objects' keys are in jsonb's order."""
-    return _convert(json.loads(text, parse_float=_parse_float, object_pairs_hook=_jsonb_order), expected)
+    return _convert(_SETTLER.decode(text), expected)
 
 
 def decode(text: str | None, expected: Any = Any) -> Any:
@@ -83,7 +83,7 @@ def decode(text: str | None, expected: Any = Any) -> Any:
     """
     if text is None:
         return None
-    return _convert(json.loads(text, parse_float=_parse_float), expected)
+    return _convert(_DECODER.decode(text), expected)
 
 
 def _convert(value: Any, expected: Any) -> Any:
@@ -152,6 +152,12 @@ def _parse_float(text: str) -> float:
 
 def _jsonb_order(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(sorted(members, key=lambda member: (len(member[0].encode()), member[0].encode())))
+
+
+# Made once: json.dumps and json.loads make new ones each time they are given options.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_float=_parse_float)
+_SETTLER = json.JSONDecoder(parse_float=_parse_float, object_pairs_hook=_jsonb_order)
 
 
 def _encode_other(value: Any) -> Any:

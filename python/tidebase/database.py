@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -148,7 +149,7 @@ class Database:
     def execute_on(self, connection: Connection, call: Call[R]) -> R:
         """Makes the call on this connection, in its transaction."""
         try:
-            return call.read(connection.execute(call.query, call.parameters).fetchall())
+            return _run(connection, call)
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
@@ -171,8 +172,16 @@ class Database:
                 self._pool = None
 
     def _once(self, call: Call[R]) -> R:
-        with self.connection() as connection, _transaction_if_needed(connection, self._joined):
-            return call.read(connection.execute(call.query, call.parameters).fetchall())
+        if self._single is not None:
+            with self._lock, _transaction_if_needed(self._single, self._joined):
+                return _run(self._single, call)
+        pool = self._pool or self._open_pool()
+        connection = pool.getconn()  # not pool.connection(), which would commit what has been committed
+        try:
+            with _transaction_if_needed(connection, False):
+                return _run(connection, call)
+        finally:
+            pool.putconn(connection)
 
     def _open_pool(self) -> Pool:
         if self._pool is not None:
@@ -252,7 +261,7 @@ class AsyncDatabase:
         """Makes the call on this connection, in its transaction."""
         try:
             with _cancellation_kept():
-                return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
+                return await _run_async(connection, call)
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
@@ -275,8 +284,16 @@ class AsyncDatabase:
                 self._pool = None
 
     async def _once(self, call: Call[R]) -> R:
-        async with self.connection() as connection, _transaction_if_needed(connection, self._joined):
-            return call.read(await (await connection.execute(call.query, call.parameters)).fetchall())
+        if self._single is not None:
+            async with self._lock, _transaction_if_needed(self._single, self._joined):
+                return await _run_async(self._single, call)
+        pool = self._pool or await self._open_pool()
+        connection = await pool.getconn()
+        try:
+            async with _transaction_if_needed(connection, False):
+                return await _run_async(connection, call)
+        finally:
+            await pool.putconn(connection)
 
     async def _open_pool(self) -> AsyncPool:
         async with self._lock:
@@ -294,6 +311,16 @@ class AsyncDatabase:
                 await pool.open()
                 self._pool = pool
             return self._pool
+
+
+def _run(connection: Connection, call: Call[R]) -> R:
+    with connection.cursor(row_factory=tuple_row) as cursor:  # the caller's connection may make its rows otherwise
+        return call.read(cursor.execute(call.query, call.parameters).fetchall())
+
+
+async def _run_async(connection: AsyncConnection, call: Call[R]) -> R:
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
 
 
 @contextmanager

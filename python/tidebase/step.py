@@ -27,6 +27,9 @@ from .lease import Hold, new_request_id
 
 log = logging.getLogger("tidebase.step")
 
+#: Options that the database does not keep as they are.
+_NOT_KEPT = frozenset({"input", "key", "returns", "retry_on"})
+
 #: The name of the step that is being executed; what its usage is recorded for.
 current_step: ContextVar[str] = ContextVar("tidebase_current_step")
 _PACKAGE = os.path.dirname(__file__)
@@ -118,6 +121,8 @@ class Work(Generic[T]):
     def contract(self) -> dict[str, Any]:
         """The options that the database keeps, by the names of begin_step's parameters."""
         options = self.options
+        if options.keys() <= _NOT_KEPT:
+            return {}
         contract: dict[str, Any] = {
             name: options.get(name)
             for name in ("retries", "idempotency_key", "replay", "checkpoint_invariant", "verified_by")
