@@ -18,6 +18,7 @@ insert into may values
   ('compact_run',         false, false, true,  false, false),
   ('complete_run',        true,  false, false, false, false),
   ('complete_step',       true,  false, false, false, false),
+  ('record_step',         true,  false, false, false, false),
   ('create_child',        true,  false, false, false, false),
   ('create_run',          true,  false, false, false, false),
   ('create_snapshot',     true,  false, false, false, false),

@@ -15,7 +15,7 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,append_event,begin_step,cancel_run,claim_deliveries,compact_run,complete_run,complete_step,create_child,create_run,create_snapshot,
     decide_gate,diff_runs,fail_run,fail_step,finish_delivery,finish_recovery,fork_run,get_gate,get_gate_secret,get_run,get_state,list_gates,list_runs,list_snapshots,
-    list_state_versions,load_checkpoints,open_gate,patch_state,purge_runs,read_events,reconcile,record_recovery,record_usage,recover_run,release_run,
+    list_state_versions,load_checkpoints,open_gate,patch_state,purge_runs,read_events,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,
     renew_lease,resolve_review,restore_state,run_tree,save_state,set_budget,set_state,start_timer,suspend_run,watch_run}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');

@@ -67,6 +67,7 @@ insert into run_calls values
   ($$select tidebase.open_gate(%L, 1, 'g')$$),
   ($$select tidebase.read_events(%L)$$),
   ($$select tidebase.record_recovery(%L)$$),
+  ($$select tidebase.record_step(%L, 1, 'x')$$),
   ($$select tidebase.recover_run(%L)$$),
   ($$select tidebase.release_run(%L, 1)$$),
   ($$select tidebase.renew_lease(%L, 1)$$),

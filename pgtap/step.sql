@@ -53,6 +53,44 @@ select throws_ok($$select tidebase.load_checkpoints(null)$$, 'TB001', null, 'and
 select pg_temp.leased('own');
 select is((tidebase.begin_step('own', 1, 's', '{"a": 2}')).outcome, 'execute', 'another run''s step of that name is another step');
 
+-- a step that is recorded without having been begun
+select pg_temp.leased('c');
+select results_eq($$select * from tidebase.record_step('c', 1, 's', '{"a": 1}', '{"x": 1}', '2 seconds')$$, $$values ('recorded', 1, null::jsonb)$$, 'a step may be recorded at once');
+select pg_temp.same_again($$select tidebase.record_step('c', 1, 's', '{"a": 1.0}', '{"x": 2}')$$, 'again it is a replay, and writes nothing');
+select results_eq($$select * from tidebase.record_step('c', 1, 's', '{"a": 1.0}', '{"x": 2}')$$, $$values ('replay', 1, '{"x": 1}'::jsonb)$$, 'of the checkpoint that stands');
+select results_eq($$select outcome, output from tidebase.begin_step('c', 1, 's', '{"a": 1}')$$, $$values ('replay', '{"x": 1}'::jsonb)$$, 'as for one that is begun');
+select throws_ok($$select tidebase.record_step('c', 1, 's', '{"a": 2}')$$, 'TB006', null, 'with another input it is another step');
+select results_eq($$select status, attempt, lease_token, completed_seq, output, duration between '2 seconds' and '3 seconds' from tidebase.step_timeline where run_id = 'c'$$,
+  $$values ('completed', 1, 1::bigint, 3::bigint, '{"x": 1}'::jsonb, true)$$, 'it is seen as a step that took its time');
+select results_eq($$select type, payload from tidebase.read_events('c', 2)$$, $$values ('step.completed', '{"name": "s", "attempt": 1}'::jsonb)$$, 'in the log it has one event');
+select is((select steps_completed from tidebase.run_overview where run_id = 'c'), 1, 'it is counted once');
+select results_eq($$select name, output from tidebase.load_checkpoints('c')$$, $$values ('s', '{"x": 1}'::jsonb)$$, 'and is a checkpoint like any other');
+select results_eq($$select outcome from tidebase.record_step('c', 1, 'nothing')$$, $$values ('recorded')$$, 'it need not have an input, or an output');
+select is((select output from tidebase.steps where run_id = 'c' and name = 'nothing'), 'null', 'which is the JSON null');
+select throws_ok(format($$select tidebase.record_step('c', 1, %L)$$, name), 'TB002', null, format('a step is not called %L', name)) from unnest(array['', ' ', null, repeat('x', 1025)]) name;
+select throws_ok(format($$select tidebase.record_step('c', 1, 'd', duration => %L)$$, time), 'TB002', null, format('nor takes it %L', time)) from unnest(array['-1 second', '366 days', 'infinity']::text[]) time where time <> 'infinity' or current_setting('server_version_num')::integer >= 170000;
+select tidebase.begin_step('c', 1, 'begun');
+select throws_ok($$select tidebase.record_step('c', 1, 'begun')$$, 'TB007', null, 'one that was begun under this lease has to be completed');
+select is((select steps_completed from tidebase.run_overview where run_id = 'c'), 2, 'and is not counted');
+select tidebase.fail_step('c', 1, 'begun', '"no"');
+select results_eq($$select outcome, attempt from tidebase.record_step('c', 1, 'begun', output => '1')$$, $$values ('recorded', 2)$$, 'one that failed may be recorded');
+select results_eq($$select status, error, decision from tidebase.steps where run_id = 'c' and name = 'begun'$$, $$values ('completed', null::jsonb, null::text)$$, 'and has not failed then');
+select tidebase.begin_step('c', 1, 'left', side_effects => '{mail}');
+select tidebase.begin_step('c', 1, 'harmless');
+select pg_temp.lapse('c');
+select tidebase.acquire_run('c', 'v');
+select throws_ok($$select tidebase.record_step('c', 1, 'z')$$, 'TB003', null, 'a zombie records nothing');
+select results_eq($$select outcome, attempt from tidebase.record_step('c', 2, 'harmless')$$, $$values ('recorded', 2)$$, 'one that an earlier lease left unfinished may be recorded');
+select results_eq($$select outcome from tidebase.record_step('c', 2, 'left')$$, $$values ('review')$$, 'unless it may have taken effect: then a person has to look');
+select is((select status from tidebase.run_overview where run_id = 'c'), 'review', 'and the run waits for that');
+select is((select steps_completed from tidebase.run_overview where run_id = 'c'), 4, 'it is not counted either');
+select ok(pg_temp.dense('c'), 'no number is lost by all that');
+select tidebase.create_run('wf', run_id => 'poor', budget => '{"tokens": 1}');
+select tidebase.acquire_run('poor', 'w');
+select tidebase.record_usage('poor', 1, input_tokens => 1);
+select throws_ok($$select tidebase.record_step('poor', 1, 's')$$, 'TB010', null, 'a budget that is used up holds for it, too');
+select is_empty($$select from tidebase.steps where run_id = 'poor'$$, 'nothing is stored then');
+
 -- under another lease
 select pg_temp.leased('t');
 select tidebase.begin_step('t', 1, 'done', '1');

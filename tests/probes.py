@@ -515,8 +515,11 @@ def checkpoint_is_final(url: str) -> list[str]:
             expect(f"{who} changes it", "complete_step", ("TB007", None), token=token, output=Jsonb("second"))
             expect(f"{who} fails it", "fail_step", ("TB007", None), token=token)
             expect(f"{who} begins it", "begin_step", replay, token=token, input=Jsonb({"n": 1}))
+            recorded = {"token": token, "output": Jsonb("second")}
+            expect(f"{who} records it", "record_step", replay, input=Jsonb({"n": 1}), **recorded)
             for other in (Jsonb({"n": 2}), None):
                 expect(f"{who} begins it for another input", "begin_step", ("TB006", None), token=token, input=other)
+                expect(f"{who} records it for another input", "record_step", ("TB006", None), input=other, **recorded)
             expect(
                 f"{who} makes it a step with side effects",
                 "begin_step",
@@ -531,6 +534,7 @@ def checkpoint_is_final(url: str) -> list[str]:
         successor = take_over(holder, run_id)
         attack("a successor", successor, ("TB007", None))
         expect("a zombie changes it", "complete_step", ("TB003", None), token=token, output=Jsonb("second"))
+        expect("a zombie records it", "record_step", ("TB003", None), token=token, output=Jsonb("second"))
         return found + audit(holder, run_id)
 
 

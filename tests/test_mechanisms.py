@@ -171,15 +171,17 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     # I3: checkpoints
     "a running step may be begun again under the same lease": (
-        (Edit("begin_step", "s.status = 'running' and s.lease_token <> excluded.lease_token", "s.status = 'running'"),),
+        (Edit("may_begin_again", "step.status = 'running' and step.lease_token <> lease_token",
+              "step.status = 'running'"),),
         probes.one_begin,
     ),
     "a running step may be begun again under the same lease (barrier)": (
-        (Edit("begin_step", "s.status = 'running' and s.lease_token <> excluded.lease_token", "s.status = 'running'"),),
+        (Edit("may_begin_again", "step.status = 'running' and step.lease_token <> lease_token",
+              "step.status = 'running'"),),
         partial(probes.one_begin, queued=False),
     ),
     "a running step may not be begun again by a successor": (
-        (Edit("begin_step", "or s.status = 'running' and s.lease_token <> excluded.lease_token", ""),),
+        (Edit("may_begin_again", "or step.status = 'running' and step.lease_token <> lease_token", ""),),
         probes.successor_repeats,
     ),
     "a call repeated is not recognised": (
@@ -202,6 +204,15 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("complete_step", "and s.status = 'running' and s.lease_token = complete_step.token", ""),),
         probes.checkpoint_is_final,
     ),
+    "a completed step is recorded again": (
+        (Edit("record_step", "and tidebase_private.may_begin_again(s, excluded.lease_token)", ""),),
+        probes.checkpoint_is_final,
+    ),
+    "a step is recorded whatever its input": (
+        (Edit("record_step", "s.input_hash = excluded.input_hash and", ""),
+         Edit("may_begin_again", "step.status = 'failed'", "step.status = 'completed' or step.status = 'failed'")),
+        probes.checkpoint_is_final,
+    ),
     "a repeated completion is not compared": (
         (Edit("complete_step", "and s.output = wanted", ""),),
         probes.checkpoint_is_final,
@@ -214,7 +225,8 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     "a completed step is begun again": (
         (Edit("begin_step", "s.status = 'completed';", "false;"),
-         Edit("begin_step", "s.status = 'failed' and s.decision <> 'fail_hard'", "s.status in ('failed', 'completed')"),
+         Edit("may_begin_again", "step.status = 'failed' and step.decision <> 'fail_hard'",
+              "step.status in ('failed', 'completed')"),
          Edit("begin_step", "error = null,", "error = null, output = null, completed_seq = null,")),
         probes.checkpoint_is_final,
     ),
@@ -345,7 +357,8 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "a completed step is executed again after a crash": (
         (Edit("load_checkpoints", "s.status = 'completed'", "false"),
          Edit("begin_step", "s.status = 'completed';", "false;"),
-         Edit("begin_step", "s.status = 'failed' and s.decision <> 'fail_hard'", "s.status in ('failed', 'completed')"),
+         Edit("may_begin_again", "step.status = 'failed' and step.decision <> 'fail_hard'",
+              "step.status in ('failed', 'completed')"),
          Edit("begin_step", "error = null,", "error = null, output = null, completed_seq = null,")),
         probe_workers.worker_kills,
     ),
@@ -375,7 +388,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probe_gates.suspension,
     ),
     "what a crash left in doubt is executed again": (
-        (Edit("begin_step", "and tidebase_private.decide_replay(s, may_retry => false) = 'safe_replay'", ""),),
+        (Edit("may_begin_again", "and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay'", ""),),
         probe_gates.one_review,
     ),
     "a review may be decided again": (

@@ -35,10 +35,7 @@ from .support_gate import (
 from .support_gate_worker import CHARGES, Charging, Ledger, work
 
 DECIDE_REPLAY = "tidebase_private.decide_replay(tidebase.steps,boolean)"
-BEGIN_STEP = (
-    "tidebase.begin_step(text,bigint,text,jsonb,text[],text,text,text,text,integer,"
-    "interval,interval,interval,text[],text)"
-)
+MAY_BEGIN_AGAIN = "tidebase_private.may_begin_again(tidebase.steps,bigint)"
 KILLS = 125  # in each of the two probes, a server
 SOON = 8  # reports, of 3 * CHARGES + 1: most workers are killed before they are done
 
@@ -143,7 +140,7 @@ def test_a_double_charge_is_seen_failing_without(db: Db, database: str, tmp_path
     if mechanism == "the_contract":
         mutate(db, DECIDE_REPLAY, "tidebase_private.writes_outside(step.side_effects)", "false")
     else:
-        mutate(db, BEGIN_STEP, "and tidebase_private.decide_replay(s, may_retry => false) = 'safe_replay'", "")
+        mutate(db, MAY_BEGIN_AGAIN, "and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay'", "")
     massacre = Massacre(database, tmp_path / "ledger", keyed=False)
     # Killed right after its first charge: the third report.
     assert massacre.violations(kills=2, deaths=1, exact=[3]) == [

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tidebase import (
+    AsyncTidebase,
     InputMismatch,
+    InvalidArgument,
     NotSerializable,
     Run,
     StepNotRunning,
@@ -230,3 +232,70 @@ def test_the_contract_is_kept_with_the_step(tide: Tidebase) -> None:
     assert (info.side_effects, info.idempotency_key, info.replay, info.retries) == (["mail"], "k", "manual", 2)
     assert (info.checkpoint_invariant, info.verified_by, info.credentials) == ("i", "v", ["SMTP"])
     assert info.timeout is not None and info.timeout.total_seconds() == 5
+
+
+def test_a_step_whose_start_is_not_marked_is_written_once(tide: Tidebase) -> None:
+    executed = []
+
+    def work(run: Run, _: Any) -> int:
+        number: int = run.step.options(key=1, mark_start=False)("quick", lambda: executed.append(1) or 7)
+        again: int = run.step.options(key=1, mark_start=False)("quick", lambda: executed.append(2) or 8)
+        if len(executed) < 3:
+            raise RuntimeError("once more")
+        return number + again
+
+    with pytest.raises(RuntimeError, match="once more"):
+        tide.run("w", work, run_id="r")
+    assert executed == [1, 2]  # nobody asked before, and the checkpoint that stood was taken
+    executed.append(3)
+    assert tide.run("w", work, run_id="r") == 14 and executed == [1, 2, 3]
+    step = tide.runs.steps("r")[0]
+    assert (step.name, step.status, step.attempt, step.output) == ("quick[1]", "completed", 1, 7)
+    events = [event.type for event in tide.runs.events("r")]
+    assert events.count("step.completed") == 1 and "step.started" not in events
+
+
+def test_a_step_whose_start_is_not_marked_fails_like_any_other(tide: Tidebase) -> None:
+    tries = iter([ValueError("first"), ValueError("second"), None])
+
+    def flaky() -> str:
+        if error := next(tries):
+            raise error
+        return "done"
+
+    def work(run: Run, _: Any) -> str:
+        return str(run.step.options(mark_start=False, retries=2, retry_delay_s=0.001)("flaky", flaky))
+
+    assert tide.run("w", work, run_id="r") == "done"
+    step = tide.runs.steps("r")[0]
+    assert (step.status, step.attempt, step.error) == ("completed", 3, None)
+    with pytest.raises(ZeroDivisionError):
+        tide.run("w", lambda run, _: run.step.options(mark_start=False)("s", lambda: 1 / 0), run_id="failed")
+    failed = tide.runs.steps("failed")[0]
+    assert (failed.status, failed.decision, failed.error["type"]) == ("failed", "safe_replay", "ZeroDivisionError")
+
+
+def test_what_is_done_to_the_outside_has_to_be_marked(tide: Tidebase) -> None:
+    def work(run: Run, _: Any) -> None:
+        run.step.options(mark_start=False, side_effects=["read"])("look", lambda: 1)
+        run.step.options(mark_start=False, side_effects=["email.send"])("send", lambda: pytest.fail("executed"))
+
+    with pytest.raises(InvalidArgument, match="mark_start"):
+        tide.run("w", work, run_id="r")
+    assert [step.name for step in tide.runs.steps("r")] == ["look"]
+
+
+async def test_a_step_whose_start_is_not_marked_awaited(atide: AsyncTidebase) -> None:
+    async def one() -> int:
+        return 1
+
+    async def work(run: Any, _: Any) -> int:
+        return int(await run.step.options(mark_start=False)("s", one))
+
+    assert await atide.run("w", work, run_id="r") == 1
+    assert [event.type async for event in atide.runs.events("r")] == [
+        "run.created",
+        "run.started",
+        "step.completed",
+        "run.completed",
+    ]

@@ -51,7 +51,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class StepStart:
-    """Answer of begin_step; see the type tidebase.step_start."""
+    """Answer of begin_step and record_step; see the type tidebase.step_start."""
 
     outcome: str
     attempt: int
@@ -647,6 +647,16 @@ begin_step = one(
     retry_max_delay="interval",
     timeout="interval",
     request_id="text",
+)
+record_step = one(
+    "record_step",
+    StepStart,
+    run_id="text",
+    token="bigint",
+    name="text",
+    input="jsonb",
+    output="jsonb",
+    duration="interval",
 )
 complete_step = scalar("complete_step", run_id="text", token="bigint", name="text", output="jsonb")
 fail_step = one(

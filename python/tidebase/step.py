@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from . import calls, codec
 from .canonical import digest
 from .errors import (
     Interruption,
+    InvalidArgument,
     NotSerializable,
     RunNeedsReview,
     StepNotRunning,
@@ -28,7 +30,7 @@ from .lease import Hold, new_request_id
 log = logging.getLogger("tidebase.step")
 
 #: Options that the database does not keep as they are.
-_NOT_KEPT = frozenset({"input", "key", "returns", "retry_on"})
+_NOT_KEPT = frozenset({"input", "key", "returns", "retry_on", "mark_start"})
 
 #: The name of the step that is being executed; what its usage is recorded for.
 current_step: ContextVar[str] = ContextVar("tidebase_current_step")
@@ -55,6 +57,8 @@ class StepOptions(TypedDict, total=False):
         checkpoint_invariant: what must hold for the checkpoint to be usable, in words.
         verified_by: how one finds out whether it took effect, in words.
         credentials: names of the credentials it needs.
+        mark_start: by default True. False writes the step once, when it completes: one call instead of two, but nobody
+            sees it at work. Not for a step that does something to the outside.
     """
 
     input: Any
@@ -71,6 +75,7 @@ class StepOptions(TypedDict, total=False):
     checkpoint_invariant: str
     verified_by: str
     credentials: Sequence[str]
+    mark_start: bool
 
 
 @dataclass
@@ -117,6 +122,17 @@ class Work(Generic[T]):
         if self.kwargs:
             return codec.to_builtins({"args": self.args, "kwargs": self.kwargs})
         return codec.to_builtins(self.args) if self.args else None
+
+    def is_marked(self) -> bool:
+        """Whether its start is written, too.
+
+        Raises:
+            InvalidArgument: it is not to be, but does something to the outside: after a crash nobody would know.
+        """
+        marked = self.options.get("mark_start", True)
+        if not marked and set(self.options.get("side_effects") or ()) - {"read"}:
+            raise InvalidArgument("mark_start must not be False for a step that does something to the outside")
+        return marked
 
     def contract(self) -> dict[str, Any]:
         """The options that the database keeps, by the names of begin_step's parameters."""
@@ -181,17 +197,21 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
     if stored is not None:
         log.debug("run %s: step %s replayed", hold.run_id, name)
         return cast(T, _decoded(stored, returns, hold, name))
+    marked = work.is_marked()
     while True:
-        start = yield from begin(hold, work, text)
-        if start.outcome == "replay":
+        start = (yield from begin(hold, work, text)) if marked else None
+        if start is not None and start.outcome == "replay":
             return cast(T, _decoded(start.output, returns, hold, name))
         context = current_step.set(name)
+        begun = time.monotonic()
         try:
-            with hold.trace.step(name, start.attempt):
+            with hold.trace.step(name, start.attempt if start else 1):
                 result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"))
                 output = codec.encode(result)
                 decoded = codec.settle(output, returns)
         except Exception as error:
+            if not marked:
+                yield from begin(hold, work, text)  # the database decides what becomes of it, and keeps the error
             delay = yield from fail(hold, work, text, error)
             if delay is None:
                 raise
@@ -200,6 +220,9 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
             continue
         finally:
             current_step.reset(context)
+        if not marked:
+            stored = yield from record(hold, name, text, output, time.monotonic() - begun)
+            return cast(T, decoded if stored is None else _decoded(stored, returns, hold, name))
         completion = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
         yield from _surely_begun(completion, hold, work, text)
         log.debug("run %s: step %s completed", hold.run_id, name)
@@ -212,6 +235,23 @@ def begin(hold: Hold, work: Work[Any], text: str) -> Flow[calls.StepStart]:
     start: calls.StepStart = yield calls.begin_step(
         run_id=hold.run_id, token=hold.token, name=name, input=text, request_id=new_request_id(), **work.contract()
     )
+    return _unless_in_review(start, hold, name)
+
+
+def record(hold: Hold, name: str, text: str, output: str, seconds: float) -> Flow[calls.Json | None]:
+    """Stores the checkpoint of a step that was not begun; returns the one that stands already, if there is one."""
+    recorded: calls.StepStart = yield calls.record_step(
+        run_id=hold.run_id,
+        token=hold.token,
+        name=name,
+        input=text,
+        output=output,
+        duration=timedelta(seconds=seconds),
+    )
+    return _unless_in_review(recorded, hold, name).output
+
+
+def _unless_in_review(start: calls.StepStart, hold: Hold, name: str) -> calls.StepStart:
     if start.outcome == "review":
         raise RunNeedsReview(
             f"step {name!r} of run {hold.run_id!r} may have taken effect: a person must decide whether it is repeated",

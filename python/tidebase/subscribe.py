@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import calls
 from .calls import Event
@@ -21,6 +21,8 @@ from .doorbell import ring
 
 if TYPE_CHECKING:
     from .database import AsyncDatabase, Database
+
+R = TypeVar("R")
 
 #: How often a follower looks for itself, in seconds, should the doorbell fail.
 POLL_S = 0.5
@@ -86,12 +88,14 @@ class Feed:
                 raise self.error
             missing = max(self.last - after, 0)
             if missing > len(self._recent):
-                rows = await self._database.execute(calls.read_events(run_id=self._run_id, after=after, max=_PAGE))
+                read = calls.read_events(run_id=self._run_id, after=after, max=_PAGE)
+                rows = await cancelled_once(self._database.execute(read))
             else:
                 rows = list(islice(reversed(self._recent), missing))[::-1]
             for row in rows:
                 yield row
                 after = row.seq
+                await asyncio.sleep(0)  # who has much to catch up with lets the others go on
             if rows:
                 continue
             if self.over and after >= self.last:
@@ -128,6 +132,20 @@ class Feed:
         self.started.set()
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def cancelled_once(work: Coroutine[Any, Any, R]) -> R:
+    """Does the work, which is cancelled once when this is, however often that happens.
+
+    A server on AnyIO cancels the task of a client that is gone again and again until it ends, and psycopg closes a
+    connection when it is interrupted a second time, while it waits for the end of the query that it has cancelled.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
 
 
 class Feeds:

@@ -33,6 +33,17 @@ $$;
 comment on function tidebase_private.decide_replay(tidebase.steps, boolean) is
   'What may become of a step that was begun and did not complete: auto_retry, safe_replay, manual_review or fail_hard. may_retry: whether the retries of the contract apply.';
 
+create or replace function tidebase_private.may_begin_again(step tidebase.steps, lease_token bigint)
+returns boolean
+language sql immutable
+as $$
+  select step.status = 'failed' and step.decision <> 'fail_hard'
+    or step.status = 'running' and step.lease_token <> lease_token
+      and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay';
+$$;
+comment on function tidebase_private.may_begin_again(tidebase.steps, bigint) is
+  'Whether a step may be executed again without asking anybody: it failed, or an earlier lease left it unfinished and its contract allows a repetition.';
+
 -- Exponential backoff with "equal jitter" (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015):
 -- half of the delay is kept, the other half is random, so that failures which fell together do not return together.
 create or replace function tidebase_private.retry_delay(tries integer, first interval, cap interval)
@@ -230,10 +241,7 @@ begin
     attempt = s.attempt + 1,
     tries = case when s.lease_token = excluded.lease_token then s.tries + 1 else 1 end,
     error = null, decision = null, retry_at = null
-  where s.input_hash = excluded.input_hash
-    and (s.status = 'failed' and s.decision <> 'fail_hard'
-      or s.status = 'running' and s.lease_token <> excluded.lease_token
-        and tidebase_private.decide_replay(s, may_retry => false) = 'safe_replay')
+  where s.input_hash = excluded.input_hash and tidebase_private.may_begin_again(s, excluded.lease_token)
   returning s.attempt into nth;
   if not found then
     return tidebase_private.begun_already(head, name, hash, request_id);
@@ -283,6 +291,48 @@ end
 $$;
 comment on function tidebase.complete_step(text, bigint, text, jsonb) is
   'Stores the output of a running step as its checkpoint and returns the seq of the event. Commits synchronously: once it has returned, the step never runs again. A SQL NULL is stored as the JSON null. The same call again returns the same seq. Errors: TB001, TB003, TB004, TB005, TB007.';
+
+-- Stores the checkpoint of a step that nobody has begun: one call and one flush, for work that may simply be done again
+-- when its worker dies. Nobody sees it at work, so it can declare nothing about the outside.
+create or replace function tidebase.record_step(
+  run_id text, token bigint, name text, input jsonb default null, output jsonb default null, duration interval default null)
+returns tidebase.step_start
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  head run_heads;
+  hash bytea := tidebase_private.hash_input(input);
+  nth integer;
+begin
+  perform tidebase_private.require_name(name, 'name', 1024);
+  perform tidebase_private.require_interval(coalesce(duration, '0'), 'duration', '0', '365 days');
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.fence(run_id, token, 1, checkpoints => 1);
+  perform tidebase_private.require_time_left(head);
+  insert into steps as s (run_id, name, lease_token, attempt, tries, status, input_hash, input, started_at, output,
+    completed_at, completed_seq)
+  values (head.run_id, record_step.name, head.lease_token, 1, 1, 'completed', hash, record_step.input,
+    clock_timestamp() - coalesce(duration, '0'), coalesce(record_step.output, 'null'), clock_timestamp(), head.last_seq)
+  on conflict on constraint steps_pkey do update
+  set (lease_token, started_at, status, output, completed_at, completed_seq, request_id)
+    = (excluded.lease_token, excluded.started_at, 'completed', excluded.output, excluded.completed_at,
+       excluded.completed_seq, null),
+    attempt = s.attempt + 1, error = null, decision = null, retry_at = null
+  where s.input_hash = excluded.input_hash and tidebase_private.may_begin_again(s, excluded.lease_token)
+  returning s.attempt into nth;
+  if not found then
+    perform tidebase_private.give_back(head, 0, checkpoints => 1);
+    return tidebase_private.begun_already(head, name, hash, null);
+  elsif head.has_budget then
+    perform tidebase_private.require_funds(head);
+  end if;
+  perform tidebase_private.emit(head, 'step.completed', jsonb_build_object('name', name, 'attempt', nth));
+  return row('recorded', nth, null)::step_start;
+end
+$$;
+comment on function tidebase.record_step(text, bigint, text, jsonb, jsonb, interval) is
+  'Stores the output of a step that was not begun: instead of begin_step and complete_step, for work that does nothing to the outside and may be done again. outcome: recorded; replay (it was completed before: output is the checkpoint that stands, and this one is dropped); review (it was begun before, and may have taken effect). duration: how long it took. Commits synchronously: once it has returned, the step never runs again. The same call again says replay, with the same output. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007 (it failed for good, or was begun under this lease), TB010 (a budget is used up: nothing is stored).';
 
 create or replace function tidebase.fail_step(run_id text, token bigint, name text, error jsonb default null, retryable boolean default true)
 returns tidebase.step_failure
@@ -472,6 +522,7 @@ comment on view tidebase.step_timeline is
 
 select tidebase_private.allow('function tidebase.begin_step', 'worker');
 select tidebase_private.allow('function tidebase.complete_step', 'worker');
+select tidebase_private.allow('function tidebase.record_step', 'worker');
 select tidebase_private.allow('function tidebase.fail_step', 'worker');
 select tidebase_private.allow('function tidebase.load_checkpoints', 'worker');
 select tidebase_private.allow('function tidebase.resolve_review', 'approver', 'operator');

@@ -45,9 +45,9 @@ def insert(connection: psycopg.Connection[Any], count: int) -> None:
         connection.execute("insert into floor (id, payload) values (%s, %s::jsonb)", [number, text])
 
 
-def steps(run: Run, count: int, first: int = 0) -> None:
+def steps(run: Run, count: int, first: int = 0, marked: bool = True) -> None:
     for number in range(first, first + count):
-        run.step.options(key=number)("work", lambda: PAYLOAD)
+        run.step.options(key=number, mark_start=marked)("work", lambda: PAYLOAD)
 
 
 def flushes(connection: psycopg.Connection[Any]) -> int:
@@ -70,13 +70,19 @@ def wal_position(connection: psycopg.Connection[Any]) -> int:
 
 def measure(tide: Tidebase, connection: psycopg.Connection[Any]) -> None:
     connection.execute("create table if not exists floor (id bigint, payload jsonb)")
-    floors, rates = [], []
+    floors: list[float] = []
+    rates: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(ROUNDS):
         floors.append(rate(STEPS, lambda: insert(connection, STEPS)))
-        rates.append(tide.run("bench", lambda run, _: rate(STEPS, lambda: steps(run, STEPS))))
-    pairs = [step / floor for step, floor in zip(rates, floors, strict=True)]
-    print(f"steps against the floor: {statistics.median(pairs):.2f} (from {min(pairs):.2f} to {max(pairs):.2f})")
-    print(f"  floor {statistics.median(floors):,.0f}/s, steps {statistics.median(rates):,.0f}/s; {ROUNDS} x {STEPS}")
+        for marked, theirs in rates.items():
+            theirs.append(tide.run("bench", lambda run, _, m=marked: rate(STEPS, lambda: steps(run, STEPS, marked=m))))
+    for marked, theirs in rates.items():
+        pairs = [step / floor for step, floor in zip(theirs, floors, strict=True)]
+        print(f"steps {'' if marked else 'without a mark of their start '}against the floor:", end=" ")
+        print(f"{statistics.median(pairs):.2f} (from {min(pairs):.2f} to {max(pairs):.2f})")
+    print(
+        f"  floor {statistics.median(floors):,.0f}/s, steps {statistics.median(rates[True]):,.0f}/s; {ROUNDS} x {STEPS}"
+    )
 
     def watched(run: Run, _: Any) -> tuple[float, float]:
         before = flushes(connection), wal_position(connection)

@@ -18,7 +18,7 @@ from .. import calls
 from ..calls import Event
 from ..database import AsyncDatabase
 from ..errors import InvalidArgument, NotFound
-from ..subscribe import OVER, Feeds
+from ..subscribe import OVER, Feeds, cancelled_once
 from . import shapes
 from .auth import Keyring
 from .routes import Refused, number
@@ -77,11 +77,15 @@ async def _as_agui(
     translator = Translator(run_id)
     async for row in followed:
         state = await _state(database, run_id, translator.needs_state(row), row)
-        result = (await database.execute(calls.get_run(run_id=run_id))).result if row.type == "run.completed" else None
+        result = await _result(database, run_id) if row.type == "run.completed" else None
         texts = encode(translator.translate(row, state, result=result))
         for place, text in enumerate(texts, 1):
             # The number only goes with the last of them: who loses the connection in between gets them all again.
             yield ServerSentEvent(text, id=str(row.seq) if place == len(texts) else None)
+
+
+async def _result(database: AsyncDatabase, run_id: str) -> object:
+    return (await cancelled_once(database.execute(calls.get_run(run_id=run_id)))).result
 
 
 async def _state(database: AsyncDatabase, run_id: str, version: int | None, row: Event) -> object:
@@ -91,7 +95,7 @@ async def _state(database: AsyncDatabase, run_id: str, version: int | None, row:
         return NO_STATE
     moment = {"seq": row.seq} if version == AT_EVENT else {"version": version}
     try:
-        return (await database.execute(calls.get_state(run_id=run_id, **moment))).value
+        return (await cancelled_once(database.execute(calls.get_state(run_id=run_id, **moment)))).value
     except NotFound:  # there was none, or the history was compacted
         return NO_STATE
 
