@@ -25,7 +25,7 @@ from tidebase.server.auth import Keyring
 from tidebase.server.routes import ROUTES
 
 from .conftest import SERVERS, Server
-from .probe_support import Connection, call, grant, new_run, poll, value
+from .probe_support import Connection, call, grant, new_run, poll, value, values
 from .test_pooler import pooler
 
 SDK = Path(sys.prefix) / "sdk"
@@ -238,6 +238,27 @@ async def test_an_owner_of_a_former_lease_is_fenced(base: str, db: Connection) -
         )
         assert other.json()["action"] == "input_mismatch"
         assert (other.json()["expectedInputHash"], other.json()["actualInputHash"]) == ("x", "another")
+
+
+async def test_the_callers_trace_is_kept(base: str, db: Connection) -> None:
+    given = f"00-{'a' * 32}-{'b' * 16}-01"
+    async with httpx.AsyncClient(base_url=base) as client:
+        for header, kept in (
+            (given, given),
+            (given.upper(), None),
+            (f"ff{given[2:]}", None),
+            (given.replace("a", "0"), None),
+        ):
+            made = await client.post("/runs/w", json={}, headers={"traceparent": header})
+            run_id = made.json()["run"]["id"]
+            begun = await client.post(f"/runs/{run_id}/begin", headers={"traceparent": header})
+            child = await client.post(
+                f"/runs/{run_id}/children", json={"name": "c", "workflowName": "w"}, headers={"traceparent": header}
+            )
+            assert [made.status_code, begun.status_code, child.status_code] == [200] * 3
+            assert values(db, "select traceparent from tidebase.run_attempts where run_id = %s", run_id) == [kept]
+            ids = [run_id, child.json()["run"]["id"]]
+            assert values(db, "select traceparent from tidebase.runs where run_id = any(%s)", ids) == [kept, kept]
 
 
 async def test_without_a_lease_nothing_is_written(base: str) -> None:

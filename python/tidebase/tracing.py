@@ -8,6 +8,7 @@ Replayed steps have no spans: nothing was done.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -62,6 +63,14 @@ def current_traceparent() -> str | None:
     """The ``traceparent`` of the span at hand. Loads nothing: whoever has a span has loaded OpenTelemetry's API."""
     trace = sys.modules.get("opentelemetry.trace")
     return None if trace is None else _traceparent(trace.get_current_span().get_span_context())
+
+
+def valid_traceparent(header: str | None) -> str | None:
+    """A ``traceparent`` header, if it is one: others are to be ignored (W3C Trace Context, section 3.2.2)."""
+    return header if header is not None and _TRACEPARENT.fullmatch(header) else None
+
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def _traceparent(context: SpanContext) -> str | None:

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..database import POOL_SIZE, AsyncDatabase
 from ..errors import InvalidArgument, TidebaseError
 from ..subscribe import Feeds
+from ..tracing import valid_traceparent
 from . import events, openapi
 from .auth import Key, Keyring
 from .routes import ALL, ROUTES, Asked, Refused, Route, code_of, status_of
@@ -151,6 +152,7 @@ def _endpoint(route: Route, lease_s: float) -> Endpoint:
             worker=request.headers.get("x-tidebase-worker"),
             roles=request.state.roles,
             lease_s=lease_s,
+            traceparent=valid_traceparent(request.headers.get("traceparent")),
         )
         return answer(await route.handler(asked))
 

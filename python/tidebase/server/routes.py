@@ -64,6 +64,7 @@ class Asked:
     worker: str | None
     roles: frozenset[str]
     lease_s: float
+    traceparent: str | None
 
     @property
     def run_id(self) -> str:
@@ -150,6 +151,7 @@ async def create_run(asked: Asked) -> Shape:
         metadata=json_or_none(body.metadata),
         recovery_webhook=body.recovery_webhook,
         max_attempts=body.max_attempts,
+        traceparent=asked.traceparent,
     )
     run_id = await asked.do(call)
     return {"run": shapes.run(await asked.do(calls.get_run(run_id=run_id)))}
@@ -250,7 +252,11 @@ async def begin(asked: Asked) -> Shape:
     if shapes.token_of(holder) is not None:
         holder = holder.rpartition("#")[0]  # an owner of an earlier lease is a new holder of the same name
     call = calls.acquire_run(
-        run_id=asked.run_id, holder=holder, ttl=timedelta(seconds=asked.lease_s), request_id=uuid4().hex
+        run_id=asked.run_id,
+        holder=holder,
+        ttl=timedelta(seconds=asked.lease_s),
+        request_id=uuid4().hex,
+        traceparent=asked.traceparent,
     )
     try:
         lease = await asked.do(call)
@@ -573,6 +579,7 @@ async def create_child(asked: Asked) -> Shape:
             recovery_webhook=body.recovery_webhook,
             edge_type=body.edge_type,
             edge_metadata=json_or_none(body.edge_metadata),
+            traceparent=asked.traceparent,
         )
     )
     tree = await asked.do(calls.run_tree(run_id=asked.run_id))
