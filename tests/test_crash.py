@@ -45,13 +45,22 @@ class Victim:
 
     def hold_back_the_log(self) -> None:
         """From now on no WAL reaches the disk unless a commit waits for it: whoever else might flush it is stopped."""
-        flushing = "backend_type in ('walwriter', 'background writer', 'checkpointer')"
+        flushing = "from pg_stat_activity where backend_type in ('walwriter', 'background writer', 'checkpointer')"
         with connect(self.url) as connection:
-            pids = values(connection, f"select pid from pg_stat_activity where {flushing}")
-        assert len(pids) == 3
-        self._stopped = [psutil.Process(pid) for pid in pids]
-        for process in self._stopped:
-            process.suspend()
+            pids = values(connection, f"select pid {flushing}")
+            assert len(pids) == 3
+            self._stopped = [psutil.Process(pid) for pid in pids]
+
+            def stopped_at_rest() -> bool:
+                for process in self._stopped:
+                    process.suspend()
+                if values(connection, f"select wait_event_type {flushing}") == ["Activity"] * 3:
+                    return True
+                for process in self._stopped:  # one was at work, and may hold a lock that commits need
+                    process.resume()
+                return False
+
+            poll("whoever flushes the log is stopped while it does nothing", stopped_at_rest)
 
     def kill(self) -> None:
         """SIGKILL to the postmaster. Its children notice by themselves, unless they are stopped."""

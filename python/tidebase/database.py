@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -293,7 +293,7 @@ class AsyncDatabase:
             async with _transaction_if_needed(connection, False):
                 return await _run_async(connection, call)
         finally:
-            await pool.putconn(connection)
+            await to_its_end(pool.putconn(connection))  # or the pool would never see it again
 
     async def _open_pool(self) -> AsyncPool:
         async with self._lock:
@@ -321,6 +321,22 @@ def _run(connection: Connection, call: Call[R]) -> R:
 async def _run_async(connection: AsyncConnection, call: Call[R]) -> R:
     async with connection.cursor(row_factory=tuple_row) as cursor:
         return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
+
+
+_going_on: set[asyncio.Task[Any]] = set()
+
+
+async def to_its_end(work: Coroutine[Any, Any, R]) -> R:
+    """Does the work, which goes on to its end by itself when this is cancelled: meant for what is short.
+
+    A pool never gets back a connection of which the return was cancelled; and psycopg closes one when it is cancelled
+    again while it waits for the query that it has cancelled, which a server on AnyIO does to the task of a client that
+    is gone until that task ends.
+    """
+    task = asyncio.create_task(work)
+    _going_on.add(task)  # the loop itself only has weak references
+    task.add_done_callback(_going_on.discard)
+    return await asyncio.shield(task)
 
 
 @contextmanager

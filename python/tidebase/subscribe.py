@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from . import calls
 from .calls import Event
+from .database import to_its_end
 from .doorbell import ring
 
 if TYPE_CHECKING:
     from .database import AsyncDatabase, Database
-
-R = TypeVar("R")
 
 #: How often a follower looks for itself, in seconds, should the doorbell fail.
 POLL_S = 0.5
@@ -89,7 +88,7 @@ class Feed:
             missing = max(self.last - after, 0)
             if missing > len(self._recent):
                 read = calls.read_events(run_id=self._run_id, after=after, max=_PAGE)
-                rows = await cancelled_once(self._database.execute(read))
+                rows = await to_its_end(self._database.execute(read))
             else:
                 rows = list(islice(reversed(self._recent), missing))[::-1]
             for row in rows:
@@ -114,11 +113,12 @@ class Feed:
             self._tell()
 
     async def _look(self) -> None:
-        watch = await self._database.execute(calls.watch_run(run_id=self._run_id, ttl=_WATCH))
+        watch = await to_its_end(self._database.execute(calls.watch_run(run_id=self._run_id, ttl=_WATCH)))
         if not self.started.is_set():
             self.last = watch.last_seq  # who wants older events reads them for himself
         while watch.last_seq > self.last:
-            rows = await self._database.execute(calls.read_events(run_id=self._run_id, after=self.last, max=_PAGE))
+            read = calls.read_events(run_id=self._run_id, after=self.last, max=_PAGE)
+            rows = await to_its_end(self._database.execute(read))
             self._recent.extend(rows)
             self.last = rows[-1].seq
             self.over = False
@@ -132,20 +132,6 @@ class Feed:
         self.started.set()
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-async def cancelled_once(work: Coroutine[Any, Any, R]) -> R:
-    """Does the work, which is cancelled once when this is, however often that happens.
-
-    A server on AnyIO cancels the task of a client that is gone again and again until it ends, and psycopg closes a
-    connection when it is interrupted a second time, while it waits for the end of the query that it has cancelled.
-    """
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
 
 
 class Feeds:

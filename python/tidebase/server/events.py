@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from .. import calls
 from ..calls import Event
-from ..database import AsyncDatabase
+from ..database import AsyncDatabase, to_its_end
 from ..errors import InvalidArgument, NotFound
-from ..subscribe import OVER, Feeds, cancelled_once
+from ..subscribe import OVER, Feeds
 from . import shapes
 from .auth import Keyring
 from .routes import Refused, number
@@ -85,7 +85,7 @@ async def _as_agui(
 
 
 async def _result(database: AsyncDatabase, run_id: str) -> object:
-    return (await cancelled_once(database.execute(calls.get_run(run_id=run_id)))).result
+    return (await to_its_end(database.execute(calls.get_run(run_id=run_id)))).result
 
 
 async def _state(database: AsyncDatabase, run_id: str, version: int | None, row: Event) -> object:
@@ -95,7 +95,7 @@ async def _state(database: AsyncDatabase, run_id: str, version: int | None, row:
         return NO_STATE
     moment = {"seq": row.seq} if version == AT_EVENT else {"version": version}
     try:
-        return (await cancelled_once(database.execute(calls.get_state(run_id=run_id, **moment)))).value
+        return (await to_its_end(database.execute(calls.get_state(run_id=run_id, **moment)))).value
     except NotFound:  # there was none, or the history was compacted
         return NO_STATE
 
