@@ -124,17 +124,20 @@ def run_a_workflow(url: str, run_id: str, stubborn: bool, pipe: Pipe) -> None:
 
 
 class Ledger:
-    """A file of which every line was written by one ``write(2)`` in append mode: what happened outside the database."""
+    """A file of which every line was written by one ``write(2)`` in append mode: what happened outside the database.
+
+    SIGKILL may cut a write short at the end of a page: that line has no end, and what it tells of was not done either.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def write(self, **entry: Any) -> None:
-        os.write(self._file, json.dumps(entry).encode() + b"\n")
+        os.write(self._file, b"\n" + json.dumps(entry).encode())
 
     def read(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
 
     def close(self) -> None:
         os.close(self._file)
