@@ -42,6 +42,7 @@ insert into may values
   ('patch_state',         true,  false, false, false, false),
   ('purge_runs',          false, false, true,  false, false),
   ('read_events',         true,  true,  true,  true,  false),
+  ('renew_leases',        true,  false, false, false, false),
   ('reconcile',           true,  false, true,  false, false),
   ('record_recovery',     false, false, true,  false, false),
   ('record_usage',        true,  false, false, false, false),

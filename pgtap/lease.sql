@@ -343,6 +343,25 @@ select tidebase.create_child('traced', 4, 'c', 'wf', traceparent => pg_temp.pare
 select is((tidebase.acquire_run((select child_run_id from tidebase.edges where run_id = 'traced'), 'w')).traceparent, pg_temp.parent_of(5), 'a child links to where it was made, too');
 select throws_ok(format($$select tidebase.acquire_run('traced', 'w', traceparent => %L)$$, given), 'TB002', null, format('%L is no traceparent', given))
 from unnest(array['', '00', pg_temp.parent_of(1) || '-x', upper(pg_temp.parent_of(1)), pg_temp.parent_of(1) || E'\n', 'ü' || pg_temp.parent_of(1)]) given;
+-- many at once
+select pg_temp.leased('m' || n) from generate_series(1, 4) n;
+select pg_temp.lapse('m2');
+select tidebase.acquire_run('m2', 'another');
+select tidebase.release_run('m3', 1);
+select set_eq($$select run_id, expires_at > clock_timestamp() + interval '59 minutes' from tidebase.renew_leases('{m1,m2,m3,m4,none}', '{1,1,1,1,1}', '1 hour')$$,
+  $$values ('m1', true), ('m4', true)$$, 'many leases are renewed at once, but none that is lost or given up');
+select is((select lease_expires_at < clock_timestamp() + interval '59 minutes' from tidebase.run_heads where run_id = 'm2'), true, 'whoever has taken over keeps the lease as it was');
+select is((select lease_expires_at from tidebase.run_heads where run_id = 'm3'), null, 'and a run that was given up stays so');
+select is_empty($$select tidebase.renew_leases('{m1,null}', '{null,1}')$$, 'no token renews nothing, and no run is none');
+select is_empty($$select tidebase.renew_leases('{}', '{}')$$, 'there need not be any');
+select throws_ok(format($$select tidebase.renew_leases(%L, %L)$$, runs, tokens), 'TB002', null, format('%s and %s do not go together', runs, tokens))
+from (values ('{m1,m4}', '{1}'), ('{m1}', null), (null, '{1}'), (null, null), ('{{m1},{m4}}', '{{1},{1}}'), ('{m1}', '{}')) as pair (runs, tokens);
+select throws_ok($$select tidebase.renew_leases(array_fill('m1'::text, '{10001}'), array_fill(1::bigint, '{10001}'))$$, 'TB002', null, 'nor are 10,001 renewed');
+select throws_ok(format($$select tidebase.renew_leases('{m1}', '{1}', %L)$$, ttl), 'TB002', null, format('or for %L', ttl)) from unnest(array['0', '-1 s', '25 hours', null]) ttl;
+select is((select has_budget from tidebase.acquire_run('m3', 'w')), false, 'who gets a lease is told that the run has no budget');
+select tidebase.create_run('wf', run_id => 'rich', budget => '{"tokens": 1}');
+select is((select has_budget from tidebase.acquire_run('rich', 'w')), true, 'or that it has one');
+
 select throws_ok($$select tidebase.create_run('wf', traceparent => 'x')$$, 'TB002', null, 'nor is this one, of a run');
 select throws_ok($$select tidebase.create_child('traced', 4, 'd', 'wf', traceparent => 'x')$$, 'TB002', null, 'or of a child');
 

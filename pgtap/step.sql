@@ -50,6 +50,8 @@ select pg_temp.leased('empty');
 select is_empty($$select * from tidebase.load_checkpoints('empty')$$, 'a run may have none');
 select throws_ok($$select tidebase.load_checkpoints('none')$$, 'TB001', null, 'but must exist');
 select throws_ok($$select tidebase.load_checkpoints(null)$$, 'TB001', null, 'and have an id');
+select results_eq($$select name, output from tidebase.load_checkpoints('r', unfinished => true) order by name$$,
+  $$values ('nothing', 'null'::jsonb), ('s', '{"x": 1}'), ('unfinished', null)$$, 'those that were begun only are loaded, too, if that is wanted');
 select pg_temp.leased('own');
 select is((tidebase.begin_step('own', 1, 's', '{"a": 2}')).outcome, 'execute', 'another run''s step of that name is another step');
 
@@ -84,6 +86,18 @@ select results_eq($$select outcome, attempt from tidebase.record_step('c', 2, 'h
 select results_eq($$select outcome from tidebase.record_step('c', 2, 'left')$$, $$values ('review')$$, 'unless it may have taken effect: then a person has to look');
 select is((select status from tidebase.run_overview where run_id = 'c'), 'review', 'and the run waits for that');
 select is((select steps_completed from tidebase.run_overview where run_id = 'c'), 4, 'it is not counted either');
+select pg_temp.leased('l');
+select results_eq($$select outcome, attempt from tidebase.record_step('l', 1, 's', output => '1', log_start => true)$$, $$values ('recorded', 1)$$, 'it may be logged as if it had been begun');
+select results_eq($$select type, payload from tidebase.read_events('l', 2)$$,
+  $$values ('step.started', '{"name": "s", "token": 1, "attempt": 1}'::jsonb), ('step.completed', '{"name": "s", "attempt": 1}')$$, 'with its start before its end');
+select is((select completed_seq from tidebase.steps where run_id = 'l'), 4::bigint, 'the end is its number');
+select pg_temp.same_again($$select tidebase.record_step('l', 1, 's', output => '2', log_start => true)$$, 'again it is a replay, and takes no number');
+select throws_ok($$select tidebase.record_step('l', 1, 's', '1', log_start => true)$$, 'TB006', null, 'nor with another input');
+select tidebase.begin_step('l', 1, 'mail', side_effects => '{mail}');
+select pg_temp.lapse('l');
+select tidebase.acquire_run('l', 'v');
+select results_eq($$select outcome from tidebase.record_step('l', 2, 'mail', log_start => true)$$, $$values ('review')$$, 'what may have taken effect is reviewed');
+select ok(pg_temp.dense('l'), 'no number is lost by that');
 select ok(pg_temp.dense('c'), 'no number is lost by all that');
 select tidebase.create_run('wf', run_id => 'poor', budget => '{"tokens": 1}');
 select tidebase.acquire_run('poor', 'w');

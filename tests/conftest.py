@@ -108,11 +108,18 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def database(server: Server) -> Iterator[str]:
-    """The URL of a fresh, migrated database, as superuser."""
+def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a fresh, migrated database, as superuser. Whatever a test does, the invariants hold at its end: unless
+    it is marked `breaks_invariants`, because it takes a mechanism out or writes to the tables by hand.
+    """
     name = server.create_database("migrated")
     yield server.url(name)
+    broken: list[Any] = []
+    if request.node.get_closest_marker("breaks_invariants") is None:
+        with server.connect(name) as connection:
+            broken = connection.execute("select * from tidebase_private.check_invariants()").fetchall()
     server.drop_database(name)
+    assert broken == []
 
 
 @pytest.fixture

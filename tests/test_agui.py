@@ -228,7 +228,7 @@ def stopped(tide: Tidebase, run_id: str, when: str) -> None:
     tide.runs.create("w", run_id=run_id)
     if when == "running":
         with pytest.raises(TidebaseError), tide.runs.attach("w", run_id=run_id) as session:
-            session.step("long", lambda: tide.runs.cancel(run_id, "enough", actor="ada").status)
+            session.step("long", lambda: tide.runs.cancel(run_id, "enough", actor="ada").status, mark_start=True)
     elif when == "waiting":
         with pytest.raises(RunSuspendedError):
             tide.run("w", gated, run_id=run_id)

@@ -895,6 +895,7 @@ def test_an_empty_database_is_looked_over(empty_database: str) -> None:
     assert "PROBLEM  schema: " in Terminal(empty_database).text("doctor", code=1)
 
 
+@pytest.mark.breaks_invariants
 def test_an_older_schema_is_a_problem(terminal: Terminal) -> None:
     terminal.text("migrate", "--rollback-to", "0002.gates")
     assert findings(terminal, 1)["schema"] == ("problem", "older than this package")

@@ -135,6 +135,7 @@ WITHOUT = {
 }
 
 
+@pytest.mark.breaks_invariants
 @pytest.mark.parametrize("mechanism", WITHOUT)
 def test_a_second_decision_is_seen_failing_without(db: Db, database: str, mechanism: str) -> None:
     mutate(db, *WITHOUT[mechanism])

@@ -194,6 +194,7 @@ def buffers(db: Db, statement: str) -> int:
     return int(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
 
 
+@pytest.mark.breaks_invariants
 @pytest.mark.parametrize(
     "statement", ["select * from tidebase.reconcile()", "select * from tidebase.claim_deliveries()"]
 )

@@ -144,7 +144,7 @@ def test_a_run_without_anything_in_it(tide: Tidebase) -> None:
 
 def test_a_step_that_lasts_goes_on_to_the_end(tide: Tidebase) -> None:
     session = tide.runs.attach("w", run_id="r")
-    session.step("s", lambda: check(collect(tide.runs, "r")))
+    session.step("s", lambda: check(collect(tide.runs, "r")), mark_start=True)
     session.close()
 
 

@@ -677,6 +677,7 @@ class AsyncTidebase:
         self.lease_s = lease_s
         self.code_version = code_version
         self.tracer = tracer
+        self.marks_late = self._database.has_connections
         self.runs = AsyncRuns(self._database, self._attach)
         self.gates = AsyncGateDesk(self._database)
 

@@ -47,6 +47,15 @@ class Lease:
     expires_at: datetime | None
     checkpoints: int | None
     traceparent: str | None
+    has_budget: bool | None
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """A lease that was renewed; see the type tidebase.renewal."""
+
+    run_id: str
+    expires_at: datetime
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,11 @@ class StepFailure:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One completed step, its output undecoded; see the type tidebase.checkpoint."""
+    """A step, its output undecoded; see the type tidebase.checkpoint. ``output``: None when it did not complete."""
 
     name: str
     input_hash: bytes
-    output: Json
+    output: Json | None
 
 
 @dataclass(frozen=True)
@@ -611,6 +620,7 @@ acquire_run = one(
     traceparent="text",
 )
 renew_lease = scalar("renew_lease", run_id="text", token="bigint", ttl="interval")
+renew_leases = many("renew_leases", Renewal, run_ids="text[]", tokens="bigint[]", ttl="interval")
 release_run = scalar("release_run", run_id="text", token="bigint")
 complete_run = scalar("complete_run", run_id="text", token="bigint", result="jsonb")
 fail_run = one("fail_run", RunFailure, run_id="text", token="bigint", error="jsonb", retryable="boolean")
@@ -657,12 +667,13 @@ record_step = one(
     input="jsonb",
     output="jsonb",
     duration="interval",
+    log_start="boolean",
 )
 complete_step = scalar("complete_step", run_id="text", token="bigint", name="text", output="jsonb")
 fail_step = one(
     "fail_step", StepFailure, run_id="text", token="bigint", name="text", error="jsonb", retryable="boolean"
 )
-load_checkpoints = many("load_checkpoints", Checkpoint, run_id="text")
+load_checkpoints = many("load_checkpoints", Checkpoint, run_id="text", unfinished="boolean")
 append_event = scalar(
     "append_event", run_id="text", token="bigint", type="text", payload="jsonb", request_id="text", transient="boolean"
 )

@@ -204,6 +204,7 @@ class Brood(Worker):
         self.lease_s = worker.lease_s
         self.code_version = worker.code_version
         self.tracer = worker.tracer
+        self.marks_late = worker.marks_late
         self.holds: set[Hold] = set()
 
     def _enter(self, started: Started, invocation: Invocation) -> Any:

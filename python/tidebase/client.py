@@ -84,6 +84,7 @@ class Tidebase:
         self.lease_s = lease_s
         self.code_version = code_version
         self.tracer = tracer
+        self.marks_late = self._database.has_connections
         self.runs = Runs(self._database, self._attach)
         self.gates = GateDesk(self._database)
 

@@ -24,6 +24,7 @@ from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_del
 from .calls import Call
 from .doorbell import AsyncDoorbell, Doorbell
 from .errors import DatabaseUnavailable, InvalidArgument, from_postgres, is_transient
+from .mark import Marker
 
 R = TypeVar("R")
 Connection = psycopg.Connection[Any]
@@ -101,6 +102,7 @@ class Database:
         self._reconnect_s = reconnect_s
         self._lock = threading.RLock()
         self.doorbell = Doorbell(self)
+        self.marker = Marker(self)
         self._pool: Pool | None = source if isinstance(source, ConnectionPool) else None
         self._single: Connection | None = source if isinstance(source, psycopg.Connection) else None
         self._url: str | None = None
@@ -127,11 +129,8 @@ class Database:
         with self._open_pool().connection() as connection:
             yield connection
 
-    def execute(self, call: Call[R], *, patiently: bool = True) -> R:
+    def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns.
-
-        Args:
-            patiently: make it again while the database is out of reach; heartbeats look after that themselves.
 
         Raises:
             TidebaseError: the one that stands for the database's error.
@@ -140,7 +139,7 @@ class Database:
             try:
                 return self._once(call)
             except psycopg.Error as error:
-                if not patiently or not is_transient(error) or self._single is not None:
+                if not is_transient(error) or self._single is not None:
                     raise
             return cast(R, Retrying(**_retries(self._reconnect_s))(self._once, call))
         except (psycopg.Error, UnicodeEncodeError) as error:
@@ -159,8 +158,8 @@ class Database:
         return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
 
     @property
-    def can_listen(self) -> bool:
-        """Whether a connection of its own may be made to listen: not where the caller's single connection is all."""
+    def has_connections(self) -> bool:
+        """Whether another connection is to be had, at any time: not where the caller's single one is all."""
         return self._single is None
 
     def close(self) -> None:
@@ -244,14 +243,14 @@ class AsyncDatabase:
         async with pool.connection() as connection:
             yield connection
 
-    async def execute(self, call: Call[R], *, patiently: bool = True) -> R:
+    async def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns; see :meth:`Database.execute`."""
         try:
             with _cancellation_kept():
                 try:
                     return await self._once(call)
                 except psycopg.Error as error:
-                    if not patiently or not is_transient(error) or self._single is not None:
+                    if not is_transient(error) or self._single is not None:
                         raise
                 return cast(R, await AsyncRetrying(**_retries(self._reconnect_s))(self._once, call))
         except (psycopg.Error, UnicodeEncodeError) as error:
@@ -271,8 +270,8 @@ class AsyncDatabase:
         return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
 
     @property
-    def can_listen(self) -> bool:
-        """Whether a connection of its own may be made to listen: not where the caller's single connection is all."""
+    def has_connections(self) -> bool:
+        """Whether another connection is to be had, at any time: not where the caller's single one is all."""
         return self._single is None
 
     async def close(self) -> None:

@@ -45,7 +45,7 @@ class Doorbell:
         rung = threading.Event()
         with self._lock:
             self._waiting[run_id].add(rung)
-            if self._thread is None and self._database.can_listen:
+            if self._thread is None and self._database.has_connections:
                 self._thread = threading.Thread(target=self._listen, name="tidebase-doorbell", daemon=True)
                 self._thread.start()
         try:
@@ -107,7 +107,7 @@ class AsyncDoorbell:
         """An event that is set when the bell rings for the run; see :meth:`Doorbell.listening`."""
         rung = asyncio.Event()
         self._waiting[run_id].add(rung)
-        if self._task is None and self._database.can_listen:
+        if self._task is None and self._database.has_connections:
             self._task = asyncio.create_task(self._listen(), name="tidebase-doorbell")
         try:
             yield rung

@@ -10,26 +10,28 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .calls import Call
 from .database import AsyncDatabase, Database
 from .errors import StepTimeout
+from .mark import LATE_S, Answer, Mark
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Invoke:
-    """The user's function, with a time limit in seconds (None: none)."""
+    """The user's function, with a time limit in seconds (None: none). ``mark``: its start, to be written in a while."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
     timeout_s: float | None = None
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Listen:
     seconds: float
 
 
-Effect = Call[Any] | Invoke | Pause | Listen
+Effect = Call[Any] | Invoke | Answer | Pause | Listen
 Flow = Generator[Effect, Any, T]
 
 
@@ -97,6 +99,11 @@ def _perform(effect: Effect, database: Database) -> Any:
     if isinstance(effect, Listen):
         database.doorbell.wait(effect.run_id, effect.seconds)
         return None
+    if isinstance(effect, Answer):
+        wait((effect.future,))
+        return None
+    if effect.mark is not None:
+        database.marker.watch(effect.mark)
     if effect.timeout_s is None:
         return _checked(effect.function(*effect.args, **(effect.kwargs or {})))
     return _checked(_within(effect.timeout_s, effect))
@@ -111,9 +118,14 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
     if isinstance(effect, Listen):
         await database.doorbell.wait(effect.run_id, effect.seconds)
         return None
+    if isinstance(effect, Answer):
+        await asyncio.wait((asyncio.wrap_future(effect.future),))
+        return None
     result = effect.function(*effect.args, **(effect.kwargs or {}))
     if not inspect.isawaitable(result):
         return result
+    if effect.mark is not None:
+        return await _marked(result, effect.mark, database)
     if effect.timeout_s is None:
         return await result
     try:
@@ -122,6 +134,20 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
         if isinstance(error, StepTimeout):
             raise
         raise StepTimeout(f"the step took longer than {effect.timeout_s} seconds") from error
+
+
+async def _marked(result: Awaitable[Any], mark: Mark, database: AsyncDatabase) -> Any:
+    """Awaits it; when that takes a while, its start is written meanwhile."""
+    writing: list[asyncio.Task[None]] = []  # the loop itself only has weak references
+
+    def write() -> None:
+        writing.append(asyncio.create_task(drive_async(mark.written(), database)))
+
+    timer = asyncio.get_running_loop().call_later(LATE_S, write)
+    try:
+        return await result
+    finally:
+        timer.cancel()
 
 
 def _checked(result: Any) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import heapq
+import itertools
 import logging
 import os
 import secrets
@@ -27,7 +30,7 @@ from .errors import (
     RunSuspendedError,
     TidebaseError,
 )
-from .flow import Flow, Pause
+from .flow import Flow, Pause, drive, drive_async
 from .tracing import NO_TRACE, Trace
 
 log = logging.getLogger("tidebase.lease")
@@ -53,6 +56,7 @@ class Hold:
     Attributes:
         lost: the error that ended it, once the heartbeat has met one.
         ended: set then, and when the work is over.
+        marks_late: whether the start of a step may be written while it is at work (see ``mark``).
     """
 
     run_id: str
@@ -63,6 +67,7 @@ class Hold:
     ended: threading.Event = field(default_factory=threading.Event)
     on_lost: Callable[[TidebaseError], None] | None = None
     trace: Trace = NO_TRACE
+    marks_late: bool = False
 
     def end(self) -> None:
         """The work is over."""
@@ -160,18 +165,78 @@ def _held(run_id: str, lease: calls.Lease) -> RunHeld:
     )
 
 
+def renew(holds: list[Hold]) -> Flow[None]:
+    """One heartbeat of several runs: one call, and another for each lease that was not renewed, to learn why."""
+    left = holds
+    if len(holds) > 1:
+        renewed = yield calls.renew_leases(
+            run_ids=[hold.run_id for hold in holds],
+            tokens=[hold.token for hold in holds],
+            ttl=timedelta(seconds=holds[0].lease_s),
+        )
+        names = {renewal.run_id for renewal in renewed}
+        left = [hold for hold in holds if hold.run_id not in names]
+    for hold in left:
+        try:
+            yield hold.renewal()
+        except TidebaseError as error:
+            if not hold.ended.is_set():
+                hold.accept(error)
+
+
+class Beats:
+    """When the heartbeat of each run is due. Runs with leases of one length are put together when they are due soon."""
+
+    def __init__(self) -> None:
+        self._holds: set[Hold] = set()
+        self._due: list[tuple[float, int, Hold]] = []
+        self._numbers = itertools.count()
+
+    def __bool__(self) -> bool:
+        return bool(self._holds)
+
+    def add(self, hold: Hold) -> None:
+        self._holds.add(hold)
+        self._plan(hold)
+
+    def remove(self, hold: Hold) -> None:
+        self._holds.discard(hold)  # and from the plan when its turn comes
+
+    def wait(self) -> float:
+        """Seconds until the next one is due."""
+        return self._due[0][0] - time.monotonic()
+
+    def take(self) -> list[Hold]:
+        """Those that are due, at most a thousand, which are planned again."""
+        soon = time.monotonic() + self._due[0][2].lease_s / _BEATS / 4
+        lease_s = self._due[0][2].lease_s
+        taken: list[Hold] = []
+        while self._due and self._due[0][0] <= soon and self._due[0][2].lease_s == lease_s and len(taken) < 1000:
+            hold = heapq.heappop(self._due)[2]
+            if hold.lost is not None:
+                self._holds.discard(hold)
+            elif hold in self._holds:
+                taken.append(hold)
+        for hold in taken:
+            self._plan(hold)
+        return taken
+
+    def _plan(self, hold: Hold) -> None:
+        heapq.heappush(self._due, (time.monotonic() + hold.lease_s / _BEATS, next(self._numbers), hold))
+
+
 class Heartbeats:
     """One thread that renews the leases of all runs of this process."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._due: dict[Hold, float] = {}
+        self._beats = Beats()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def add(self, hold: Hold) -> None:
         with self._changed:
-            self._due[hold] = time.monotonic() + hold.lease_s / _BEATS
+            self._beats.add(hold)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._beat, name="tidebase-heartbeat", daemon=True)
                 self._thread.start()
@@ -179,55 +244,59 @@ class Heartbeats:
 
     def remove(self, hold: Hold) -> None:
         with self._changed:
-            self._due.pop(hold, None)
+            self._beats.remove(hold)
             self._changed.notify()
 
     def _beat(self) -> None:
         while True:
             with self._changed:
-                if not self._due:
+                if not self._beats:
                     self._thread = None
                     return
-                hold, due = min(self._due.items(), key=lambda item: item[1])
-                wait = due - time.monotonic()
+                wait = self._beats.wait()
                 if wait > 0:
                     self._changed.wait(wait)
                     continue
-                self._due[hold] = time.monotonic() + hold.lease_s / _BEATS
+                holds = self._beats.take()
             try:
-                self._database.execute(hold.renewal(), patiently=False)
-            except TidebaseError as error:
-                hold.accept(error)
-            except Exception:
-                log.exception("run %s: heartbeat failed, trying again", hold.run_id)
-            if hold.lost is not None:
-                self.remove(hold)
+                drive(renew(holds), self._database)
+            except Exception as error:
+                log.warning("heartbeats failed, trying again: %s", error)
 
 
 class AsyncHeartbeats:
-    """One task a run that renews its lease, and cancels the work when the lease is lost."""
+    """One task that renews the leases of all runs of this event loop; who loses one has its work cancelled."""
 
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
-        self._tasks: dict[Hold, asyncio.Task[None]] = {}
+        self._beats = Beats()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     def add(self, hold: Hold) -> None:
-        self._tasks[hold] = asyncio.create_task(self._beat(hold), name=f"tidebase-heartbeat-{hold.run_id}")
+        self._beats.add(hold)
+        self._changed.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._beat(), name="tidebase-heartbeat")
 
     def remove(self, hold: Hold) -> None:
-        task = self._tasks.pop(hold, None)
-        if task is not None:
-            task.cancel()
+        self._beats.remove(hold)
+        if not self._beats and self._task is not None:
+            self._task.cancel()
+            self._task = None
 
-    async def _beat(self, hold: Hold) -> None:
-        while hold.lost is None:
-            await asyncio.sleep(hold.lease_s / _BEATS)
+    async def _beat(self) -> None:
+        while self._beats:
+            wait = self._beats.wait()
+            if wait > 0:
+                self._changed.clear()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), wait)
+                continue
             try:
-                await self._database.execute(hold.renewal(), patiently=False)
-            except TidebaseError as error:
-                hold.accept(error)
-            except Exception:
-                log.exception("run %s: heartbeat failed, trying again", hold.run_id)
+                await drive_async(renew(self._beats.take()), self._database)
+            except Exception as error:
+                log.warning("heartbeats failed, trying again: %s", error)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from .errors import (
 )
 from .flow import Flow, Invoke, Pause
 from .lease import Hold, new_request_id
+from .mark import Mark, current_mark
 
 log = logging.getLogger("tidebase.step")
 
@@ -57,8 +58,10 @@ class StepOptions(TypedDict, total=False):
         checkpoint_invariant: what must hold for the checkpoint to be usable, in words.
         verified_by: how one finds out whether it took effect, in words.
         credentials: names of the credentials it needs.
-        mark_start: by default True. False writes the step once, when it completes: one call instead of two, but nobody
-            sees it at work. Not for a step that does something to the outside.
+        mark_start: when its start is written. True: before it is executed, as for every step with one of the other
+            options that the database keeps (from ``retries`` to ``credentials``). By default: when it has been at work
+            for 20 ms, or does something else with its run; a quicker step is written in one call when it completes.
+            False: never; nobody sees it at work. Not for a step that does something to the outside.
     """
 
     input: Any
@@ -123,16 +126,21 @@ class Work(Generic[T]):
             return codec.to_builtins({"args": self.args, "kwargs": self.kwargs})
         return codec.to_builtins(self.args) if self.args else None
 
-    def is_marked(self) -> bool:
-        """Whether its start is written, too.
+    def mark(self, hold: Hold, text: str) -> Mark | None:
+        """Its start, where that may be written later than it is executed, or never.
 
         Raises:
-            InvalidArgument: it is not to be, but does something to the outside: after a crash nobody would know.
+            InvalidArgument: it is not to be written, but the step does something to the outside: after a crash nobody
+                would know.
         """
-        marked = self.options.get("mark_start", True)
-        if not marked and set(self.options.get("side_effects") or ()) - {"read"}:
-            raise InvalidArgument("mark_start must not be False for a step that does something to the outside")
-        return marked
+        marked = self.options.get("mark_start")
+        if marked is False:
+            if set(self.options.get("side_effects") or ()) - {"read"}:
+                raise InvalidArgument("mark_start must not be False for a step that does something to the outside")
+            return Mark(None)
+        if marked or not hold.marks_late or not self.options.keys() <= _NOT_KEPT:
+            return None
+        return Mark(lambda: _beginning(hold, self, text))
 
     def contract(self) -> dict[str, Any]:
         """The options that the database keeps, by the names of begin_step's parameters."""
@@ -167,10 +175,11 @@ def _printable(text: str) -> str:
 
 
 class Checkpoints:
-    """The completed steps that were there when the lease was granted, by name."""
+    """The steps that are known to have been begun: before the lease was granted (with their checkpoints) or since."""
 
     def __init__(self, rows: list[calls.Checkpoint] | None = None) -> None:
-        self._rows = {row.name: row for row in rows or ()}
+        self._rows: dict[str, calls.Checkpoint | None] = {row.name: row for row in rows or ()}
+        self._marks: dict[str, Mark] = {}
 
     def find(self, name: str, value: Any) -> calls.Json | None:
         """The output of a step with this input; None where the database has to be asked."""
@@ -182,6 +191,30 @@ class Checkpoints:
         except (ValueError, RecursionError):  # an integer or a depth that Python does not print
             return None
 
+    def enter(self, name: str, mark: Mark) -> Flow[bool]:
+        """Whether a step may be executed before the database has heard of it: if nobody has begun it before. When
+        another thread is at it, the database hears of that now, and decides about this one.
+        """
+        if name in self._rows:
+            return False
+        if mark.hidden:
+            return True
+        other = self._marks.setdefault(name, mark)
+        if other is not mark:
+            yield from other.known()
+            return False
+        if name in self._rows:  # the other left between the two looks
+            del self._marks[name]
+            return False
+        return True
+
+    def leave(self, name: str, mark: Mark | None) -> None:
+        """The database knows of the step."""
+        self._rows.setdefault(name, None)
+        if mark is not None and self._marks.get(name) is mark:
+            del self._marks[name]
+            mark.leave()
+
 
 def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
     """Does a step: takes its checkpoint, or executes it until it completes or its failure is final.
@@ -192,25 +225,41 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
     returns = work.options.get("returns", codec.returned_type(work.function))
     hold.check()
     value = work.input()
-    text = codec.dumps(value)
     stored = checkpoints.find(name, value)
     if stored is not None:
-        log.debug("run %s: step %s replayed", hold.run_id, name)
         return cast(T, _decoded(stored, returns, hold, name))
-    marked = work.is_marked()
+    text = codec.dumps(value)
+    mark = work.mark(hold, text)
+    if mark is not None and not (yield from checkpoints.enter(name, mark)):
+        mark = None
+    try:
+        return (yield from _execute(hold, work, text, returns, mark))
+    finally:
+        checkpoints.leave(name, mark)
+
+
+def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | None) -> Flow[T]:
+    """Executes a step until it completes or its failure is final.
+
+    Args:
+        mark: its start, if that is not to be written before it is executed.
+    """
+    name = work.full_name
     while True:
-        start = (yield from begin(hold, work, text)) if marked else None
+        start = (yield from begin(hold, work, text)) if mark is None else None
         if start is not None and start.outcome == "replay":
             return cast(T, _decoded(start.output, returns, hold, name))
-        context = current_step.set(name)
+        contexts = current_step.set(name), current_mark.set(mark)
         begun = time.monotonic()
         try:
             with hold.trace.step(name, start.attempt if start else 1):
-                result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"))
+                result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"), mark)
                 output = codec.encode(result)
                 decoded = codec.settle(output, returns)
         except Exception as error:
-            if not marked:
+            if mark is not None:
+                start = yield from mark.outcome()
+            if start is None:
                 yield from begin(hold, work, text)  # the database decides what becomes of it, and keeps the error
             delay = yield from fail(hold, work, text, error)
             if delay is None:
@@ -219,26 +268,42 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
             hold.check()
             continue
         finally:
-            current_step.reset(context)
-        if not marked:
-            stored = yield from record(hold, name, text, output, time.monotonic() - begun)
-            return cast(T, decoded if stored is None else _decoded(stored, returns, hold, name))
-        completion = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
-        yield from _surely_begun(completion, hold, work, text)
-        log.debug("run %s: step %s completed", hold.run_id, name)
-        return cast(T, decoded)
+            current_step.reset(contexts[0])
+            current_mark.reset(contexts[1])
+            if mark is not None:
+                mark.drop()
+        if mark is not None:
+            start = yield from mark.outcome()
+        stored: calls.Json | None = None
+        if start is None:
+            seconds = time.monotonic() - begun
+            stored = yield from record(hold, name, text, output, seconds, log_start=mark is None or not mark.hidden)
+        elif _unless_in_review(start, hold, name).outcome == "replay":
+            stored = start.output
+        else:
+            completion = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
+            yield from _surely_begun(completion, hold, work, text)
+        return cast(T, decoded if stored is None else _decoded(stored, returns, hold, name))
+
+
+def _beginning(hold: Hold, work: Work[Any], text: str) -> calls.Call[calls.StepStart]:
+    return calls.begin_step(
+        run_id=hold.run_id,
+        token=hold.token,
+        name=work.full_name,
+        input=text,
+        request_id=new_request_id(),
+        **work.contract(),
+    )
 
 
 def begin(hold: Hold, work: Work[Any], text: str) -> Flow[calls.StepStart]:
     """Begins a step with this input, as JSON text, once it may be begun."""
-    name = work.full_name
-    start: calls.StepStart = yield calls.begin_step(
-        run_id=hold.run_id, token=hold.token, name=name, input=text, request_id=new_request_id(), **work.contract()
-    )
-    return _unless_in_review(start, hold, name)
+    start: calls.StepStart = yield _beginning(hold, work, text)
+    return _unless_in_review(start, hold, work.full_name)
 
 
-def record(hold: Hold, name: str, text: str, output: str, seconds: float) -> Flow[calls.Json | None]:
+def record(hold: Hold, name: str, text: str, output: str, seconds: float, log_start: bool) -> Flow[calls.Json | None]:
     """Stores the checkpoint of a step that was not begun; returns the one that stands already, if there is one."""
     recorded: calls.StepStart = yield calls.record_step(
         run_id=hold.run_id,
@@ -247,6 +312,7 @@ def record(hold: Hold, name: str, text: str, output: str, seconds: float) -> Flo
         input=text,
         output=output,
         duration=timedelta(seconds=seconds),
+        log_start=log_start,
     )
     return _unless_in_review(recorded, hold, name).output
 
@@ -308,9 +374,17 @@ def _decoded(text: str | None, returns: Any, hold: Hold, name: str) -> Any:
         raise
 
 
+def _started() -> Flow[None]:
+    """The log says that the step at hand was started before it says what the step did."""
+    mark = current_mark.get()
+    if mark is not None:
+        yield from mark.written()
+
+
 def outside(flow: Flow[T]) -> Flow[T]:
     """The same flow, as the user of a session sees it: what ends the work is an ordinary exception."""
     try:
+        yield from _started()
         return (yield from flow)
     except Interruption as error:
         if isinstance(error, TidebaseError) or not isinstance(error.__cause__, TidebaseError):
@@ -321,6 +395,7 @@ def outside(flow: Flow[T]) -> Flow[T]:
 def inside(flow: Flow[T]) -> Flow[T]:
     """The same flow, as a workflow sees it: what must not be swallowed is raised as an Interruption."""
     try:
+        yield from _started()
         return (yield from flow)
     except TidebaseError as error:
         inner = interruption(error)

@@ -83,6 +83,7 @@ class Worker(Protocol):
     lease_s: float
     code_version: str | None
     tracer: Tracer | None
+    marks_late: bool
 
     def _enter(self, started: Started, invocation: Invocation) -> Any: ...
 
@@ -134,9 +135,13 @@ def start(worker: Worker, invocation: Invocation, again: bool = False) -> Flow[S
     )
     if lease.outcome == "completed":
         return Started(lease, None, Checkpoints())
-    rows = (yield calls.load_checkpoints(run_id=invocation.run_id)) if lease.checkpoints else None
     assert lease.token is not None and lease.attempt is not None
-    hold = Hold(invocation.run_id, lease.token, lease.attempt, worker.lease_s, trace=trace)
+    rows = None
+    if lease.checkpoints or lease.attempt > 1:
+        rows = yield calls.load_checkpoints(run_id=invocation.run_id, unfinished=True)
+    # A budget that is used up is to stop a step before it is executed.
+    marks_late = worker.marks_late and not lease.has_budget
+    hold = Hold(invocation.run_id, lease.token, lease.attempt, worker.lease_s, trace=trace, marks_late=marks_late)
     trace.granted(lease)
     log.info("run %s: attempt %d, %d checkpoints", hold.run_id, hold.attempt, lease.checkpoints or 0)
     return Started(lease, hold, Checkpoints(rows))

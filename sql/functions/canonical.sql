@@ -22,9 +22,11 @@ comment on function tidebase_private.canonical(jsonb) is
 
 create or replace function tidebase_private.hash_input(input jsonb)
 returns bytea
-language sql immutable
+language plpgsql immutable
 as $$
-  select sha256(convert_to(tidebase_private.canonical(coalesce(input, 'null')), 'UTF8'));
+begin
+  return sha256(convert_to(tidebase_private.canonical(coalesce(input, 'null')), 'UTF8'));
+end
 $$;
 comment on function tidebase_private.hash_input(jsonb) is
   'SHA-256 of the canonical form of an input; SQL NULL counts as the JSON null.';

@@ -103,8 +103,9 @@ declare
   head tidebase.run_heads;
   earlier events;
 begin
-  perform tidebase_private.require_name(type, 'type', 255);
-  if tidebase_private.is_reserved(type) then
+  if not tidebase_private.is_name(type, 255) then
+    perform tidebase_private.require_name(type, 'type', 255);
+  elsif tidebase_private.is_reserved(type) then
     perform tidebase_private.raise_invalid('type', format(
       'must not begin with %s, which marks events that Tidebase writes itself', quote_literal(split_part(type, '.', 1) || '.')));
   end if;
@@ -113,7 +114,7 @@ begin
   end if;
   if transient then
     perform tidebase_private.commit_lazily();
-  else
+  elsif not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
   end if;
 

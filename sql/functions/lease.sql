@@ -211,6 +211,7 @@ begin
   answer.checkpoints := head.steps_completed;
   answer.holder := head.holder;
   answer.expires_at := head.lease_expires_at;
+  answer.has_budget := head.has_budget;
   select r.workflow, r.input, coalesce(earlier.traceparent, r.traceparent)
   into answer.workflow, answer.input, answer.traceparent
   from tidebase.runs r
@@ -335,7 +336,7 @@ begin
 end
 $$;
 comment on function tidebase.acquire_run(text, text, interval, text, text, text) is
-  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate or timer, or until expires_at after a failed attempt), review (a person must decide about a step). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempts own span (W3C Trace Context), kept with the attempt; the answers traceparent is that of the attempt before it, or of who made the run, to link to. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
+  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate or timer, or until expires_at after a failed attempt), review (a person must decide about a step). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempts own span (W3C Trace Context), kept with the attempt; the answers traceparent is that of the attempt before it, or of who made the run, to link to. has_budget: whether a step may meet TB010. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
 
 create or replace function tidebase.renew_lease(run_id text, token bigint, ttl interval default '60 seconds')
 returns timestamptz
@@ -359,6 +360,39 @@ end
 $$;
 comment on function tidebase.renew_lease(text, bigint, interval) is
   'Extends the lease to ttl from now (1 millisecond to 1 day) and returns when it ends. Also revives a lease that has run out, as long as nobody has taken over. Commits asynchronously: a heartbeat lost with a crashed server only lets the lease end sooner. Errors: TB001, TB002, TB003, TB004, TB005.';
+
+-- The heartbeat of a worker with many runs: one statement, one commit.
+--
+-- A head that is locked just now is left out: to wait for it could close a circle with somebody who holds several, and
+-- who has it is at work on the run. So whoever misses a run in the answer asks renew_lease about it.
+create or replace function tidebase.renew_leases(run_ids text[], tokens bigint[], ttl interval default '60 seconds')
+returns setof tidebase.renewal
+language plpgsql volatile security definer rows 100
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  if coalesce(array_ndims(run_ids), 1) > 1 or coalesce(array_ndims(tokens), 1) > 1
+    or cardinality(run_ids) is distinct from cardinality(tokens) or coalesce(cardinality(run_ids), 10001) > 10000
+  then
+    perform tidebase_private.raise_invalid('run_ids and tokens', 'must be two lists of the same length, up to 10000');
+  end if;
+  perform tidebase_private.require_interval(ttl, 'ttl', '1 millisecond', '1 day');
+  perform tidebase_private.commit_lazily();
+  return query
+    with held as (
+      select h.run_id
+      from unnest(run_ids, tokens) lease (run_id, token)
+      join run_heads h on h.run_id = lease.run_id and h.lease_token = lease.token and h.status = 'running'
+      for no key update of h skip locked)
+    update run_heads h
+    set lease_expires_at = clock_timestamp() + ttl
+    from held
+    where h.run_id = held.run_id
+    returning h.run_id, h.lease_expires_at;
+end
+$$;
+comment on function tidebase.renew_leases(text[], bigint[], interval) is
+  'Extends many leases at once to ttl from now (1 millisecond to 1 day): run_ids and tokens are two lists of the same length, up to 10000. Returns those that were renewed. A lease that is not among them is lost, or its run was locked at that moment: renew_lease tells which. Commits asynchronously, as renew_lease does. Errors: TB002.';
 
 create or replace function tidebase.release_run(run_id text, token bigint)
 returns bigint
@@ -402,4 +436,5 @@ comment on view tidebase.run_attempts is
 select tidebase_private.allow('table tidebase.run_attempts', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.acquire_run', 'worker');
 select tidebase_private.allow('function tidebase.renew_lease', 'worker');
+select tidebase_private.allow('function tidebase.renew_leases', 'worker');
 select tidebase_private.allow('function tidebase.release_run', 'worker');

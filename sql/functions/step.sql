@@ -6,6 +6,9 @@
 --
 -- A step is known by its name in the run. A client that runs the same step for several things puts the thing's key
 -- into the name as `name[key]`.
+--
+-- These are the calls that a run makes most, so they are written for speed: a PERFORM starts the executor, an IF over
+-- built-in or inlined functions does not. What most calls do not need stands behind an IF.
 
 create or replace function tidebase_private.writes_outside(side_effects text[])
 returns boolean
@@ -146,6 +149,29 @@ end
 $$;
 comment on function tidebase_private.raise_not_running(text, bigint, text) is 'Raises TB007: the step cannot be completed or failed now.';
 
+create or replace function tidebase_private.find_checkpoint(run_id text, token bigint, name text, input_hash bytea)
+returns tidebase.step_start
+language plpgsql stable
+as $$
+declare
+  step tidebase.steps;
+begin
+  select s.* into step from tidebase.steps s
+  where s.run_id = find_checkpoint.run_id and s.name = find_checkpoint.name and s.status = 'completed';
+  if not found or not exists (
+    select from tidebase.run_heads h
+    where h.run_id = find_checkpoint.run_id and h.lease_token = find_checkpoint.token and h.status = 'running')
+  then
+    return null;
+  elsif step.input_hash <> input_hash then
+    perform tidebase_private.raise_other_input(step, input_hash);
+  end if;
+  return row('replay', step.attempt, step.output)::tidebase.step_start;
+end
+$$;
+comment on function tidebase_private.find_checkpoint(text, bigint, text, bytea) is
+  'The checkpoint of a completed step for who holds the lease; a row of NULLs if there is none. Errors: TB006.';
+
 -- What begin_step answers when the step could not simply be begun. Called under the head's lock, with one number taken.
 create or replace function tidebase_private.begun_already(head tidebase.run_heads, name text, input_hash bytea, request_id text)
 returns tidebase.step_start
@@ -187,8 +213,9 @@ comment on function tidebase_private.begun_already(tidebase.run_heads, text, byt
 -- Says what to do with a step: execute it, or take its checkpoint.
 --
 -- The checkpoint of a completed step is handed out without a lock and without a write: it cannot change. Everything
--- else happens under the head's lock, in one statement that begins the step, or begins it anew when it failed or when
--- an earlier lease left it unfinished and its contract allows a repetition. What it does not allow goes to a person.
+-- else happens under the head's lock, so nobody else begins the step between the look and the write: it is begun, or
+-- begun anew when it failed or when an earlier lease left it unfinished and its contract allows a repetition. What it
+-- does not allow goes to a person.
 create or replace function tidebase.begin_step(
   run_id text, token bigint, name text, input jsonb default null,
   side_effects text[] default null, idempotency_key text default null, replay text default null,
@@ -201,23 +228,23 @@ set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
   head run_heads;
-  step steps;
   hash bytea := tidebase_private.hash_input(input);
-  nth integer;
+  start step_start;
 begin
-  select s.* into step from steps s
-  join run_heads h on h.run_id = s.run_id and h.lease_token = begin_step.token and h.status = 'running'
-  where s.run_id = begin_step.run_id and s.name = begin_step.name and s.status = 'completed';
-  if found then
-    if step.input_hash <> hash then
-      perform tidebase_private.raise_other_input(step, hash);
-    end if;
-    return row('replay', step.attempt, step.output)::step_start;
+  start := tidebase_private.find_checkpoint(run_id, token, name, hash);
+  if start.outcome = 'replay' then
+    return start;
   end if;
 
-  perform tidebase_private.require_name(name, 'name', 1024);
-  perform tidebase_private.require_contract(side_effects, idempotency_key, replay, checkpoint_invariant, verified_by,
-    credentials, retries, retry_delay, retry_max_delay, timeout);
+  if not tidebase_private.is_name(name, 1024) then
+    perform tidebase_private.require_name(name, 'name', 1024);
+  end if;
+  if num_nonnulls(side_effects, idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries,
+    retry_delay, retry_max_delay, timeout) > 0
+  then
+    perform tidebase_private.require_contract(side_effects, idempotency_key, replay, checkpoint_invariant, verified_by,
+      credentials, retries, retry_delay, retry_max_delay, timeout);
+  end if;
   if tidebase_private.writes_outside(side_effects) then
     perform tidebase_private.commit_durably();
   else
@@ -225,32 +252,41 @@ begin
   end if;
 
   head := tidebase_private.fence(run_id, token, 1);
-  perform tidebase_private.require_time_left(head);
-  insert into steps as s (run_id, name, lease_token, attempt, tries, status, input_hash, input, request_id, side_effects,
+  if head.deadline_at is not null then
+    perform tidebase_private.require_time_left(head);
+  end if;
+  start := row('execute', 1, null)::step_start;
+  insert into steps (run_id, name, lease_token, attempt, tries, status, input_hash, input, request_id, side_effects,
     idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, retry_delay, retry_max_delay, timeout)
-  values (head.run_id, begin_step.name, head.lease_token, 1, 1, 'running', hash, begin_step.input, begin_step.request_id,
+  select head.run_id, begin_step.name, head.lease_token, 1, 1, 'running', hash, begin_step.input, begin_step.request_id,
     begin_step.side_effects, begin_step.idempotency_key, begin_step.replay, begin_step.checkpoint_invariant,
     begin_step.verified_by, begin_step.credentials, begin_step.retries, begin_step.retry_delay,
-    begin_step.retry_max_delay, begin_step.timeout)
-  on conflict on constraint steps_pkey do update
-  set (lease_token, started_at, status, request_id, side_effects, idempotency_key, replay, checkpoint_invariant,
-       verified_by, credentials, retries, retry_delay, retry_max_delay, timeout)
-    = (excluded.lease_token, excluded.started_at, 'running', excluded.request_id, excluded.side_effects,
-       excluded.idempotency_key, excluded.replay, excluded.checkpoint_invariant, excluded.verified_by,
-       excluded.credentials, excluded.retries, excluded.retry_delay, excluded.retry_max_delay, excluded.timeout),
-    attempt = s.attempt + 1,
-    tries = case when s.lease_token = excluded.lease_token then s.tries + 1 else 1 end,
-    error = null, decision = null, retry_at = null
-  where s.input_hash = excluded.input_hash and tidebase_private.may_begin_again(s, excluded.lease_token)
-  returning s.attempt into nth;
+    begin_step.retry_max_delay, begin_step.timeout
+  where not exists (select from steps s where s.run_id = begin_step.run_id and s.name = begin_step.name);
   if not found then
-    return tidebase_private.begun_already(head, name, hash, request_id);
-  elsif head.has_budget then
+    update steps s
+    set lease_token = head.lease_token, started_at = clock_timestamp(), status = 'running',
+        request_id = begin_step.request_id, side_effects = begin_step.side_effects,
+        idempotency_key = begin_step.idempotency_key, replay = begin_step.replay,
+        checkpoint_invariant = begin_step.checkpoint_invariant, verified_by = begin_step.verified_by,
+        credentials = begin_step.credentials, retries = begin_step.retries, retry_delay = begin_step.retry_delay,
+        retry_max_delay = begin_step.retry_max_delay, timeout = begin_step.timeout,
+        attempt = s.attempt + 1,
+        tries = case when s.lease_token = head.lease_token then s.tries + 1 else 1 end,
+        error = null, decision = null, retry_at = null
+    where s.run_id = begin_step.run_id and s.name = begin_step.name and s.input_hash = hash
+      and tidebase_private.may_begin_again(s, head.lease_token)
+    returning s.attempt into start.attempt;
+    if not found then
+      return tidebase_private.begun_already(head, name, hash, request_id);
+    end if;
+  end if;
+  if head.has_budget then
     perform tidebase_private.require_funds(head);  -- or nothing of this call has happened
   end if;
   perform tidebase_private.emit(head, 'step.started',
-    jsonb_build_object('name', name, 'attempt', nth, 'token', head.lease_token));
-  return row('execute', nth, null)::step_start;
+    jsonb_build_object('name', name, 'attempt', start.attempt, 'token', head.lease_token));
+  return start;
 end
 $$;
 comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, integer, interval, interval, interval, text[], text) is
@@ -267,7 +303,9 @@ declare
   nth integer;
   earlier bigint;
 begin
-  perform tidebase_private.commit_durably();
+  if not tidebase_private.is_durable() then
+    perform tidebase_private.commit_durably();
+  end if;
   head := tidebase_private.fence(run_id, token, 1, checkpoints => 1);
   update steps s
   set status = 'completed', output = wanted, completed_at = clock_timestamp(), completed_seq = head.last_seq
@@ -293,9 +331,10 @@ comment on function tidebase.complete_step(text, bigint, text, jsonb) is
   'Stores the output of a running step as its checkpoint and returns the seq of the event. Commits synchronously: once it has returned, the step never runs again. A SQL NULL is stored as the JSON null. The same call again returns the same seq. Errors: TB001, TB003, TB004, TB005, TB007.';
 
 -- Stores the checkpoint of a step that nobody has begun: one call and one flush, for work that may simply be done again
--- when its worker dies. Nobody sees it at work, so it can declare nothing about the outside.
+-- when its worker dies. So it can declare nothing about the outside.
 create or replace function tidebase.record_step(
-  run_id text, token bigint, name text, input jsonb default null, output jsonb default null, duration interval default null)
+  run_id text, token bigint, name text, input jsonb default null, output jsonb default null,
+  duration interval default null, log_start boolean default false)
 returns tidebase.step_start
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -303,36 +342,56 @@ as $$
 declare
   head run_heads;
   hash bytea := tidebase_private.hash_input(input);
-  nth integer;
+  wanted jsonb := coalesce(output, 'null');
+  nth integer := 1;
+  starts integer := case when log_start then 1 else 0 end;
 begin
-  perform tidebase_private.require_name(name, 'name', 1024);
-  perform tidebase_private.require_interval(coalesce(duration, '0'), 'duration', '0', '365 days');
-  perform tidebase_private.commit_durably();
-  head := tidebase_private.fence(run_id, token, 1, checkpoints => 1);
-  perform tidebase_private.require_time_left(head);
-  insert into steps as s (run_id, name, lease_token, attempt, tries, status, input_hash, input, started_at, output,
+  if not tidebase_private.is_name(name, 1024) then
+    perform tidebase_private.require_name(name, 'name', 1024);
+  end if;
+  if duration is not null then
+    perform tidebase_private.require_interval(duration, 'duration', '0', '365 days');
+  end if;
+  if not tidebase_private.is_durable() then
+    perform tidebase_private.commit_durably();
+  end if;
+  head := tidebase_private.fence(run_id, token, starts + 1, checkpoints => 1);
+  if head.deadline_at is not null then
+    perform tidebase_private.require_time_left(head);
+  end if;
+  insert into steps (run_id, name, lease_token, attempt, tries, status, input_hash, input, started_at, output,
     completed_at, completed_seq)
-  values (head.run_id, record_step.name, head.lease_token, 1, 1, 'completed', hash, record_step.input,
-    clock_timestamp() - coalesce(duration, '0'), coalesce(record_step.output, 'null'), clock_timestamp(), head.last_seq)
-  on conflict on constraint steps_pkey do update
-  set (lease_token, started_at, status, output, completed_at, completed_seq, request_id)
-    = (excluded.lease_token, excluded.started_at, 'completed', excluded.output, excluded.completed_at,
-       excluded.completed_seq, null),
-    attempt = s.attempt + 1, error = null, decision = null, retry_at = null
-  where s.input_hash = excluded.input_hash and tidebase_private.may_begin_again(s, excluded.lease_token)
-  returning s.attempt into nth;
+  select head.run_id, record_step.name, head.lease_token, 1, 1, 'completed', hash, record_step.input,
+    clock_timestamp() - coalesce(duration, '0'), wanted, clock_timestamp(), head.last_seq
+  where not exists (select from steps s where s.run_id = record_step.run_id and s.name = record_step.name);
   if not found then
-    perform tidebase_private.give_back(head, 0, checkpoints => 1);
-    return tidebase_private.begun_already(head, name, hash, null);
-  elsif head.has_budget then
+    update steps s
+    set lease_token = head.lease_token, started_at = clock_timestamp() - coalesce(duration, '0'), status = 'completed',
+        output = wanted, completed_at = clock_timestamp(), completed_seq = head.last_seq, request_id = null,
+        attempt = s.attempt + 1, error = null, decision = null, retry_at = null
+    where s.run_id = record_step.run_id and s.name = record_step.name and s.input_hash = hash
+      and tidebase_private.may_begin_again(s, head.lease_token)
+    returning s.attempt into nth;
+    if not found then
+      perform tidebase_private.give_back(head, starts, checkpoints => 1);
+      return tidebase_private.begun_already(head, name, hash, null);
+    end if;
+  end if;
+  if head.has_budget then
     perform tidebase_private.require_funds(head);
+  end if;
+  if log_start then
+    head.last_seq := head.last_seq - 1;
+    perform tidebase_private.emit(head, 'step.started',
+      jsonb_build_object('name', name, 'attempt', nth, 'token', head.lease_token));
+    head.last_seq := head.last_seq + 1;
   end if;
   perform tidebase_private.emit(head, 'step.completed', jsonb_build_object('name', name, 'attempt', nth));
   return row('recorded', nth, null)::step_start;
 end
 $$;
-comment on function tidebase.record_step(text, bigint, text, jsonb, jsonb, interval) is
-  'Stores the output of a step that was not begun: instead of begin_step and complete_step, for work that does nothing to the outside and may be done again. outcome: recorded; replay (it was completed before: output is the checkpoint that stands, and this one is dropped); review (it was begun before, and may have taken effect). duration: how long it took. Commits synchronously: once it has returned, the step never runs again. The same call again says replay, with the same output. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007 (it failed for good, or was begun under this lease), TB010 (a budget is used up: nothing is stored).';
+comment on function tidebase.record_step(text, bigint, text, jsonb, jsonb, interval, boolean) is
+  'Stores the output of a step that was not begun: instead of begin_step and complete_step, for work that does nothing to the outside and may be done again. outcome: recorded; replay (it was completed before: output is the checkpoint that stands, and this one is dropped); review (it was begun before, and may have taken effect). duration: how long it took. log_start: the log has a step.started before the step.completed, as if it had been begun. Commits synchronously: once it has returned, the step never runs again. The same call again says replay, with the same output. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007 (it failed for good, or was begun under this lease), TB010 (a budget is used up: nothing is stored).';
 
 create or replace function tidebase.fail_step(run_id text, token bigint, name text, error jsonb default null, retryable boolean default true)
 returns tidebase.step_failure
@@ -473,7 +532,7 @@ create or replace view tidebase.review_inbox with (security_barrier = true) as
 comment on view tidebase.review_inbox is
   'The steps that wait for a person''s decision (resolve_review), with what their contract says about how to find out what happened. Order by opened_at.';
 
-create or replace function tidebase.load_checkpoints(run_id text)
+create or replace function tidebase.load_checkpoints(run_id text, unfinished boolean default false)
 returns setof tidebase.checkpoint
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
@@ -482,14 +541,14 @@ begin
   return query
     select s.name, s.input_hash, s.output
     from steps s
-    where s.run_id = load_checkpoints.run_id and s.status = 'completed';
+    where s.run_id = load_checkpoints.run_id and (s.status = 'completed' or load_checkpoints.unfinished);
   if not found and not exists (select from run_heads h where h.run_id = load_checkpoints.run_id) then
     perform tidebase_private.raise_run_not_found(run_id);
   end if;
 end
 $$;
-comment on function tidebase.load_checkpoints(text) is
-  'Every completed step of the run, in no particular order: name, SHA-256 of the canonical input, output. One call replays a whole run. Errors: TB001.';
+comment on function tidebase.load_checkpoints(text, boolean) is
+  'Every completed step of the run, in no particular order: name, SHA-256 of the canonical input, output. One call replays a whole run. unfinished: also those that were begun and did not complete, with an output of NULL. Errors: TB001.';
 
 create or replace view tidebase.step_timeline with (security_barrier = true) as
   select

@@ -1,0 +1,139 @@
+"""Marks: the start of a step, written when somebody could miss it.
+
+A step that says nothing about the outside may be executed again whatever happens, so it need not be begun before it is
+executed. Its start is written once it has been at work for a moment, or before it does anything else with its run. A
+quicker step is written in one call when it completes, its start and its checkpoint together.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import calls
+
+if TYPE_CHECKING:
+    from .database import Database
+    from .flow import Flow
+
+#: How long a step is at work before its start is written, in seconds.
+LATE_S = 0.02
+
+#: The thread that looks after marks goes when there was nothing to do for this long, in seconds.
+_IDLE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """In a flow: waits for what somebody else asked for; the answer is read from the future."""
+
+    future: Future[Any]
+
+
+class Mark:
+    """The start of one step. Whoever takes the call makes it, once: the clock, the step itself, or nobody.
+
+    Attributes:
+        hidden: there is no call: nobody is to see the step at work.
+        answer: what the database said, for who did not make the call; there is one once the call is taken.
+    """
+
+    def __init__(self, call: Callable[[], calls.Call[calls.StepStart]] | None) -> None:
+        self.hidden = call is None
+        self._call = call
+        self._lock = threading.Lock()
+        self._left: Future[None] | None = None
+        self._is_left = False
+        self.answer: Future[calls.StepStart] | None = None
+
+    def drop(self) -> bool:
+        """The step is over. Whether its start was not written, and now never will be by itself."""
+        with self._lock:
+            unwritten, self._call = self._call is not None, None
+        return unwritten
+
+    def written(self) -> Flow[None]:
+        """Writes the start if nobody has yet, and waits until it is; an error is left to the end of the step."""
+        with self._lock:
+            call, self._call = self._call, None
+            if call is not None:
+                self.answer = Future()
+        if self.answer is None:
+            return
+        if call is None:
+            yield Answer(self.answer)
+            return
+        try:
+            self.answer.set_result((yield call()))
+        except BaseException as error:
+            self.answer.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def leave(self) -> None:
+        """The database knows of the step."""
+        with self._lock:
+            self._is_left = True
+        if self._left is not None:
+            self._left.set_result(None)
+
+    def known(self) -> Flow[None]:
+        """Writes the start, or where the step is over already, waits until the database knows of it."""
+        yield from self.written()
+        with self._lock:
+            if self.answer is None and not self._is_left:
+                self._left = self._left or Future()
+        if self._left is not None:
+            yield Answer(self._left)
+
+    def outcome(self) -> Flow[calls.StepStart | None]:
+        """The step is over: what the database said to its start; None if it was not written."""
+        if self.drop() or self.answer is None:
+            return None
+        yield Answer(self.answer)
+        return self.answer.result()
+
+
+#: The mark of the step that is being executed here.
+current_mark: ContextVar[Mark | None] = ContextVar("tidebase_current_mark", default=None)
+
+
+class Marker:
+    """One thread that writes the starts of the steps that turn out to take a moment."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._due: deque[tuple[float, Mark]] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, mark: Mark) -> None:
+        """The step begins now."""
+        self._due.append((time.monotonic() + LATE_S, mark))
+        if self._thread is None or not self._thread.is_alive():
+            with self._lock:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._write, name="tidebase-marker", daemon=True)
+                    self._thread.start()
+
+    def _write(self) -> None:
+        from .flow import drive  # which knows marks
+
+        busy = time.monotonic()
+        while True:
+            now = time.monotonic()
+            while self._due and self._due[0][0] <= now:
+                busy = now
+                drive(self._due.popleft()[1].written(), self._database)
+            if now - busy > _IDLE_S:
+                with self._lock:
+                    if not self._due:
+                        self._thread = None
+                        return
+            time.sleep(LATE_S / 2)

@@ -1,0 +1,122 @@
+-- What must hold of the rows, whoever wrote them and whatever crashed meanwhile.
+--
+-- Nobody but the functions can write to the tables, so a row that this finds is a defect of Tidebase, or somebody with
+-- the owner's rights has changed the tables by hand. One statement looks at everything in one snapshot, so it may be
+-- asked while workers are at it.
+
+create or replace function tidebase_private.broken_heads(of_run text)
+returns table (run_id text, invariant text, detail jsonb)
+language sql stable
+as $$
+  select h.run_id, rule.invariant, to_jsonb(h)
+  from tidebase.run_heads h
+  cross join lateral (values
+    ('the status of a run is known',
+      h.status in ('pending', 'queued', 'running', 'waiting', 'review', 'completed', 'failed', 'cancelled')),
+    ('a run has a lease exactly while it is running', (h.status = 'running') = (h.lease_expires_at is not null)),
+    ('a run waits for something exactly while it is waiting', (h.status = 'waiting') = (h.waiting_for is not null)),
+    ('the counters of a run only grow from zero',
+      h.last_seq >= h.durable_seq and least(h.durable_seq, h.lease_token, h.attempt, h.steps_completed) >= 0),
+    ('a run has a head and a cold half', exists (select from tidebase.runs r where r.run_id = h.run_id)),
+    ('the events of a run are 1..n without a gap', (
+      select count(*) = h.last_seq and coalesce(min(e.seq), 1) = 1 and coalesce(max(e.seq), 0) = h.last_seq
+      from tidebase.events e where e.run_id = h.run_id)),
+    ('the attempts of a run are 1..n without a gap', (
+      select count(*) = h.attempt and coalesce(min(a.attempt), 1) = 1 and coalesce(max(a.attempt), 0) = h.attempt
+      from tidebase.attempts a where a.run_id = h.run_id)),
+    ('only the newest attempt lasts, and only while the run is running', not exists (
+      select from tidebase.attempts a
+      where a.run_id = h.run_id and (a.ended_at is null) <> (a.attempt = h.attempt and h.status = 'running'))),
+    ('lease tokens grow with the attempts, up to the present one', not exists (
+      select from (
+        select a.lease_token, lead(a.lease_token, 1, h.lease_token + 1) over (order by a.attempt) as next
+        from tidebase.attempts a where a.run_id = h.run_id) a
+      where a.lease_token >= a.next)),
+    ('the checkpoints of a run are counted', h.steps_completed = (
+      select count(*) from tidebase.steps s where s.run_id = h.run_id and s.status = 'completed')),
+    ('a run is in review while a step of it is', h.status <> 'review' or exists (
+      select from tidebase.steps s where s.run_id = h.run_id and s.status = 'review')),
+    ('a run that waits does so for a gate or a timer of its own', h.waiting_for is null or exists (
+      select from tidebase.gates g where g.run_id = h.run_id and g.name = h.waiting_for)),
+    ('a run that is cancelled waits for nobody''s decision', h.status <> 'cancelled' or not exists (
+      select from tidebase.gates g where g.run_id = h.run_id and g.status = 'pending'))
+  ) rule (invariant, holds)
+  where (of_run is null or h.run_id = of_run) and not coalesce(rule.holds, false);
+$$;
+comment on function tidebase_private.broken_heads(text) is 'What is wrong about runs as such; see check_invariants.';
+
+create or replace function tidebase_private.broken_steps(of_run text)
+returns table (run_id text, invariant text, detail jsonb)
+language sql stable
+as $$
+  select s.run_id, rule.invariant, to_jsonb(s) - '{input,output,error}'::text[]
+  from tidebase.steps s
+  join tidebase.run_heads h on h.run_id = s.run_id
+  left join tidebase.events e on e.run_id = s.run_id and e.seq = s.completed_seq
+  cross join lateral (values
+    ('the status of a step is known', s.status in ('running', 'completed', 'failed', 'review')),
+    ('a step is completed with an output and an event, or not at all',
+      (s.status = 'completed') = (s.completed_seq is not null) and (s.status = 'completed') = (s.output is not null)),
+    ('a step failed with a decision', s.status <> 'failed' or s.decision is not null),
+    ('the decision about a failure is known', coalesce(s.decision in ('auto_retry', 'safe_replay', 'manual_review', 'fail_hard'), true)),
+    ('the replay of a contract is known', coalesce(s.replay in ('auto', 'manual', 'never'), true)),
+    ('a step is counted by its attempts', s.attempt >= s.tries and s.tries >= 1),
+    ('a step was begun under a lease that was granted', s.lease_token <= h.lease_token),
+    ('a checkpoint is in the log, once', s.completed_seq is null or e.type = 'step.completed' and e.payload ->> 'name' = s.name and 1 = (
+      select count(*) from tidebase.events c
+      where c.run_id = s.run_id and c.type = 'step.completed' and c.payload ->> 'name' = s.name)),
+    ('a step waits for a review exactly while one is open', (s.status = 'review') = exists (
+      select from tidebase.reviews v where v.run_id = s.run_id and v.step = s.name and v.resolved_at is null))
+  ) rule (invariant, holds)
+  where (of_run is null or s.run_id = of_run) and not coalesce(rule.holds, false);
+$$;
+comment on function tidebase_private.broken_steps(text) is 'What is wrong about steps; see check_invariants.';
+
+create or replace function tidebase_private.broken_rows(of_run text)
+returns table (run_id text, invariant text, detail jsonb)
+language sql stable
+as $$
+  select r.run_id, 'a run has a head and a cold half', null::jsonb
+  from tidebase.runs r
+  where (of_run is null or r.run_id = of_run) and not exists (select from tidebase.run_heads h where h.run_id = r.run_id)
+  union all
+  select g.run_id, 'a gate is decided once', to_jsonb(g) - '{data,payload,capability,response_schema}'::text[]
+  from tidebase.gates g
+  where (of_run is null or g.run_id = of_run) and (g.status = 'decided')::integer <> (
+    select count(*) from tidebase.events e
+    where e.run_id = g.run_id and e.type in ('gate.resolved', 'timer.fired') and e.payload ->> 'name' = g.name)
+  union all
+  select v.run_id, 'the versions of a stream are 1..n without a gap', jsonb_build_object('stream', v.stream)
+  from tidebase.state_versions v
+  join tidebase.runs r on r.run_id = v.run_id
+  where (of_run is null or v.run_id = of_run)
+  group by v.run_id, v.stream, r.compacted_at
+  having count(*) <> max(v.version) and r.compacted_at is null or bool_or(v.version < 1)
+  union all
+  select e.run_id, 'an event has a place in the log', to_jsonb(e) - 'payload'
+  from tidebase.events e
+  where (of_run is null or e.run_id = of_run) and (e.seq < 1 or not exists (
+    select from tidebase.run_heads h where h.run_id = e.run_id and h.last_seq >= e.seq))
+  union all
+  select a.run_id, 'what was used adds up', to_jsonb(a)
+  from tidebase.accounts a
+  left join lateral (
+    select count(*) as records, coalesce(sum(u.input_tokens), 0) as input_tokens, coalesce(sum(u.output_tokens), 0) as output_tokens
+    from tidebase.usage u where u.run_id = a.run_id) u on true
+  where (of_run is null or a.run_id = of_run)
+    and (a.records, a.input_tokens, a.output_tokens) is distinct from (u.records, u.input_tokens, u.output_tokens);
+$$;
+comment on function tidebase_private.broken_rows(text) is 'What is wrong about gates, streams, events and accounts; see check_invariants.';
+
+create or replace function tidebase_private.check_invariants(of_run text default null)
+returns table (run_id text, invariant text, detail jsonb)
+language sql stable
+as $$
+  select * from tidebase_private.broken_heads(of_run)
+  union all
+  select * from tidebase_private.broken_steps(of_run)
+  union all
+  select * from tidebase_private.broken_rows(of_run);
+$$;
+comment on function tidebase_private.check_invariants(text) is
+  'Every row that breaks an invariant: of one run, or (NULL) of all. None is good. It reads all that it is asked about.';
