@@ -24,7 +24,7 @@ Json = NewType("Json", str)
 Value = Annotated[Any, "json"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call(Generic[R]):
     """One statement, which is one round trip and one transaction."""
 
@@ -571,12 +571,16 @@ class Function(Generic[R]):
         self._queries: dict[tuple[str, ...], str] = {}
 
     def __call__(self, **arguments: Any) -> Call[R]:
-        given = tuple(name for name, value in arguments.items() if value is not None)
+        values = tuple(arguments.values())
+        given = tuple(arguments)
+        if any(value is None for value in values):
+            given = tuple(name for name in given if arguments[name] is not None)
+            values = tuple(arguments[name] for name in given)
         query = self._queries.get(given)
         if query is None:
             named = ", ".join(f"{name} => %s::{self._parameters[name]}" for name in given)
             query = self._queries[given] = self._select.format(f"tidebase.{self._name}({named})")
-        return Call(query, tuple(arguments[name] for name in given), self._read)
+        return Call(query, values, self._read)
 
 
 def one(name: str, row: type[R], /, **parameters: str) -> Function[R]:
@@ -666,7 +670,7 @@ record_step = one(
     name="text",
     input="jsonb",
     output="jsonb",
-    duration="interval",
+    duration="float8 * interval '1 second'",
     log_start="boolean",
 )
 complete_step = scalar("complete_step", run_id="text", token="bigint", name="text", output="jsonb")

@@ -47,6 +47,8 @@ def dumps(builtins: Any) -> str:
         NotSerializable: NaN and infinities (RFC 8259, section 6), NUL characters and lone surrogates, which jsonb
             cannot hold; the message names the path.
     """
+    if builtins is None:
+        return "null"
     try:
         text = _ENCODER.encode(builtins)
         text.encode()
@@ -72,7 +74,8 @@ def encode(value: Any) -> str:
 
 def settle(text: str, expected: Any = Any) -> Any:
     """What :func:`decode` will return for this text once jsonb has kept it: its objects' keys are in jsonb's order."""
-    return _convert(_SETTLER.decode(text), expected)
+    decoder = _SETTLER if "{" in text else _DECODER
+    return _convert(decoder.decode(text), expected)
 
 
 def decode(text: str | None, expected: Any = Any) -> Any:

@@ -11,12 +11,14 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -34,6 +36,9 @@ AsyncPool = AsyncConnectionPool[AsyncConnection]
 
 #: One connection for each step that is in a call right now; heartbeats share them. More threads than that only queue.
 POOL_SIZE = 10
+
+#: How long a connection may stay out of the pool between calls, in seconds.
+_STAY_S = 60.0
 
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE")
 
@@ -106,6 +111,9 @@ class Database:
         self._pool: Pool | None = source if isinstance(source, ConnectionPool) else None
         self._single: Connection | None = source if isinstance(source, psycopg.Connection) else None
         self._url: str | None = None
+        self._at_hand: list[Connection] = []
+        self._waiting: list[None] = []
+        self._until = 0.0
 
     @property
     def url(self) -> str:
@@ -126,8 +134,16 @@ class Database:
             with self._lock:  # one connection serves one thread at a time
                 yield self._single
             return
-        with self._open_pool().connection() as connection:
+        pool = self._open_pool()
+        if pool is self._source:
+            with pool.connection() as connection:
+                yield connection
+            return
+        connection = self._borrow(pool)
+        try:
             yield connection
+        finally:
+            self._give_back(pool, connection)
 
     def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns.
@@ -167,6 +183,8 @@ class Database:
         self.doorbell.close()
         with self._lock:
             if self._pool is not None and self._pool is not self._source:
+                while self._at_hand:
+                    self._pool.putconn(self._at_hand.pop())
                 self._pool.close()
                 self._pool = None
 
@@ -175,12 +193,41 @@ class Database:
             with self._lock, _transaction_if_needed(self._single, self._joined):
                 return _run(self._single, call)
         pool = self._pool or self._open_pool()
-        connection = pool.getconn()  # not pool.connection(), which would commit what has been committed
+        connection = self._borrow(pool)  # not pool.connection(), which would commit what has been committed
         try:
-            with _transaction_if_needed(connection, False):
+            if connection.autocommit:
+                return _run(connection, call)
+            with connection.transaction():
                 return _run(connection, call)
         finally:
-            pool.putconn(connection)
+            self._give_back(pool, connection)
+
+    # The pool's queue costs as much as a call does on the client, so the connection used last stays at hand for who
+    # makes one call after another: unless somebody waits for one, and for a minute at most, so that the pool looks
+    # after it.
+
+    def _borrow(self, pool: Pool) -> Connection:
+        try:
+            return self._at_hand.pop()
+        except IndexError:
+            self._waiting.append(None)
+        try:
+            return self._at_hand.pop() if self._at_hand else pool.getconn()
+        except IndexError:  # another thread was faster
+            return pool.getconn()
+        finally:
+            self._waiting.pop()
+
+    def _give_back(self, pool: Pool, connection: Connection) -> None:
+        if _may_stay(self, pool, connection):
+            self._at_hand.append(connection)
+            if not self._waiting:
+                return
+            try:  # somebody has come meanwhile
+                connection = self._at_hand.pop()
+            except IndexError:
+                return
+        pool.putconn(connection)
 
     def _open_pool(self) -> Pool:
         if self._pool is not None:
@@ -220,6 +267,9 @@ class AsyncDatabase:
         self._pool: AsyncPool | None = source if isinstance(source, AsyncConnectionPool) else None
         self._single: AsyncConnection | None = source if isinstance(source, psycopg.AsyncConnection) else None
         self._url: str | None = None
+        self._at_hand: list[AsyncConnection] = []
+        self._waiting: list[None] = []
+        self._until = 0.0
 
     @property
     def url(self) -> str:
@@ -240,8 +290,15 @@ class AsyncDatabase:
                 yield self._single
             return
         pool = self._pool or await self._open_pool()
-        async with pool.connection() as connection:
+        if pool is self._source:
+            async with pool.connection() as connection:
+                yield connection
+            return
+        connection = await self._borrow(pool)
+        try:
             yield connection
+        finally:
+            await self._give_back(pool, connection)
 
     async def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns; see :meth:`Database.execute`."""
@@ -279,6 +336,8 @@ class AsyncDatabase:
         await self.doorbell.close()
         async with self._lock:
             if self._pool is not None and self._pool is not self._source:
+                while self._at_hand:
+                    await self._pool.putconn(self._at_hand.pop())
                 await self._pool.close()
                 self._pool = None
 
@@ -287,11 +346,28 @@ class AsyncDatabase:
             async with self._lock, _transaction_if_needed(self._single, self._joined):
                 return await _run_async(self._single, call)
         pool = self._pool or await self._open_pool()
-        connection = await pool.getconn()
+        connection = await self._borrow(pool)
         try:
-            async with _transaction_if_needed(connection, False):
+            if connection.autocommit:
+                return await _run_async(connection, call)
+            async with connection.transaction():
                 return await _run_async(connection, call)
         finally:
+            await self._give_back(pool, connection)
+
+    async def _borrow(self, pool: AsyncPool) -> AsyncConnection:
+        if self._at_hand:
+            return self._at_hand.pop()
+        self._waiting.append(None)
+        try:
+            return await pool.getconn()
+        finally:
+            self._waiting.pop()
+
+    async def _give_back(self, pool: AsyncPool, connection: AsyncConnection) -> None:
+        if _may_stay(self, pool, connection):
+            self._at_hand.append(connection)
+        else:
             await to_its_end(pool.putconn(connection))  # or the pool would never see it again
 
     async def _open_pool(self) -> AsyncPool:
@@ -312,14 +388,29 @@ class AsyncDatabase:
             return self._pool
 
 
+def _may_stay(
+    database: Database | AsyncDatabase, pool: Pool | AsyncPool, connection: Connection | AsyncConnection
+) -> bool:
+    """Whether a connection may stay at hand: of one's own pool, in good order, and nobody else is in want of it."""
+    if pool is database._source or database._waiting or database._at_hand:
+        return False
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        return False
+    now = time.monotonic()
+    if now > database._until:
+        database._until = now + _STAY_S
+        return False
+    return True
+
+
 def _run(connection: Connection, call: Call[R]) -> R:
-    with connection.cursor(row_factory=tuple_row) as cursor:  # the caller's connection may make its rows otherwise
-        return call.read(cursor.execute(call.query, call.parameters).fetchall())
+    cursor = connection.cursor(row_factory=tuple_row)  # the caller's connection may make its rows otherwise
+    return call.read(cursor.execute(call.query, call.parameters).fetchall())
 
 
 async def _run_async(connection: AsyncConnection, call: Call[R]) -> R:
-    async with connection.cursor(row_factory=tuple_row) as cursor:
-        return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
+    cursor = connection.cursor(row_factory=tuple_row)
+    return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
 
 
 _going_on: set[asyncio.Task[Any]] = set()

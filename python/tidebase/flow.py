@@ -102,11 +102,15 @@ def _perform(effect: Effect, database: Database) -> Any:
     if isinstance(effect, Answer):
         wait((effect.future,))
         return None
-    if effect.mark is not None:
-        database.marker.watch(effect.mark)
-    if effect.timeout_s is None:
+    if effect.timeout_s is not None:
+        return _checked(_within(effect.timeout_s, effect))
+    if effect.mark is None:
         return _checked(effect.function(*effect.args, **(effect.kwargs or {})))
-    return _checked(_within(effect.timeout_s, effect))
+    database.marker.enter(effect.mark)
+    try:
+        return _checked(effect.function(*effect.args, **(effect.kwargs or {})))
+    finally:
+        database.marker.leave(effect.mark)
 
 
 async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -109,31 +108,37 @@ class Marker:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._due: deque[tuple[float, Mark]] = deque()
+        self._at_work: dict[Mark, float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def watch(self, mark: Mark) -> None:
+    def enter(self, mark: Mark) -> None:
         """The step begins now."""
-        self._due.append((time.monotonic() + LATE_S, mark))
-        if self._thread is None or not self._thread.is_alive():
+        self._at_work[mark] = time.monotonic()
+        if self._thread is None:
             with self._lock:
-                if self._thread is None or not self._thread.is_alive():
+                if self._thread is None:
                     self._thread = threading.Thread(target=self._write, name="tidebase-marker", daemon=True)
                     self._thread.start()
+
+    def leave(self, mark: Mark) -> None:
+        """The step has ended."""
+        self._at_work.pop(mark, None)
 
     def _write(self) -> None:
         from .flow import drive  # which knows marks
 
         busy = time.monotonic()
         while True:
+            time.sleep(LATE_S / 2)
             now = time.monotonic()
-            while self._due and self._due[0][0] <= now:
+            for mark, begun in list(self._at_work.items()):
                 busy = now
-                drive(self._due.popleft()[1].written(), self._database)
+                if now - begun >= LATE_S:
+                    self._at_work.pop(mark, None)
+                    drive(mark.written(), self._database)
             if now - busy > _IDLE_S:
                 with self._lock:
-                    if not self._due:
+                    if not self._at_work:
                         self._thread = None
                         return
-            time.sleep(LATE_S / 2)

@@ -311,7 +311,7 @@ def record(hold: Hold, name: str, text: str, output: str, seconds: float, log_st
         name=name,
         input=text,
         output=output,
-        duration=timedelta(seconds=seconds),
+        duration=seconds,
         log_start=log_start,
     )
     return _unless_in_review(recorded, hold, name).output
