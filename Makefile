@@ -30,8 +30,9 @@ demo: $(VENV)/.demo  ## An agent is killed in the middle of a step, and goes on 
 test: setup lint  ## Run every test, on every Postgres that is there
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: setup  ## Look at what a step costs: round trips, WAL, HOT updates
-	$(BIN)/python -m tests.bench
+bench: setup  ## Measure what a step costs, beside one insert; PEERS=1 installs others to be measured beside
+	$(if $(PEERS),$(BIN)/python -m pip install --quiet -e '.[bench]')
+	$(BIN)/python -m tests.bench $(ARGS)
 
 lint: setup  ## Style and types
 	$(BIN)/ruff check python tests

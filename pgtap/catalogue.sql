@@ -27,6 +27,9 @@ select is_empty(
   $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace
       and not exists (select from unnest(p.proconfig) c where c ~ '^search_path=pg_catalog, (tidebase, )?pg_temp$')$$,
   'and has a pinned search_path: the catalogue first, temporary objects last');
+select is_empty(
+  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.proargnames[1] in ('run_id', 'run_ids')
+      and not coalesce('enable_seqscan=off' = any (p.proconfig), false)$$, 'and what is about one run reads by an index, however small the tables are');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase_private'::regnamespace and p.prosecdef$$, 'no private function is SECURITY DEFINER');
 select is_empty(
   $$select p.proname from pg_proc p where p.pronamespace in (select nsp from ours) group by p.pronamespace, p.proname having count(*) > 1$$, 'no function is overloaded');

@@ -56,7 +56,7 @@ FENCE = """update tidebase.run_heads h
   where h.run_id = fence.run_id and h.lease_token = fence.token and h.status = 'running'
   returning h.* into head;"""
 
-LIVE = "when 'running' then head.lease_expires_at > clock_timestamp() and"
+LIVE = "return head.lease_expires_at > clock_timestamp() and"
 
 READ_THEN_WRITE = """select h.* into head from tidebase.run_heads h where h.run_id = fence.run_id;
   if head.lease_token is distinct from fence.token or head.status <> 'running' then
@@ -86,11 +86,11 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         partial(probes.one_holder, queued=True),
     ),
     "a grant does not look whether the lease is live": (
-        (Edit("is_taken", LIVE, "when 'running' then false and"),),
+        (Edit("is_taken", LIVE, "return false and"),),
         probes.one_holder,
     ),
     "a grant does not look whether the lease is live (take-over)": (
-        (Edit("is_taken", LIVE, "when 'running' then false and"),),
+        (Edit("is_taken", LIVE, "return false and"),),
         probes.takeovers,
     ),
     "a loser is not told the holder": ((Edit("lease_refused", "head.holder", "null"),), probes.one_holder),
@@ -162,7 +162,9 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.zombie,
     ),
     "a run's end repeated does not compare the token": (
-        (Edit("complete_run", "head.lease_token = token", "true"), Edit("complete_run", "r.result = wanted", "true")),
+        (Edit("complete_run", "h.lease_token = complete_run.token and h.status = 'completed'",
+              "h.status = 'completed'"),
+         Edit("complete_run", "r.result = wanted", "true")),
         probes.zombie,
     ),
     "a lapsed holder is turned away": (
@@ -498,7 +500,7 @@ def noticed(probe: Probe, database: str) -> list[str]:
         return probe(database)
     except psycopg.Error as error:
         return [f"the probe could not go on: {error.sqlstate}: {error}"]
-    except (AssertionError, TimeoutError) as error:
+    except (AssertionError, TimeoutError, psycopg.errors.DeadlockDetected) as error:
         return [f"the probe could not go on: {error}"]
 
 

@@ -23,8 +23,9 @@ from .doorbell import ring
 if TYPE_CHECKING:
     from .database import AsyncDatabase, Database
 
-#: How often a follower looks for itself, in seconds, should the doorbell fail.
+#: How often a follower looks for itself, in seconds, should the doorbell fail: less and less while nothing comes.
 POLL_S = 0.5
+IDLE_POLL_S = 5.0
 
 #: A run in such a status has no further events, unless a failed one is resumed.
 OVER = ("completed", "failed", "cancelled")
@@ -39,9 +40,11 @@ _KEPT = 1000
 def follow(database: Database, run_id: str, after: int) -> Iterator[Event]:
     """The events with seq > ``after``, as they come. No connection is held between them."""
     with database.doorbell.listening(run_id) as rung:
+        pause = POLL_S
         while True:
             rung.clear()
             watch = database.execute(calls.watch_run(run_id=run_id, ttl=_WATCH))
+            pause = POLL_S if watch.last_seq > after else min(2 * pause, IDLE_POLL_S)
             while watch.last_seq > after:
                 rows = database.execute(calls.read_events(run_id=run_id, after=after, max=_PAGE))
                 for row in rows:
@@ -51,7 +54,7 @@ def follow(database: Database, run_id: str, after: int) -> Iterator[Event]:
                     break
             if watch.status in OVER and after >= watch.last_seq:
                 return
-            rung.wait(POLL_S)
+            rung.wait(pause)
 
 
 class Feed:
@@ -104,10 +107,13 @@ class Feed:
     async def _read(self) -> None:
         try:
             with self._database.doorbell.listening(self._run_id) as rung:
+                pause = POLL_S
                 while True:
                     rung.clear()
+                    before = self.last
                     await self._look()
-                    await ring(rung, POLL_S)
+                    pause = POLL_S if self.last > before else min(2 * pause, IDLE_POLL_S)
+                    await ring(rung, pause)
         except Exception as error:  # whatever it is, those who follow must not wait for ever
             self.error = error
             self._tell()

@@ -58,6 +58,7 @@ create or replace function tidebase.cancel_run(
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;

@@ -8,6 +8,7 @@ create or replace function tidebase.create_child(
 returns tidebase.child
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -54,6 +55,7 @@ create or replace function tidebase.run_tree(run_id text)
 returns setof tidebase.tree_node
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   return query

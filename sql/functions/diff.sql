@@ -30,6 +30,7 @@ create or replace function tidebase.diff_runs(run_id text, other_run_id text)
 returns setof tidebase.run_difference
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   one runs;

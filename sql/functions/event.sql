@@ -98,6 +98,7 @@ create or replace function tidebase.append_event(
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head tidebase.run_heads;
@@ -161,6 +162,7 @@ create or replace function tidebase.read_events(run_id text, after bigint defaul
 returns setof tidebase.event
 language plpgsql volatile security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   entry event;
@@ -193,6 +195,7 @@ create or replace function tidebase.watch_run(run_id text, ttl interval default 
 returns tidebase.watch
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head tidebase.run_heads;

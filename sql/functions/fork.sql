@@ -132,6 +132,7 @@ create or replace function tidebase.fork_run(
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   id text := coalesce(new_run_id, tidebase_private.new_run_id());

@@ -204,6 +204,7 @@ create or replace function tidebase.open_gate(
 returns tidebase.gate_opening
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   wanted gates;
@@ -249,6 +250,7 @@ create or replace function tidebase.get_gate_secret(run_id text, name text)
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   gate gates;
@@ -268,6 +270,7 @@ create or replace function tidebase.start_timer(run_id text, token bigint, name 
 returns tidebase.gate_opening
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   wanted gates;
@@ -335,6 +338,7 @@ create or replace function tidebase.decide_gate(
 returns tidebase.gate_decision
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   right_of text := tidebase_private.entitlement(run_id, name, secret);
@@ -384,6 +388,7 @@ create or replace function tidebase.suspend_run(run_id text, token bigint, name 
 returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -465,6 +470,7 @@ create or replace function tidebase.get_gate(run_id text, name text)
 returns setof tidebase.gate_overview
 language plpgsql volatile security definer rows 1
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   if exists (
@@ -487,6 +493,7 @@ create or replace function tidebase.list_gates(
 returns setof tidebase.gate_overview
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 begin

@@ -3,6 +3,10 @@
 -- Lock order, kept by every function: the head of a run, then the run's other rows; a parent's head before its child's;
 -- a queue's row before any head.
 --
+-- Every function about one run is planned without sequential scans. A session keeps a plan until the next ANALYZE, so
+-- one that was made while a table was small would still be in use when it is large; and a scan would make SERIALIZABLE
+-- transactions of different runs conflict.
+--
 -- Safety comes from tokens; time only decides who may take over. The fencing token is the one of Kleppmann, "How to do
 -- distributed locking" (2016): it grows with every grant and goes with every write.
 
@@ -247,20 +251,22 @@ comment on function tidebase_private.require_traceparent(text) is
 -- for a gate.
 create or replace function tidebase_private.is_taken(head tidebase.run_heads, request_id text)
 returns boolean
-language sql volatile
+language plpgsql volatile
 as $$
-  select case head.status
-    when 'completed' then true
-    when 'review' then true
-    when 'waiting' then not exists (
-      select from tidebase.gates g
-      where g.run_id = head.run_id and g.name = head.waiting_for and g.timeout_at <= clock_timestamp())
-    when 'pending' then coalesce(head.available_at > clock_timestamp(), false)
-    when 'running' then head.lease_expires_at > clock_timestamp() and not exists (
+begin
+  if head.status = 'pending' then
+    return coalesce(head.available_at > clock_timestamp(), false);
+  elsif head.status = 'running' then
+    return head.lease_expires_at > clock_timestamp() and not exists (
       select from tidebase.attempts a
-      where a.run_id = head.run_id and a.attempt = head.attempt and a.request_id = is_taken.request_id)
-    else false
-  end;
+      where a.run_id = head.run_id and a.attempt = head.attempt and a.request_id = is_taken.request_id);
+  elsif head.status = 'waiting' then
+    return not exists (
+      select from tidebase.gates g
+      where g.run_id = head.run_id and g.name = head.waiting_for and g.timeout_at <= clock_timestamp());
+  end if;
+  return coalesce(head.status in ('completed', 'review'), false);
+end
 $$;
 comment on function tidebase_private.is_taken(tidebase.run_heads, text) is
   'Whether acquire_run refuses the run; not when the very call that was granted the lease is made again.';
@@ -276,27 +282,34 @@ create or replace function tidebase.acquire_run(
 returns tidebase.lease
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
   lapsed jsonb;
 begin
-  perform tidebase_private.require_name(holder, 'holder', 255);
+  if not tidebase_private.is_name(holder, 255) then
+    perform tidebase_private.require_name(holder, 'holder', 255);
+  end if;
   perform tidebase_private.require_interval(ttl, 'ttl', '1 millisecond', '1 day');
-  if code_version is not null then
+  if code_version is not null and not tidebase_private.is_name(code_version, 255) then
     perform tidebase_private.require_name(code_version, 'code_version', 255);
   end if;
-  if request_id is not null then
+  if request_id is not null and not tidebase_private.is_name(request_id, 255) then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
   end if;
-  perform tidebase_private.require_traceparent(traceparent);
+  if traceparent is not null then
+    perform tidebase_private.require_traceparent(traceparent);
+  end if;
   -- Whoever polls for a run that is taken gets the answer without a lock and without a write.
   select h.* into head from run_heads h where h.run_id = acquire_run.run_id;
   if tidebase_private.is_taken(head, request_id) then
     return tidebase_private.lease_refused(head);
   end if;
 
-  perform tidebase_private.commit_durably();
+  if not tidebase_private.is_durable() then
+    perform tidebase_private.commit_durably();
+  end if;
   head := tidebase_private.lock_head(run_id);
   if head.status = 'waiting' then
     head := tidebase_private.settle_overdue(head);
@@ -306,7 +319,9 @@ begin
   elsif tidebase_private.is_taken(head, request_id) then
     return tidebase_private.lease_refused(head);
   end if;
-  perform tidebase_private.require_time_left(head);
+  if head.deadline_at is not null then
+    perform tidebase_private.require_time_left(head);
+  end if;
   if tidebase_private.is_live(head) then
     return tidebase_private.lease_granted(head);  -- the same call again: its answer was lost on the way
   end if;
@@ -342,6 +357,7 @@ create or replace function tidebase.renew_lease(run_id text, token bigint, ttl i
 returns timestamptz
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   renewed_until timestamptz;
@@ -369,6 +385,7 @@ create or replace function tidebase.renew_leases(run_ids text[], tokens bigint[]
 returns setof tidebase.renewal
 language plpgsql volatile security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   if coalesce(array_ndims(run_ids), 1) > 1 or coalesce(array_ndims(tokens), 1) > 1
@@ -398,6 +415,7 @@ create or replace function tidebase.release_run(run_id text, token bigint)
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;

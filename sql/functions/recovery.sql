@@ -18,6 +18,7 @@ create or replace function tidebase.record_recovery(run_id text, reason text def
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -54,6 +55,7 @@ create or replace function tidebase.finish_recovery(
 returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -88,6 +90,7 @@ create or replace function tidebase.recover_run(run_id text, reason text default
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -149,6 +152,7 @@ create or replace function tidebase.finish_delivery(
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   sent deliveries;

@@ -140,6 +140,7 @@ create or replace function tidebase.compact_run(run_id text)
 returns boolean
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;

@@ -74,23 +74,33 @@ create or replace function tidebase.complete_run(run_id text, token bigint, resu
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
   wanted jsonb := coalesce(result, 'null');
 begin
-  perform tidebase_private.commit_durably();
-  select h.* into head from run_heads h where h.run_id = complete_run.run_id for no key update;
-  if head.status = 'completed' and head.lease_token = token
-    and exists (select from runs r where r.run_id = complete_run.run_id and r.result = wanted)
-  then
+  if not tidebase_private.is_durable() then
+    perform tidebase_private.commit_durably();
+  end if;
+  -- The fence, which here changes the status, too.
+  update run_heads h
+  set status = 'completed', lease_expires_at = null, due_at = null,
+      last_seq = h.last_seq + 1, durable_seq = h.last_seq + 1, updated_at = clock_timestamp()
+  where h.run_id = complete_run.run_id and h.lease_token = complete_run.token and h.status = 'running'
+  returning h.* into head;
+  if not found then
+    select h.* into head from run_heads h
+    join runs r on r.run_id = h.run_id and r.result = wanted
+    where h.run_id = complete_run.run_id and h.lease_token = complete_run.token and h.status = 'completed';
+    if not found then
+      perform tidebase_private.raise_fenced(run_id, token);
+    end if;
     return head.last_seq;  -- the same call again
   end if;
-  head := tidebase_private.fence(run_id, token, 1);
   update runs r set result = wanted, error = null, finished_at = clock_timestamp() where r.run_id = complete_run.run_id;
   perform tidebase_private.end_attempt(head, 'completed');
   update gates g set status = 'cancelled' where g.run_id = complete_run.run_id and g.status = 'pending';
-  update run_heads h set status = 'completed', lease_expires_at = null, due_at = null where h.run_id = complete_run.run_id;
   perform tidebase_private.emit(head, 'run.completed', jsonb_build_object('attempt', head.attempt, 'token', head.lease_token));
   return head.last_seq;
 end
@@ -106,6 +116,7 @@ create or replace function tidebase.fail_run(run_id text, token bigint, error js
 returns tidebase.run_failure
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -192,6 +203,7 @@ create or replace function tidebase.get_run(run_id text)
 returns setof tidebase.run_overview
 language plpgsql stable security definer rows 1
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   return query select o.* from run_overview o where o.run_id = get_run.run_id;

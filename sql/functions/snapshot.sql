@@ -16,6 +16,7 @@ create or replace function tidebase.create_snapshot(
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   id text := coalesce(target_id, 'self');
@@ -45,6 +46,7 @@ create or replace function tidebase.list_snapshots(
 returns setof tidebase.snapshot
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 begin

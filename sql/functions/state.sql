@@ -400,6 +400,7 @@ create or replace function tidebase.set_state(
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
@@ -421,6 +422,7 @@ create or replace function tidebase.patch_state(
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
@@ -441,6 +443,7 @@ create or replace function tidebase.save_state(
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   perform tidebase_private.require_name(label, 'label', 1024);
@@ -460,6 +463,7 @@ create or replace function tidebase.restore_state(
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
@@ -556,6 +560,7 @@ create or replace function tidebase.get_state(
 returns tidebase.state
 language plpgsql stable security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   stored state_versions;
@@ -579,6 +584,7 @@ create or replace function tidebase.list_state_versions(
 returns setof tidebase.state
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 begin

@@ -225,6 +225,7 @@ create or replace function tidebase.begin_step(
 returns tidebase.step_start
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -296,6 +297,7 @@ create or replace function tidebase.complete_step(run_id text, token bigint, nam
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -338,6 +340,7 @@ create or replace function tidebase.record_step(
 returns tidebase.step_start
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -397,6 +400,7 @@ create or replace function tidebase.fail_step(run_id text, token bigint, name te
 returns tidebase.step_failure
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -441,6 +445,7 @@ create or replace function tidebase.resolve_review(
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -536,6 +541,7 @@ create or replace function tidebase.load_checkpoints(run_id text, unfinished boo
 returns setof tidebase.checkpoint
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 begin
   return query

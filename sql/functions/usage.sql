@@ -188,6 +188,7 @@ create or replace function tidebase.record_usage(
 returns tidebase.usage_total
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
@@ -268,6 +269,7 @@ create or replace function tidebase.set_budget(
 returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
 as $$
 declare
   head run_heads;
