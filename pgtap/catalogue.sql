@@ -77,7 +77,7 @@ select is_empty($$select function from sources where source ~* 'on conflict\s*\(
 select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{forget,drop_history}'::text[], 'only purging and compaction delete anything');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
-select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,copy_events}'::text[], 'events are written in one place, and copied for a fork in another');
+select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events}'::text[], 'events are written side by side, and copied for a fork in another place');
 select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
 select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{emit}'::text[], 'the bell is rung there, too');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,

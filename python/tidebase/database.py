@@ -193,7 +193,10 @@ class Database:
             with self._lock, _transaction_if_needed(self._single, self._joined):
                 return _run(self._single, call)
         pool = self._pool or self._open_pool()
-        connection = self._borrow(pool)  # not pool.connection(), which would commit what has been committed
+        try:
+            connection = self._at_hand.pop()
+        except IndexError:
+            connection = self._borrow(pool)  # not pool.connection(), which would commit what has been committed
         try:
             if connection.autocommit:
                 return _run(connection, call)

@@ -73,6 +73,8 @@ class Doorbell:
                         for notification in connection.notifies(timeout=1.0):
                             self._ring(notification.payload)
             except psycopg.Error as error:
+                if self._closed:
+                    return
                 log.warning("the doorbell is out of order, waits only poll for now: %s", error)
                 time.sleep(_REST_S)
 

@@ -90,6 +90,11 @@ class Work(Generic[T]):
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     options: StepOptions = field(default_factory=StepOptions)
+    full_name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        key = self.options.get("key")
+        self.full_name = self.name if key is None else f"{self.name}[{key}]"
 
     @classmethod
     def of(
@@ -112,11 +117,6 @@ class Work(Generic[T]):
                     f"step options and arguments of the function ({other}) together: use run.step.options(...)"
                 )
         return cls(name, function, args, kwargs, options)
-
-    @property
-    def full_name(self) -> str:
-        key = self.options.get("key")
-        return self.name if key is None else f"{self.name}[{key}]"
 
     def input(self) -> Any:
         """What is hashed: the input that was named, else the arguments (a list; an object if there are keywords)."""
@@ -191,22 +191,21 @@ class Checkpoints:
         except (ValueError, RecursionError):  # an integer or a depth that Python does not print
             return None
 
-    def enter(self, name: str, mark: Mark) -> Flow[bool]:
-        """Whether a step may be executed before the database has heard of it: if nobody has begun it before. When
-        another thread is at it, the database hears of that now, and decides about this one.
+    def enter(self, name: str, mark: Mark) -> tuple[bool, Mark | None]:
+        """Whether a step may be executed before the database has heard of it: if nobody has begun it before. And the
+        mark of another thread that is at it just now.
         """
         if name in self._rows:
-            return False
+            return False, None
         if mark.hidden:
-            return True
+            return True, None
         other = self._marks.setdefault(name, mark)
         if other is not mark:
-            yield from other.known()
-            return False
+            return False, other
         if name in self._rows:  # the other left between the two looks
             del self._marks[name]
-            return False
-        return True
+            return False, None
+        return True, None
 
     def leave(self, name: str, mark: Mark | None) -> None:
         """The database knows of the step."""
@@ -230,8 +229,12 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
         return cast(T, _decoded(stored, returns, hold, name))
     text = codec.dumps(value)
     mark = work.mark(hold, text)
-    if mark is not None and not (yield from checkpoints.enter(name, mark)):
-        mark = None
+    if mark is not None:
+        entered, other = checkpoints.enter(name, mark)
+        if other is not None:
+            yield from other.known()  # the database decides about this one
+        if not entered:
+            mark = None
     try:
         return (yield from _execute(hold, work, text, returns, mark))
     finally:
@@ -374,17 +377,12 @@ def _decoded(text: str | None, returns: Any, hold: Hold, name: str) -> Any:
         raise
 
 
-def _started() -> Flow[None]:
-    """The log says that the step at hand was started before it says what the step did."""
-    mark = current_mark.get()
-    if mark is not None:
-        yield from mark.written()
-
-
 def outside(flow: Flow[T]) -> Flow[T]:
     """The same flow, as the user of a session sees it: what ends the work is an ordinary exception."""
+    mark = current_mark.get()
     try:
-        yield from _started()
+        if mark is not None:  # the log says that the step was started before it says what the step did
+            yield from mark.written()
         return (yield from flow)
     except Interruption as error:
         if isinstance(error, TidebaseError) or not isinstance(error.__cause__, TidebaseError):
@@ -394,8 +392,10 @@ def outside(flow: Flow[T]) -> Flow[T]:
 
 def inside(flow: Flow[T]) -> Flow[T]:
     """The same flow, as a workflow sees it: what must not be swallowed is raised as an Interruption."""
+    mark = current_mark.get()
     try:
-        yield from _started()
+        if mark is not None:  # the log says that the step was started before it says what the step did
+            yield from mark.written()
         return (yield from flow)
     except TidebaseError as error:
         inner = interruption(error)

@@ -51,6 +51,25 @@ $$;
 comment on function tidebase_private.emit(tidebase.run_heads, text, jsonb, text) is
   'Appends the event with seq head.last_seq; the caller holds the head''s row lock and took the number there.';
 
+-- Both events of a step that is written in one call, by one statement.
+create or replace function tidebase_private.emit_step(head tidebase.run_heads, name text, attempt integer)
+returns void
+language plpgsql volatile
+as $$
+begin
+  insert into tidebase.events (run_id, seq, type, payload)
+  values
+    (head.run_id, head.last_seq - 1, 'step.started',
+      jsonb_build_object('name', name, 'attempt', attempt, 'token', head.lease_token)),
+    (head.run_id, head.last_seq, 'step.completed', jsonb_build_object('name', name, 'attempt', attempt));
+  if head.watched_until > clock_timestamp() then
+    perform pg_notify('tidebase_events', head.run_id);
+  end if;
+end
+$$;
+comment on function tidebase_private.emit_step(tidebase.run_heads, text, integer) is
+  'Appends step.started and step.completed as the last two of the numbers that fence() took.';
+
 create or replace function tidebase_private.last_of_type(run_id text, type text)
 returns bigint
 language sql stable

@@ -384,12 +384,10 @@ begin
     perform tidebase_private.require_funds(head);
   end if;
   if log_start then
-    head.last_seq := head.last_seq - 1;
-    perform tidebase_private.emit(head, 'step.started',
-      jsonb_build_object('name', name, 'attempt', nth, 'token', head.lease_token));
-    head.last_seq := head.last_seq + 1;
+    perform tidebase_private.emit_step(head, name, nth);
+  else
+    perform tidebase_private.emit(head, 'step.completed', jsonb_build_object('name', name, 'attempt', nth));
   end if;
-  perform tidebase_private.emit(head, 'step.completed', jsonb_build_object('name', name, 'attempt', nth));
   return row('recorded', nth, null)::step_start;
 end
 $$;

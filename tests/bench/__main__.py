@@ -1,7 +1,8 @@
 """What a step costs, beside the floor that durability sets: one insert of the same payload, committed by itself.
 
 Every scenario takes turns with its floor on one server, several rounds; what counts are the ratios, because absolute
-times differ from machine to machine and from moment to moment. The result is a table, a JSON file and a chart.
+times differ from machine to machine and from moment to moment. The result is a table, and the same as JSON, as
+Markdown and as a chart.
 
     make bench                                   # all of it, in less than ten minutes
     python -m tests.bench --only replay heads    # some of it
@@ -32,7 +33,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=SCENARIOS, help="these scenarios only; see --list")
     parser.add_argument("--quick", action="store_true", help="few and small rounds, to see that all of it works")
     parser.add_argument("--list", action="store_true", help="say what there is to measure")
-    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where bench.json and bench.svg go")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/bench"), help="where bench.json, bench.md and bench.svg go"
+    )
     return parser.parse_args(argv)
 
 

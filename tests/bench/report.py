@@ -21,18 +21,33 @@ def line(row: Row) -> str:
     return f"{mark} {what:<62} {number(row.value):>8} {row.unit:<14} {bar:<8} {spread:<20} {row.note}".rstrip()
 
 
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as the README has it."""
+    lines = ["| | measured | bar | |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        spread = f" ({number(row.low)} to {number(row.high)})" if row.low != row.high else ""
+        bar = "" if row.bar is None else f"{'≥' if row.at_least else '≤'} {number(row.bar)}"
+        mark = {None: "", True: "", False: " **missed**"}[row.reached]
+        lines.append(
+            f"| {row.scenario}: {row.variant} | {number(row.value)} {row.unit}{spread} | {bar}{mark} | {row.note} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def write(rows: Sequence[Row], about: dict[str, str | int | float], folder: Path) -> list[Path]:
-    """Writes bench.json and bench.svg and returns their paths."""
+    """Writes bench.json, bench.md and bench.svg and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "bench.json"
     data.write_text(json.dumps({**about, "rows": [row.as_json() for row in rows]}, indent=2, ensure_ascii=False) + "\n")
+    table = folder / "bench.md"
+    table.write_text(markdown(rows), "utf-8")
     chart = folder / "bench.svg"
     chart.write_text(svg([row for row in rows if row.unit.startswith("x")]), "utf-8")
-    return [data, chart]
+    return [data, table, chart]
 
 
 def svg(rows: Sequence[Row]) -> str:
