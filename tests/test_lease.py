@@ -12,8 +12,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tidebase import LeaseLostError, Tidebase
+
 from . import probe_workers, probes
-from .probe_support import call, differences, expire, image, image_of, new_run, poll, take_over, value
+from .probe_support import call, connect, differences, expire, image, image_of, new_run, poll, take_over, value, values
+from .support_gate import reached, until
 
 Database = psycopg.Connection[Any]
 
@@ -183,3 +186,37 @@ def test_what_the_image_of_a_run_shows_is_all_there_is(db: Database) -> None:
     assert differences(before, image(db)) == []
     db.execute("update tidebase.run_heads set holder = holder where run_id = %s", (run_id,))
     assert len(differences(before, image(db))) == 2
+
+
+def test_a_heartbeat_of_many_runs_waits_for_none(database: str, db: Database) -> None:
+    """A head that is locked is left out, so a batch can never be part of a deadlock."""
+    runs = [new_run(db) for _ in range(3)]
+    tokens = [take_over(db, run_id) for run_id in runs]
+    with connect(database) as other, other.transaction():
+        other.execute("select from tidebase.run_heads where run_id = %s for no key update", [runs[1]])
+        db.execute("set lock_timeout = '10s'")
+        query = "select run_id from tidebase.renew_leases(%s, %s::bigint[], '1 hour')"
+        assert sorted(row[0] for row in db.execute(query, [runs, tokens])) == sorted([runs[0], runs[2]])
+    assert sorted(row[0] for row in db.execute(query, [runs, tokens])) == sorted(runs)
+
+
+def test_the_heartbeats_of_a_process_are_one_call_and_tell_who_has_lost(database: str, db: Database) -> None:
+    lost: list[str] = []
+    with Tidebase(database, lease_s=3) as tide:
+        sessions = [
+            tide.runs.attach("w", run_id=f"r{n}", on_lease_lost=lambda error, n=n: lost.append(f"r{n}"))
+            for n in range(5)
+        ]
+        before = values(db, "select lease_expires_at from tidebase.run_heads order by run_id")
+        db.execute("update tidebase.run_heads set lease_expires_at = now() - interval '1 s' where run_id = 'r2'")
+        assert values(db, "select outcome from tidebase.acquire_run('r2', 'another', '1 hour')") == ["granted"]
+        renewed = "select count(*) from tidebase.run_heads where lease_expires_at > %s and run_id <> 'r2'"
+        until(db, f"4 = ({renewed})", max(before))
+        reached(lambda: lost == ["r2"])
+        with pytest.raises(LeaseLostError):
+            sessions[2].emit("x.y")
+        for number in (0, 1, 3, 4):
+            sessions[number].complete(number)
+    assert values(db, "select status from tidebase.run_heads order by run_id") == [
+        *("completed", "completed", "running", "completed", "completed")
+    ]
