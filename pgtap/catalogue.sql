@@ -79,7 +79,7 @@ select is_empty($$select function from sources where source ~* '\mtruncate\s+(ta
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
 select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events}'::text[], 'events are written side by side, and copied for a fork in another place');
 select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
-select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{emit}'::text[], 'the bell is rung there, too');
+select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{emit,emit_step}'::text[], 'the bell is rung there, too');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,
   '{TB001,TB002,TB003,TB004,TB005,TB006,TB007,TB008,TB009,TB010,TB011,TB012}'::text[], 'these are the SQLSTATEs');
 create temp table event_types (type text);
