@@ -9,7 +9,8 @@ from xml.sax.saxutils import escape
 
 from .harness import Row
 
-_WIDTH, _LEFT, _LINE = 900, 420, 24
+_WIDTH, _LEFT, _RIGHT, _LINE = 990, 410, 170, 24
+_MOST = 2.0
 
 
 def line(row: Row) -> str:
@@ -51,9 +52,8 @@ def write(rows: Sequence[Row], about: dict[str, str | int | float], folder: Path
 
 
 def svg(rows: Sequence[Row]) -> str:
-    """Bars of all ratios; a line across a bar stands where it has to reach (or where it has to end)."""
-    most = max([1.0, *(max(row.value, row.bar or 0) for row in rows if row.value < 10)])
-    scale = (_WIDTH - _LEFT - 80) / most
+    """Bars of the ratios, cut off at twice the floor; a line across stands where a bar has to reach, or has to end."""
+    scale = (_WIDTH - _LEFT - _RIGHT) / _MOST
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_LINE * (len(rows) + 1)}" '
         'font-family="system-ui, sans-serif" font-size="13">',
@@ -61,13 +61,13 @@ def svg(rows: Sequence[Row]) -> str:
     ]
     for index, row in enumerate(rows):
         y = index * _LINE + 12
-        length = min(row.value, most) * scale
         colour = {None: "#94a3b8", True: "#0f766e", False: "#b45309"}[row.reached]
         label, figure = escape(f"{row.scenario}: {row.variant}"), escape(f"{number(row.value)} {row.unit}")
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 12}" text-anchor="end">{label}</text>')
-        parts.append(f'<rect x="{_LEFT}" y="{y}" width="{length:.1f}" height="16" fill="{colour}"/>')
-        parts.append(f'<text x="{_LEFT + length + 6:.1f}" y="{y + 12}">{figure}</text>')
-        if row.bar is not None:
-            x = _LEFT + min(row.bar, most) * scale
-            parts.append(f'<path d="M{x:.1f} {y - 3}v22" stroke="black" stroke-width="2"/>')
+        parts.append(
+            f'<rect x="{_LEFT}" y="{y}" width="{min(row.value, _MOST) * scale:.1f}" height="16" fill="{colour}"/>'
+        )
+        parts.append(f'<text x="{_WIDTH - _RIGHT + 12}" y="{y + 12}">{figure}</text>')
+        if row.bar is not None and row.bar <= _MOST:
+            parts.append(f'<path d="M{_LEFT + row.bar * scale:.1f} {y - 3}v22" stroke="black" stroke-width="2"/>')
     return "\n".join([*parts, "</svg>\n"])
