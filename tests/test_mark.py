@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -90,18 +89,18 @@ def test_a_session_keeps_that_order(tide: Tidebase) -> None:
 
 def test_two_threads_never_execute_a_step_at_once(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
     executed: list[int] = []
-    refused = threading.Event()
+    begun, refused = threading.Event(), threading.Event()
 
     def slow() -> int:
         executed.append(1)
+        begun.set()
         assert refused.wait(30)
         return 1
 
     def work(run: Run, _: Any) -> list[int]:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(lambda: run.step("s", slow))
-            while not executed:
-                time.sleep(0.001)
+            assert begun.wait(30)
             with pytest.raises(StepNotRunning):
                 run.step("s", lambda: pytest.fail("executed twice"))
             refused.set()
@@ -158,15 +157,27 @@ def test_a_step_that_an_earlier_attempt_began_is_begun_before_it_is_executed(
 
 
 def test_the_start_of_a_step_whose_lease_is_lost_is_refused(
-    database: str, tide: Tidebase, db: psycopg.Connection[Any]
+    tide: Tidebase, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executed = []
+    refused = threading.Event()
+    execute = tide._database.execute
+
+    def watched(call: Any) -> Any:
+        try:
+            return execute(call)
+        except LeaseLostError:
+            if "begin_step" in call.query:
+                refused.set()
+            raise
+
+    monkeypatch.setattr(tide._database, "execute", watched)
 
     def taken_over() -> int:
         executed.append(1)
         db.execute("update tidebase.run_heads set lease_expires_at = now() - interval '1 second'")
         assert db.execute("select outcome from tidebase.acquire_run('r', 'another')").fetchone() == ("granted",)
-        time.sleep(0.1)  # its start is due meanwhile, and refused
+        assert refused.wait(30)
         return 1
 
     with pytest.raises(LeaseLostError):

@@ -193,10 +193,7 @@ class Database:
             with self._lock, _transaction_if_needed(self._single, self._joined):
                 return _run(self._single, call)
         pool = self._pool or self._open_pool()
-        try:
-            connection = self._at_hand.pop()
-        except IndexError:
-            connection = self._borrow(pool)  # not pool.connection(), which would commit what has been committed
+        connection = self._borrow(pool)  # not pool.connection(), which would commit what has been committed
         try:
             if connection.autocommit:
                 return _run(connection, call)

@@ -248,20 +248,21 @@ def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | No
         mark: its start, if that is not to be written before it is executed.
     """
     name = work.full_name
+    late = mark if mark is not None and not mark.hidden else None
     while True:
         start = (yield from begin(hold, work, text)) if mark is None else None
         if start is not None and start.outcome == "replay":
             return cast(T, _decoded(start.output, returns, hold, name))
-        contexts = current_step.set(name), current_mark.set(mark)
+        contexts = current_step.set(name), current_mark.set(late)
         begun = time.monotonic()
         try:
             with hold.trace.step(name, start.attempt if start else 1):
-                result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"), mark)
+                result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"), late)
                 output = codec.encode(result)
                 decoded = codec.settle(output, returns)
         except Exception as error:
-            if mark is not None:
-                start = yield from mark.outcome()
+            if late is not None:
+                start = yield from late.outcome()
             if start is None:
                 yield from begin(hold, work, text)  # the database decides what becomes of it, and keeps the error
             delay = yield from fail(hold, work, text, error)
@@ -273,14 +274,14 @@ def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | No
         finally:
             current_step.reset(contexts[0])
             current_mark.reset(contexts[1])
-            if mark is not None:
-                mark.drop()
-        if mark is not None:
-            start = yield from mark.outcome()
+            if late is not None:
+                late.drop()
+        if late is not None:
+            start = yield from late.outcome()
         stored: calls.Json | None = None
         if start is None:
             seconds = time.monotonic() - begun
-            stored = yield from record(hold, name, text, output, seconds, log_start=mark is None or not mark.hidden)
+            stored = yield from record(hold, name, text, output, seconds, log_start=late is not None)
         elif _unless_in_review(start, hold, name).outcome == "replay":
             stored = start.output
         else:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 
@@ -148,6 +149,9 @@ def importing(bench: Bench) -> Iterator[Row]:
 @scenario
 def memory(bench: Bench) -> Iterator[Row]:
     """What a worker takes that keeps the results of replayed steps of 1 KB, above an interpreter with psycopg."""
+    if not Path("/proc/self/status").exists():
+        print("  skipped: only Linux says what a process takes just now")
+        return
     count = bench.size(10_000, 100)
     run_id = replayable(bench, count, '{"text": "' + "y" * 1000 + '"}')
     code = REPLAYING.format(url=bench.cluster.url, run_id=run_id, count=count)
