@@ -1,0 +1,59 @@
+"""Every schedule of two small casts is run in each test run; all of them, well over a million, by ``make torture``."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from .probe_support import connect
+from .test_mechanisms import LIVE, Edit
+from .torture.cast import CASTS
+from .torture.schedules import Explorer
+
+SHARES = 3  # tests, so that several processes can have a part each
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("name", ["two leases run out", "a canceller"])
+def test_every_schedule_of_a_small_cast_keeps_the_invariants(name: str, share: int, database: str) -> None:
+    with connect(database) as connection:
+        tally = Explorer(connection).run(CASTS[name], share, SHARES)
+    assert tally.violations == [], "\n\n".join(tally.violations[:3])
+    assert tally.schedules > 100
+    print(
+        f"{name}, share {share}: {tally.schedules:,} schedules, {tally.calls:,} calls, up to {tally.longest} in a row"
+    )
+
+
+@pytest.mark.breaks_invariants
+@pytest.mark.parametrize(
+    ("mutation", "name"),
+    [
+        (Edit("is_taken", LIVE, "return false and"), "two leases run out"),
+        (Edit("acquire_run", "h.lease_token + 1", "greatest(h.lease_token, 1)"), "two leases run out"),
+        (Edit("fence", "and h.lease_token = fence.token", ""), "two leases run out"),
+        (Edit("fence", "and h.status = 'running'", ""), "a canceller"),
+        (Edit("complete_run", "and h.lease_token = complete_run.token and h.status = 'running'", ""),
+         "a canceller and an approver"),
+        (Edit("may_begin_again", "and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay'", ""),
+         "two leases run out"),
+        (Edit("begun_already", "step.request_id = request_id", "false"), "lost answers"),
+        (Edit("begun_already", "perform tidebase_private.give_back(head, 1);", ""), "two leases run out"),
+        (Edit("lapse", "perform tidebase_private.end_attempt(head, 'lapsed');", ""), "a reconciler"),
+        (Edit("lapse", "set status = 'pending', lease_expires_at = null", "set status = 'running'"), "a reconciler"),
+        (Edit("settle_gate", "head.status = 'waiting'", "false"), "a gate in time"),
+        (Edit("decide_gate", "if gate.status = 'decided' then", "if false then"), "two approvers"),
+        (Edit("suspend_run", "gate.status = 'decided' or", ""), "two approvers"),
+        (Edit("resolve_review", "and s.status = 'review';", ";"), "a reviewer"),
+        (Edit("renew_lease", "and h.lease_token = renew_lease.token", ""), "a heartbeat"),
+    ],
+    ids=lambda value: f"{value.function}: {value.text}"[:60] if isinstance(value, Edit) else "",
+)  # fmt: skip
+def test_a_schedule_shows_that_a_mechanism_is_missing(
+    mutation: Edit, name: str, db: psycopg.Connection[object]
+) -> None:
+    """Otherwise a million schedules would prove nothing."""
+    mutation.apply(db)
+    explorer = Explorer(db)
+    explorer.stop = lambda: bool(explorer.tally.violations)
+    assert explorer.run(CASTS[name]).violations

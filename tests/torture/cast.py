@@ -1,0 +1,256 @@
+"""Who takes part in a schedule: each actor is a value that says what it may call now, and what it is afterwards.
+
+A schedule is a sequence of calls, each of which is one transaction. Nothing here talks to a database, so an actor can
+be put back to where it was, as the database can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
+
+PAST = "clock_timestamp() - interval '1 second'"
+
+
+class Call(NamedTuple):
+    """One call: what it is in a report, its statement, and with which token it writes."""
+
+    actor: str
+    what: str
+    statement: str
+    token: int | None = None
+
+
+class Answer(NamedTuple):
+    """``ok`` or the SQLSTATE, and the columns of the one row."""
+
+    code: str
+    row: tuple[str | None, ...]
+
+
+class Actor(Protocol):
+    def calls(self, known: Known) -> list[Call]:
+        """What it may do next; nothing when it is done."""
+        ...
+
+    def after(self, call: Call, answer: Answer) -> list[Actor]:
+        """What may become of it: more than one when it may crash, or lose the answer on the way."""
+        ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the answers so far say about the run: what a contradiction of is a violation."""
+
+    token: int = 0
+    attempt: int = 0
+    status: str = "pending"
+    lapsed: bool = False
+    requests: tuple[tuple[str, int], ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
+    running: str = ""  # the request that begin_step told to execute the unsafe step, until a person decides
+    in_review: bool = False
+    gate: str = "none"  # none, pending, overdue, or its decision
+    overdue: bool = False
+    last_seq: int = 1
+
+
+@dataclass(frozen=True)
+class Worker:
+    """An agent: a plain step, an unsafe one, a gate for which it is suspended, the end.
+
+    Attributes:
+        polls: how often it asks for the lease.
+        crashes: whether it may die after any of its calls.
+        forgets: how many answers may be lost on their way, so that it makes the same call again.
+        records: it stores the plain step with one call instead of two.
+        stubborn: how many more calls it makes after it was told that the lease is lost.
+    """
+
+    name: str
+    polls: int = 1
+    crashes: bool = False
+    forgets: int = 0
+    records: bool = False
+    stubborn: int = 0
+    at: str = "acquire"
+    token: int = 0
+    request: int = 1
+    again: Call | None = None
+    first: Answer | None = None  # the answer that was lost
+
+    def calls(self, known: Known) -> list[Call]:
+        if self.again is not None:
+            return [self.again]
+        if self.at == "done" or (self.at == "acquire" and self.polls == 0):
+            return []
+        return [Call(self.name, self.at, self._statement(), self.token if self.at != "acquire" else None)]
+
+    def _statement(self) -> str:
+        held = f"'r', {self.token}"
+        request = f"request_id => '{self.name}{self.request}'"
+        outcome, answer = {
+            "acquire": ("outcome, token, attempt", f"acquire_run('r', '{self.name}', '1 hour', {request})"),
+            "begin a": ("outcome, output", f"begin_step({held}, 'a', '1', {request})"),
+            "complete a": ("*", f"complete_step({held}, 'a', '\"a of {self.name}\"')"),
+            "record a": ("outcome, output", f"record_step({held}, 'a', '1', '\"a of {self.name}\"')"),
+            "begin b": ("outcome, output", f"begin_step({held}, 'b', side_effects => '{{send}}', {request})"),
+            "complete b": ("*", f"complete_step({held}, 'b', '\"b of {self.name}\"')"),
+            "open": ("status, decision", f"open_gate({held}, 'g', timeout => '1 hour', default_decision => 'late')"),
+            "suspend": ("*", f"suspend_run({held}, 'g')"),
+            "complete": ("*", f"complete_run({held}, '\"done\"')"),
+        }[self.at]
+        return f"select {outcome} from tidebase.{answer}"
+
+    def after(self, call: Call, answer: Answer) -> list[Actor]:
+        if self.again is not None:
+            return [replace(self, again=None, first=None)._went_on(call, answer)]
+        next_: list[Actor] = [self._went_on(call, answer)]
+        if self.forgets > 0:
+            next_.append(replace(self, forgets=self.forgets - 1, again=call, first=answer))
+        if self.crashes and next_[0] != replace(self, at="done"):
+            next_.append(replace(self, at="done"))
+        return next_
+
+    def _went_on(self, call: Call, answer: Answer) -> Worker:
+        new = replace(self, request=self.request + 1)
+        if answer.code != "ok":
+            return (
+                replace(new, stubborn=self.stubborn - 1)
+                if self.stubborn > 0 and self.at != "acquire"
+                else replace(new, at="done")
+            )
+        outcome = answer.row[0]
+        if self.at == "acquire":
+            if outcome == "granted":
+                return replace(
+                    new,
+                    at="record a" if self.records else "begin a",
+                    token=int(answer.row[1] or 0),
+                    polls=self.polls - 1,
+                )
+            return replace(new, at="done" if outcome == "completed" else "acquire", polls=self.polls - 1)
+        if outcome == "review":
+            return replace(new, at="acquire")
+        if self.at == "suspend":
+            return replace(new, at="acquire" if outcome == "t" else "open")
+        following = {
+            "begin a": "complete a" if outcome == "execute" else "begin b",
+            "complete a": "begin b",
+            "record a": "begin b",
+            "begin b": "complete b" if outcome == "execute" else "open",
+            "complete b": "open",
+            "open": "complete" if outcome == "decided" else "suspend",
+            "complete": "done",
+        }
+        return replace(new, at=following[self.at])
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Renews the lease once, with a token that was ever granted: a thread of whoever holds it, or held it once."""
+
+    times: int = 1
+
+    def calls(self, known: Known) -> list[Call]:
+        tokens = range(1, known.token + 1) if self.times else ()
+        return [
+            Call(
+                f"heartbeat of {token}", "renew", f"select tidebase.renew_lease('r', {token}, '1 hour') > now()", token
+            )
+            for token in tokens
+        ]
+
+    def after(self, call: Call, answer: Answer) -> list[Actor]:
+        return [replace(self, times=self.times - 1)]
+
+
+@dataclass(frozen=True)
+class Others:
+    """Whoever has a list of things to do, in any order and whenever it makes sense: all of them, or just one."""
+
+    name: str
+    todo: tuple[str, ...]
+    just_one: bool = False
+
+    def calls(self, known: Known) -> list[Call]:
+        wanted = dict.fromkeys(self.todo)
+        return [Call(self.name, what, STATEMENTS[what]) for what in wanted if SENSIBLE.get(what, _always)(known)]
+
+    def after(self, call: Call, answer: Answer) -> list[Actor]:
+        left = [] if self.just_one else list(self.todo)
+        if left:
+            left.remove(call.what)
+        return [replace(self, todo=tuple(left))]
+
+
+def _always(known: Known) -> bool:
+    return True
+
+
+STATEMENTS = {
+    "the lease runs out": f"update tidebase.run_heads set lease_expires_at = {PAST}, due_at = {PAST}",
+    "the gate's time is over": f"update tidebase.gates set timeout_at = {PAST};"
+    f" update tidebase.run_heads set due_at = {PAST}",
+    "the deadline passes": f"update tidebase.run_heads set deadline_at = {PAST}, due_at = {PAST}",
+    "reconcile": "select runs, leases, deadlines, gates from tidebase.reconcile()",
+    "cancel": "select tidebase.cancel_run('r')",
+    "approve": "select accepted, decision from tidebase.decide_gate('r', 'g', 'approved', request_id => '1')",
+    "reject": "select accepted, decision from tidebase.decide_gate('r', 'g', 'rejected', request_id => '2')",
+    "retry b": "select tidebase.resolve_review('r', 'b', 'retry')",
+    "accept b": "select tidebase.resolve_review('r', 'b', 'accept', '\"b of a person\"')",
+    "fail b": "select tidebase.resolve_review('r', 'b', 'fail')",
+}
+
+#: Time passes only where it changes something: everything else may be called at any moment.
+SENSIBLE = {
+    "the lease runs out": lambda known: known.status == "running" and not known.lapsed,
+    "the gate's time is over": lambda known: known.gate == "pending",
+    "the deadline passes": lambda known: known.status not in ("completed", "cancelled") and not known.overdue,
+}
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who takes part, and what it is about."""
+
+    name: str
+    actors: tuple[Actor, ...] = field(default_factory=tuple)
+
+
+def clock(*todo: str) -> Others:
+    return Others("clock", todo)
+
+
+LAPSE = "the lease runs out"
+EXPIRES = "the gate's time is over"
+DEADLINE = "the deadline passes"
+RECONCILER = Others("reconciler", ("reconcile",))
+APPROVER = Others("approver", ("approve",))
+REVIEWER = Others("reviewer", ("retry b", "accept b", "fail b"), just_one=True)
+CANCELLER = Others("canceller", ("cancel",))
+A = Worker("A", polls=2, crashes=True)
+B = Worker("B", polls=2)
+ONCE = Worker("B", polls=1)
+RECORDER = Worker("B", polls=2, records=True, crashes=True)
+
+#: Each is enumerated to its last schedule; the first ones whenever the tests run.
+CASTS = {
+    cast.name: cast
+    for cast in (
+        Cast("two leases run out", (A, RECORDER, clock(LAPSE, LAPSE))),
+        Cast("a canceller", (A, B, clock(LAPSE), CANCELLER)),
+        Cast("a canceller and an approver", (A, ONCE, clock(LAPSE), CANCELLER, APPROVER)),
+        Cast("a heartbeat", (A, B, clock(LAPSE), Heartbeat())),
+        Cast("a deadline", (A, B, clock(DEADLINE, LAPSE), RECONCILER)),
+        Cast("a reviewer", (A, B, clock(LAPSE), REVIEWER)),
+        Cast("a reconciler", (A, ONCE, clock(LAPSE), RECONCILER, APPROVER)),
+        Cast("two approvers", (A, ONCE, clock(LAPSE), Others("approver", ("approve", "reject")))),
+        Cast("a gate in time", (A, B, clock(EXPIRES), APPROVER, RECONCILER)),
+        Cast("lost answers", (Worker("A", polls=2, forgets=1), ONCE, clock(LAPSE), APPROVER)),
+        Cast(
+            "stubborn zombies",
+            (Worker("A", polls=1, stubborn=2), Worker("B", polls=2, stubborn=2), clock(LAPSE, LAPSE), APPROVER),
+        ),
+    )
+}

@@ -1,0 +1,246 @@
+"""What the answers of a schedule must say: each is held against what was answered before.
+
+This is no second implementation: it knows what was acknowledged, and which answers would contradict that. The rows
+themselves are looked at by ``tidebase_private.check_invariants``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from .cast import Answer, Call, Known
+
+
+class Violation(AssertionError):
+    """An answer that contradicts an earlier one, or a rule of the API."""
+
+
+def observe(known: Known, call: Call, answer: Answer) -> Known:
+    """What is known after an answer. Raises Violation."""
+
+    def must(condition: bool, rule: str) -> None:
+        if not condition:
+            raise Violation(f"{rule}: {call.actor}: {call.what} was answered {answer.code} {list(answer.row)}")
+
+    if answer.code == "ok":
+        return RULES[call.what](known, call, answer, must)
+    must(answer.code.startswith("TB"), "an error has a SQLSTATE of its own")
+    if answer.code == "TB004":
+        must(known.status == "cancelled" or known.overdue, "a run that is not cancelled says so to nobody")
+    elif answer.code == "TB005":
+        must(known.status == "completed", "only a completed run is final")
+    elif call.token is not None and answer.code == "TB003":
+        must(not _holds(known, call), "who holds the lease is not turned away")
+        must(known.status != "cancelled", "a cancelled run says so to everybody")
+    else:
+        may = REFUSALS.get((call.what, answer.code))
+        must(may is not None and may(known), "a refusal has its reason")
+    return known
+
+
+Must = Callable[[bool, str], None]
+
+
+def _holds(known: Known, call: Call) -> bool:
+    return known.status == "running" and call.token == known.token
+
+
+def _fenced(known: Known, call: Call, must: Must) -> None:
+    must(_holds(known, call), "a write goes through for who holds the lease, and for nobody else")
+
+
+def _put(known: Known, step: str, output: str | None, must: Must) -> Known:
+    """The step is completed with this output, for good."""
+    outputs = dict(known.outputs)
+    must(output is not None and outputs.get(step, output) == output, "a checkpoint never changes")
+    return replace(known, outputs=tuple(sorted((outputs | {step: output or ""}).items())))
+
+
+def _acquire(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    outcome, token = answer.row[0], int(answer.row[1] or 0)
+    must(outcome != "held" or (known.status == "running" and not known.lapsed), "a lease that has run out is granted")
+    must(
+        outcome != "waiting" or (known.status == "waiting" and known.gate == "pending"),
+        "a run waits for its gate alone",
+    )
+    must(outcome != "review" or known.status == "review", "a run is in review while a step is")
+    must(outcome != "completed" or known.status == "completed", "a run completes once")
+    if outcome != "granted":
+        return known
+    request = call.statement
+    if (request, token) in known.requests and token == known.token:
+        must(known.status == "running" and not known.lapsed, "the same call gets the lease while it lasts")
+        return known
+    must(token > known.token, "tokens grow")
+    free = {"pending", "failed"} | ({"running"} if known.lapsed else set())
+    free |= {"waiting"} if known.gate != "pending" else set()
+    must(known.status in free, "there is one holder")
+    gate = "late" if known.gate == "overdue" and known.status == "waiting" else known.gate
+    return replace(
+        known, token=token, status="running", lapsed=False, gate=gate, requests=(*known.requests, (request, token))
+    )
+
+
+def _begin(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    outcome, output = answer.row
+    step = call.what[-1]
+    _fenced(known, call, must)
+    if outcome == "replay":
+        must(step in dict(known.outputs), "what is replayed was completed")
+        return _put(known, step, output, must)
+    must(step not in dict(known.outputs), "a completed step never runs again")
+    if step == "a":
+        must(outcome == "execute", "a plain step is executed again")
+        return known
+    if outcome == "review":
+        must(known.running not in ("", call.statement), "what is reviewed was begun")
+        return replace(known, status="review", in_review=True)
+    must(outcome == "execute" and known.running in ("", call.statement), "an unsafe step is not executed twice unasked")
+    return replace(known, running=call.statement)
+
+
+def _record(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    outcome, output = answer.row
+    _fenced(known, call, must)
+    must((outcome == "replay") == ("a" in dict(known.outputs)), "a completed step is replayed, and no other")
+    return _put(known, "a", output if outcome == "replay" else f'"a of {call.actor}"', must)
+
+
+def _complete_step(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    _fenced(known, call, must)
+    step = call.what[-1]
+    new = step not in dict(known.outputs)
+    seq = int(answer.row[0] or 0)
+    must((seq > known.last_seq) == new, "numbers grow, and a repetition gets the first one")
+    known = _put(known, step, f'"{step} of {call.actor}"', must)
+    return replace(known, last_seq=max(seq, known.last_seq), running="" if step == "b" else known.running)
+
+
+def _open(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    _fenced(known, call, must)
+    status, decision = answer.row
+    if status == "decided":
+        expected = "late" if known.gate == "overdue" else known.gate
+        must(decision == expected, "everybody sees the one decision")
+        return replace(known, gate=expected)
+    must(status == "pending" and known.gate in ("none", "pending"), "a gate that is decided stays so")
+    return replace(known, gate="pending")
+
+
+def _suspend(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    if answer.row[0] == "f":
+        _fenced(known, call, must)
+        must(known.gate not in ("none", "pending"), "a run waits for a gate that is pending")
+        return known
+    if (call.statement, call.token) in [(request, token) for request, token in known.requests]:
+        return known  # the same call again, whatever was decided since
+    _fenced(known, call, must)
+    must(known.gate == "pending", "nobody waits for a decision that has fallen")
+    return replace(known, status="waiting", requests=(*known.requests, (call.statement, call.token or 0)))
+
+
+def _complete(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    if known.status == "completed":
+        must(call.token == known.token, "the same call again, and no other")
+        return known
+    _fenced(known, call, must)
+    must({"a", "b"} <= dict(known.outputs).keys(), "the work was done")
+    return _final(known, "completed")
+
+
+def _renew(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    _fenced(known, call, must)
+    return replace(known, lapsed=False)
+
+
+def _final(known: Known, status: str) -> Known:
+    gate = "closed" if known.gate in ("pending", "overdue") else known.gate
+    return replace(known, status=status, gate=gate, lapsed=False)
+
+
+def _reconcile(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    _, leases, deadlines, gates = (int(count or 0) for count in answer.row)
+    over = known.overdue and known.status not in ("completed", "cancelled")
+    must(deadlines == over, "a deadline cancels a run, once")
+    if over:
+        return _final(known, "cancelled")
+    must(leases == (known.status == "running" and known.lapsed), "a lease lapses once, when its time is over")
+    must(gates == (known.gate == "overdue"), "a gate is decided once, when its time is over")
+    if gates:
+        known = replace(known, gate="late", status="pending" if known.status == "waiting" else known.status)
+    return replace(known, status="pending", lapsed=False) if leases else known
+
+
+def _cancel(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    must(known.status != "completed", "a completed run stays so")
+    must((answer.row[0] == "1") == (known.status != "cancelled"), "a run is cancelled once")
+    return _final(known, "cancelled")
+
+
+def _decide(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    accepted, decision = answer.row
+    must(known.gate != "none", "there is a gate")
+    if accepted == "f":
+        expected = "late" if known.gate == "overdue" else known.gate
+        must(decision == expected, "everybody sees the one decision")
+    else:
+        must(known.gate == "pending", "a gate is decided once")
+        expected = {"approve": "approved", "reject": "rejected"}[call.what]
+        must(decision == expected, "what was accepted stands")
+    woken = known.gate in ("pending", "overdue") and known.status == "waiting"
+    return replace(known, gate=expected, status="pending" if woken else known.status)
+
+
+def _resolve(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    must(known.in_review, "a review is decided once")
+    known = replace(known, in_review=False, running="")
+    if call.what == "accept b":
+        known = _put(known, "b", '"b of a person"', must)
+    elif call.what == "fail b":
+        known = replace(known, running="failed for good")
+    return replace(
+        known, status=("failed" if call.what == "fail b" else "pending") if known.status == "review" else known.status
+    )
+
+
+def _time(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    return {
+        "the lease runs out": lambda: replace(known, lapsed=True),
+        "the gate's time is over": lambda: replace(known, gate="overdue"),
+        "the deadline passes": lambda: replace(known, overdue=True),
+    }[call.what]()
+
+
+RULES: dict[str, Callable[[Known, Call, Answer, Must], Known]] = {
+    "acquire": _acquire,
+    "begin a": _begin,
+    "begin b": _begin,
+    "record a": _record,
+    "complete a": _complete_step,
+    "complete b": _complete_step,
+    "open": _open,
+    "suspend": _suspend,
+    "complete": _complete,
+    "renew": _renew,
+    "reconcile": _reconcile,
+    "cancel": _cancel,
+    "approve": _decide,
+    "reject": _decide,
+    "retry b": _resolve,
+    "accept b": _resolve,
+    "fail b": _resolve,
+    "the lease runs out": _time,
+    "the gate's time is over": _time,
+    "the deadline passes": _time,
+}
+
+#: The other refusals, each with what must be the case.
+REFUSALS: dict[tuple[str, str], Callable[[Known], bool]] = {
+    ("approve", "TB012"): lambda known: known.gate == "none",
+    ("reject", "TB012"): lambda known: known.gate == "none",
+    ("retry b", "TB008"): lambda known: not known.in_review,
+    ("accept b", "TB008"): lambda known: not known.in_review,
+    ("fail b", "TB008"): lambda known: not known.in_review,
+    ("begin b", "TB007"): lambda known: known.running == "failed for good",
+}
