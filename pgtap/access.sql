@@ -17,6 +17,7 @@ insert into may values
   ('claim_deliveries',    false, false, true,  false, false),
   ('compact_run',         false, false, true,  false, false),
   ('complete_run',        true,  false, false, false, false),
+  ('check_invariants',    false, false, true,  true,  false),
   ('complete_step',       true,  false, false, false, false),
   ('record_step',         true,  false, false, false, false),
   ('create_child',        true,  false, false, false, false),
@@ -144,6 +145,58 @@ select is_empty(
       select c.oid::regclass::text, c.relacl from pg_class c where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)) as x (object, acl),
       aclexplode(x.acl) a
     where a.is_grantable and a.grantee <> 'tidebase_owner'::regrole$$, 'nobody may pass on what he was granted');
+
+-- the access lists to the last letter, whoever is granted something: also roles that this file has never heard of
+create temp table granted as
+  select x.object, coalesce(r.rolname, 'public')::text as grantee, string_agg(distinct a.privilege_type, ',' order by a.privilege_type) as privileges
+  from (
+    select 'schema ' || n.nspname, coalesce(n.nspacl, acldefault('n', n.nspowner)) from pg_namespace n where n.nspname in ('tidebase', 'tidebase_private')
+    union all
+    select format('function %s.%s', p.pronamespace::regnamespace, p.proname), coalesce(p.proacl, acldefault('f', p.proowner))
+    from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
+    union all
+    select format('table %s.%s', c.relnamespace::regnamespace, c.relname), coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's'::"char" else 'r' end, c.relowner))
+    from pg_class c where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and c.relkind not in ('i', 'I', 't', 'c')
+    union all
+    select format('column %s.%s', a.attrelid::regclass, a.attname), a.attacl
+    from pg_attribute a join pg_class c on c.oid = a.attrelid where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and a.attacl is not null
+    union all
+    select format('type %s.%s', t.typnamespace::regnamespace, t.typname), coalesce(t.typacl, acldefault('T', t.typowner))
+    from pg_type t where t.typnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)) as x (object, acl),
+    aclexplode(x.acl) a left join pg_roles r on r.oid = a.grantee
+  group by x.object, grantee, r.rolname;
+create temp table stated_access as
+  select 'schema tidebase' as object, 'tidebase_owner' as grantee, 'CREATE,USAGE' as privileges
+  union all select 'schema tidebase_private', 'tidebase_owner', 'CREATE,USAGE'
+  union all select 'schema tidebase', o.role, 'USAGE' from role_of o where o.audience <> 'stranger'
+  -- the API: its audience, as listed above; the private functions and tables: nobody
+  union all select 'function tidebase.' || m.name, o.role, 'EXECUTE' from may m, role_of o where (to_jsonb(m) ->> o.audience)::boolean
+  union all select 'table tidebase.' || m.name, o.role, 'SELECT' from may_read m, role_of o where (to_jsonb(m) ->> o.audience)::boolean
+  -- the owner: everything, but the log is only read, written to and (a purge) deleted from
+  union all select format('function %s.%s', p.pronamespace::regnamespace, p.proname), 'tidebase_owner', 'EXECUTE'
+    from pg_proc p where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
+  union all select format('table %s.%s', c.relnamespace::regnamespace, c.relname), 'tidebase_owner', string_agg(a.privilege_type, ',' order by a.privilege_type)
+    from pg_class c, aclexplode(acldefault('r', c.relowner)) a
+    where c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) and c.relkind in ('r', 'v')
+      and not (c.oid = 'tidebase.events'::regclass and a.privilege_type in ('UPDATE', 'TRUNCATE'))
+    group by c.oid, c.relnamespace, c.relname
+  -- types, as the server does it by itself: whoever sees the schema may name them
+  union all select format('type %s.%s', t.typnamespace::regnamespace, t.typname), g.grantee, 'USAGE'
+    from pg_type t, unnest(array['public', 'tidebase_owner']) as g (grantee) where t.typnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace);
+select is_empty('table granted except table stated_access', 'nothing is granted that is not stated');
+select is_empty('table stated_access except table granted', 'and everything that is stated');
+select is_empty(
+  $$select d.defaclrole::regrole, d.defaclnamespace::regnamespace from pg_default_acl d
+    where d.defaclnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) or d.defaclrole = 'tidebase_owner'::regrole$$,
+  'nor will it be, to objects that are made later');
+select is_empty(
+  $$select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_shdepend d
+    where d.refclassid = 'pg_authid'::regclass and d.refobjid = 'tidebase_owner'::regrole and d.deptype = 'o'
+      and not exists (select from pg_namespace n where d.classid = 'pg_namespace'::regclass and n.oid = d.objid and n.nspname in ('tidebase', 'tidebase_private'))
+      and not exists (select from pg_proc p where d.classid = 'pg_proc'::regclass and p.oid = d.objid and p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace))
+      and not exists (select from pg_class c where d.classid = 'pg_class'::regclass and c.oid = d.objid and c.relnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace))
+      and not exists (select from pg_type t where d.classid = 'pg_type'::regclass and t.oid = d.objid and t.typnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace))
+      and d.dbid = (select b.oid from pg_database b where b.datname = current_database())$$, 'the owner has nothing in any other schema');
 
 -- the roles
 select is_empty(

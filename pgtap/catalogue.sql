@@ -6,20 +6,33 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
   '{accounts,attempts,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,state_streams,state_versions,steps,usage}'::text[], 'these are the tables');
+select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
+  '{function_files,gate_key,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
   '{gate_inbox,gate_overview,recovery_history,review_inbox,run_attempts,run_overview,run_sizes,stalled_runs,step_timeline,usage_by_model,usage_by_step,
     usage_records,usage_totals}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
   '{checkpoint,child,event,gate_decision,gate_opening,lease,reconciliation,renewal,run_difference,run_failure,snapshot,state,step_failure,step_start,tree_node,
-    usage_total,watch}'::text[], 'these are the types');
+    usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
-  '{acquire_run,append_event,begin_step,cancel_run,claim_deliveries,compact_run,complete_run,complete_step,create_child,create_run,create_snapshot,
+  '{acquire_run,append_event,begin_step,cancel_run,check_invariants,claim_deliveries,compact_run,complete_run,complete_step,create_child,create_run,create_snapshot,
     decide_gate,diff_runs,fail_run,fail_step,finish_delivery,finish_recovery,fork_run,get_gate,get_gate_secret,get_run,get_state,list_gates,list_runs,list_snapshots,
     list_state_versions,load_checkpoints,open_gate,patch_state,purge_runs,read_events,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,
     renew_lease,renew_leases,resolve_review,restore_state,run_tree,save_state,set_budget,set_state,start_timer,suspend_run,watch_run}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
 select is_empty($$select r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace in (select nsp from ours) and r.rulename <> '_RETURN'$$, 'and no rule');
+
+select is_empty(
+  $$select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_depend d
+    where d.refclassid = 'pg_namespace'::regclass and d.refobjid in (select nsp from ours) and d.classid not in ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_type'::regclass)$$,
+  'and nothing of another kind: no operator, collation or statistics');
+select is_empty($$select t.oid::regtype from pg_type t where t.typnamespace in (select nsp from ours) and t.typtype <> 'c' and t.typcategory <> 'A'$$, 'no domain or enumeration');
+select is_empty($$select c.oid::regclass from pg_class c where c.relnamespace in (select nsp from ours) and (c.relrowsecurity or c.relforcerowsecurity)$$, 'no row is hidden by a policy');
+select is_empty(
+  $$select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_depend d join pg_proc p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
+    where p.pronamespace in (select nsp from ours) and d.classid in ('pg_cast'::regclass, 'pg_operator'::regclass, 'pg_event_trigger'::regclass, 'pg_trigger'::regclass, 'pg_am'::regclass)$$,
+  'no cast, operator or trigger hangs on a function');
 
 -- functions
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and not p.prosecdef$$, 'every function of the API is SECURITY DEFINER');
@@ -43,7 +56,7 @@ select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace
 select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  '{diff_runs,get_run,get_state,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
+  '{check_invariants,diff_runs,get_run,get_state,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, 'the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(

@@ -117,5 +117,20 @@ $$;
 select is(pg_temp.rings(null), 0::bigint, 'an event of a run that nobody watches rings no bell');
 select is(pg_temp.rings(clock_timestamp() - interval '1 s'), 0::bigint, 'nor one of a run that nobody watches any more');
 select is(pg_temp.rings(clock_timestamp() + interval '1 min'), 1::bigint, 'an event of a watched run rings it, and says which run');
+create function pg_temp.rings_for_both(watched_until timestamptz) returns bigint language plpgsql set search_path = spy, pg_catalog as $$
+declare
+  head tidebase.run_heads;
+begin
+  truncate spy.rung;
+  perform tidebase_private.advance('other');
+  head := tidebase_private.advance('other');
+  head.watched_until := rings_for_both.watched_until;
+  perform tidebase_private.emit_step(head, 's', 1);
+  return (select count(*) from spy.rung where channel = 'tidebase_events' and run_id = 'other');
+end
+$$;
+select is(pg_temp.rings_for_both(null), 0::bigint, 'nor do the two events of a step that is recorded');
+select is(pg_temp.rings_for_both(clock_timestamp() + interval '1 min'), 1::bigint, 'which ring it once where somebody watches');
+select ok(pg_temp.dense('other'), 'the log has no gap');
 select * from finish();
 rollback;

@@ -160,5 +160,10 @@ select is(tidebase.get_gate_secret('secretive', 'g'), :'secretive_secret', 'a wo
 select tidebase.decide_gate('secretive', 'g', 'approved');
 select is(tidebase.get_gate_secret('secretive', 'g'), null, 'not when it decides nothing any more');
 select throws_ok($$select tidebase.get_gate_secret('secretive', 'none')$$, 'TB012', null, 'an unknown gate has none');
+select pg_temp.leased('over');
+select tidebase.open_gate('over', 1, 'g');
+select throws_ok($$select tidebase.open_gate('over', 1, 'x', timeout => '1 hour', default_decision => '')$$, 'TB002', null, 'nothing is no default decision');
+select tidebase.complete_run('over', 1);
+select throws_ok($$select tidebase.decide_gate('over', 'g', 'approved')$$, 'TB005', null, 'a gate that a completed run left open is not decided any more');
 select * from finish();
 rollback;

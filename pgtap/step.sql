@@ -256,9 +256,10 @@ select throws_ok($$select tidebase.complete_step('v', 2, 'pay')$$, 'TB003', null
 select results_eq($$select workflow, step, attempt, cause, side_effects, verified_by, checkpoint_invariant, input from tidebase.review_inbox where run_id = 'v'$$,
   $$values ('wf', 'pay', 1, 'crash', '{card}'::text[], 'the bank', 'paid once', '{"eur": 5}'::jsonb)$$, 'a person is asked, and told how to find out');
 select throws_ok(format($$select tidebase.resolve_review('v', 'pay', %L)$$, decision), 'TB002', null, format('%L is no answer', decision)) from unnest(array['maybe', '', null, 'RETRY']) decision;
+select throws_ok($$select tidebase.resolve_review('v', 'pay', 'retry', request_id => '')$$, 'TB002', null, 'a request has an id that is not blank');
 select throws_ok($$select tidebase.resolve_review('none', 'pay', 'retry')$$, 'TB001', null, 'nor is there one about an unknown run');
 select throws_ok(format($$select tidebase.resolve_review('v', %L, 'retry')$$, step), 'TB008', null, format('nor about %L', step)) from unnest(array['other', '', null]) step;
-select results_eq($$select seq from tidebase.resolve_review('v', 'pay', 'retry', actor => 'ada', reason => 'not at the bank') seq$$, $$values (7::bigint)$$, 'retry');
+select results_eq($$select seq from tidebase.resolve_review('v', 'pay', 'retry', actor => 'ada', reason => 'not at the bank', request_id => 'r1') seq$$, $$values (7::bigint)$$, 'retry');
 select is((select payload from tidebase.read_events('v', 6)), '{"name": "pay", "attempt": 1, "decision": "retry", "actor": "ada", "reason": "not at the bank"}', 'is written down');
 select throws_ok(format($$select tidebase.resolve_review('v', 'pay', %L)$$, decision), 'TB008', null, decision || ' comes too late then') from unnest(array['retry', 'accept', 'fail']) decision;
 select results_eq($$select decision, actor, reason, resolved_at is not null from tidebase.reviews where run_id = 'v'$$, $$values ('retry', 'ada', 'not at the bank', true)$$, 'the first decision stands');
@@ -267,6 +268,7 @@ select is((tidebase.acquire_run('v', 'w')).token, 3::bigint, 'the run may go on'
 select results_eq($$select outcome, attempt from tidebase.begin_step('v', 3, 'pay', '{"eur": 5}', side_effects => '{card}')$$, $$values ('execute', 2)$$, 'and the step is executed again');
 select is((tidebase.fail_step('v', 3, 'pay', '"lost"')).decision, 'manual_review', 'an error puts it into review, too');
 select pg_temp.same_again($$select tidebase.fail_step('v', 3, 'pay', '"lost"')$$, 'once');
+select pg_temp.same_again($$select tidebase.resolve_review('v', 'pay', 'retry', request_id => 'r1')$$, 'a decision whose answer was lost is not taken for one about the next review:');
 select results_eq($$select attempt, cause, error from tidebase.review_inbox where run_id = 'v'$$, $$values (2, 'error', '"lost"'::jsonb)$$, 'which is another question');
 select throws_ok($$select tidebase.complete_step('v', 3, 'pay')$$, 'TB007', null, 'a step in review does not complete by itself');
 select is((tidebase.fail_run('v', 3, '"lost"')).status, 'review', 'the run that fails of it is in review');
@@ -363,5 +365,12 @@ select tidebase.fail_step('a', 1, 'all');
 select tidebase.begin_step('a', 1, 'all', '1', '{d}', 'l', 'auto', retries => 9);
 select results_eq($$select side_effects, idempotency_key, replay, checkpoint_invariant, retries from tidebase.step_timeline where run_id = 'a' and name = 'all'$$,
   $$values ('{d}'::text[], 'l', 'auto', null::text, 9)$$, 'a step that is begun again has the contract of that beginning');
+select tidebase.create_run('wf', run_id => 'hurried', deadline => clock_timestamp() + interval '1 hour');
+select tidebase.acquire_run('hurried', 'w');
+select results_eq($$select outcome from tidebase.record_step('hurried', 1, 'in time')$$, $$values ('recorded')$$, 'a step may be recorded before the deadline');
+update tidebase.run_heads set deadline_at = clock_timestamp() - interval '1 s' where run_id = 'hurried';
+select throws_ok($$select tidebase.record_step('hurried', 1, 'too late')$$, 'TB004', null, 'none after it');
+select throws_ok($$select tidebase.begin_step('hurried', 1, 'too late')$$, 'TB004', null, 'or begun');
+select throws_ok($$select tidebase.open_gate('hurried', 1, 'too late')$$, 'TB004', null, 'or asked about');
 select * from finish();
 rollback;

@@ -915,3 +915,15 @@ def test_settings_that_lose_data_are_a_problem(server: Server, terminal: Termina
     name = value(db, "select current_database()")
     db.execute(f"alter database {name} set synchronous_commit = off")
     assert findings(terminal, 0)["synchronous_commit"] == ("note", "off")
+
+
+@pytest.mark.breaks_invariants
+def test_every_row_is_looked_at_if_that_is_wanted(server: Server, terminal: Terminal, db: Connection) -> None:
+    run_id = new_run(db, run_id="whole")
+    assert "ok       invariants: every row of 1 runs keeps the rules\n" in terminal.text("doctor", "--deep")
+    assert "invariants" not in terminal.text("doctor")
+    auditor = outsider(server, db, "tidebase_operator")
+    assert "ok       invariants" in auditor.text("doctor", "--deep")
+    db.execute("delete from tidebase.events where run_id = %s", [run_id])
+    text = auditor.text("doctor", "--deep", code=1)
+    assert "PROBLEM  invariants: 1 rows (one of run 'whole') break: the events of a run are 1..n without a gap" in text

@@ -56,6 +56,8 @@ FENCE = """update tidebase.run_heads h
   where h.run_id = fence.run_id and h.lease_token = fence.token and h.status = 'running'
   returning h.* into head;"""
 
+GRANT = "greatest(h.lease_token, tidebase_private.tokens_before()) + 1"
+
 LIVE = "return head.lease_expires_at > clock_timestamp() and"
 
 READ_THEN_WRITE = """select h.* into head from tidebase.run_heads h where h.run_id = fence.run_id;
@@ -95,15 +97,15 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     "a loser is not told the holder": ((Edit("lease_refused", "head.holder", "null"),), probes.one_holder),
     "a grant does not raise the token": (
-        (Edit("acquire_run", "h.lease_token + 1", "greatest(h.lease_token, 1)"),),
+        (Edit("acquire_run", GRANT, "greatest(h.lease_token, 1)"),),
         probes.takeovers,
     ),
     "a grant does not raise the token (short leases)": (
-        (Edit("acquire_run", "h.lease_token + 1", "greatest(h.lease_token, 1)"),),
+        (Edit("acquire_run", GRANT, "greatest(h.lease_token, 1)"),),
         probes.short_leases,
     ),
     "tokens start anew": (
-        (Edit("acquire_run", "h.lease_token + 1", "case when h.lease_token > 3 then 1 else h.lease_token + 1 end"),),
+        (Edit("acquire_run", GRANT, "case when h.lease_token > 3 then 1 else h.lease_token + 1 end"),),
         probes.takeovers,
     ),
     "expiry is compared with the transaction's time": (

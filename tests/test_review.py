@@ -282,7 +282,7 @@ def test_the_second_word_is_seen_heard_without_the_look_at_the_step(db: Db, data
     in_review(db)
     mutate(
         db,
-        "tidebase.resolve_review(text,text,text,jsonb,text,text)",
+        "tidebase.resolve_review(text,text,text,jsonb,text,text,text)",
         "and s.name = resolve_review.step and s.status = 'review'",
         "and s.name = resolve_review.step",
     )

@@ -52,8 +52,9 @@ from .flow import Flow, drive_async, one
 from .fork import fork
 from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import AsyncHeartbeats, Hold, new_holder
+from .recovery import recover
 from .state import Moment, StateOptions, VersionOptions, snapshot
-from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform
+from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform, resolve
 from .subscribe import Feeds
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
 from .usage import Money, UsageOptions, exact, record
@@ -454,7 +455,7 @@ class AsyncRuns:
 
     async def recover(self, run_id: str, reason: str = "manual", *, actor: str | None = None) -> Recovery:
         """Makes a run that was left, or failed, acquirable; see :meth:`tidebase.run.Runs.recover`."""
-        number = await self._database.execute(calls.recover_run(run_id=run_id, reason=reason, actor=actor))
+        number = await self._database.execute(recover(run_id, reason, actor))
         return next(recovery for recovery in await self.recoveries(run_id) if recovery.recovery == number)
 
     async def recoveries(self, run_id: str) -> Sequence[Recovery]:
@@ -480,12 +481,7 @@ class AsyncRuns:
         reason: str | None = None,
     ) -> None:
         """Decides about a step in review, once; see :meth:`tidebase.run.Runs.resolve_review`."""
-        encoded = codec.encode(output) if decision == "accept" else None
-        await self._database.execute(
-            calls.resolve_review(
-                run_id=run_id, step=step, decision=decision, output=encoded, actor=actor, reason=reason
-            )
-        )
+        await self._database.execute(resolve(run_id, step, decision, output, actor, reason))
 
     async def fork(
         self,

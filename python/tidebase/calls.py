@@ -629,7 +629,7 @@ release_run = scalar("release_run", run_id="text", token="bigint")
 complete_run = scalar("complete_run", run_id="text", token="bigint", result="jsonb")
 fail_run = one("fail_run", RunFailure, run_id="text", token="bigint", error="jsonb", retryable="boolean")
 cancel_run = scalar("cancel_run", run_id="text", reason="text", actor="text", cascade="boolean")
-recover_run = scalar("recover_run", run_id="text", reason="text", actor="text")
+recover_run = scalar("recover_run", run_id="text", reason="text", actor="text", request_id="text")
 reconcile = one("reconcile", Reconciliation, max="integer")
 watch_run = one("watch_run", Watch, run_id="text", ttl="interval")
 get_run = one("get_run", RunInfo, run_id="text")
@@ -717,7 +717,14 @@ suspend_run = scalar("suspend_run", run_id="text", token="bigint", name="text")
 get_gate = one("get_gate", GateInfo, run_id="text", name="text")
 list_gates = many("list_gates", GateInfo, run_id="text", status="text", max="integer")
 resolve_review = scalar(
-    "resolve_review", run_id="text", step="text", decision="text", output="jsonb", actor="text", reason="text"
+    "resolve_review",
+    run_id="text",
+    step="text",
+    decision="text",
+    output="jsonb",
+    actor="text",
+    reason="text",
+    request_id="text",
 )
 claim_deliveries = many("claim_deliveries", Delivery, max="integer", ttl="interval")
 finish_delivery = scalar(

@@ -38,8 +38,9 @@ from .flow import Flow, drive, one
 from .fork import fork
 from .gate import GateAnswer, GateOpening, GateOptions
 from .lease import Hold
+from .recovery import recover
 from .state import Moment, Snapshots, State
-from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform
+from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform, resolve
 from .subscribe import follow
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
 from .usage import Money, Usage, exact
@@ -442,7 +443,7 @@ class Runs:
         Raises:
             InvalidArgument: a worker holds it. RunFinal, RunCancelledError: it is over.
         """
-        number = self._database.execute(calls.recover_run(run_id=run_id, reason=reason, actor=actor))
+        number = self._database.execute(recover(run_id, reason, actor))
         return next(recovery for recovery in self.recoveries(run_id) if recovery.recovery == number)
 
     def recoveries(self, run_id: str) -> Sequence[Recovery]:
@@ -472,12 +473,7 @@ class Runs:
         Raises:
             ReviewNotOpen: it was decided already.
         """
-        encoded = codec.encode(output) if decision == "accept" else None
-        self._database.execute(
-            calls.resolve_review(
-                run_id=run_id, step=step, decision=decision, output=encoded, actor=actor, reason=reason
-            )
-        )
+        self._database.execute(resolve(run_id, step, decision, output, actor, reason))
 
     def fork(
         self,

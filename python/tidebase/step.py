@@ -403,3 +403,18 @@ def inside(flow: Flow[T]) -> Flow[T]:
         if inner is error:
             raise
         raise inner from error
+
+
+def resolve(
+    run_id: str, name: str, decision: str, output: Any, actor: str | None, reason: str | None
+) -> calls.Call[Any]:
+    """The call that decides about a step in review: once, however often it has to be made."""
+    return calls.resolve_review(
+        run_id=run_id,
+        step=name,
+        decision=decision,
+        output=codec.encode(output) if decision == "accept" else None,
+        actor=actor,
+        reason=reason,
+        request_id=new_request_id(),
+    )

@@ -120,3 +120,22 @@ as $$
 $$;
 comment on function tidebase_private.check_invariants(text) is
   'Every row that breaks an invariant: of one run, or (NULL) of all. None is good. It reads all that it is asked about.';
+
+create or replace function tidebase.check_invariants(run_id text default null)
+returns setof tidebase.violation
+language plpgsql stable security definer rows 10
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan
+as $$
+begin
+  if run_id is not null and not exists (select from run_heads h where h.run_id = check_invariants.run_id) then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+  return query select c.run_id, c.invariant, c.detail from tidebase_private.check_invariants(run_id) c;
+end
+$$;
+comment on function tidebase.check_invariants(text) is
+  'Looks at every row of a run, or (NULL) of all of them, and returns those that break a rule which the functions keep: the log without a gap, one checkpoint a step, tokens that grow ... None is good. A row that is found is a defect, or was changed by hand; the worker may go on meanwhile. It reads all that it is asked about, so for all runs it takes as long as a dump. Errors: TB001.';
+
+select tidebase_private.allow('function tidebase.check_invariants', 'operator', 'reader');

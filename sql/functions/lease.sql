@@ -271,6 +271,26 @@ $$;
 comment on function tidebase_private.is_taken(tidebase.run_heads, text) is
   'Whether acquire_run refuses the run; not when the very call that was granted the lease is made again.';
 
+-- A standby that is promoted may not have the last grants of the server that it replaces (asynchronous replication, a
+-- restored backup). It must not issue their tokens to somebody else, so tokens above those of every earlier timeline are
+-- where it goes on. WAL file names begin with the timeline as eight hexadecimal digits; a server that has no WAL
+-- functions to offer has storage that loses no commit, and stays at the first one.
+create or replace function tidebase_private.tokens_before()
+returns bigint
+language plpgsql volatile
+as $$
+declare
+  timeline bigint;
+begin
+  timeline := ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint;
+  return (timeline - 1) << 32;
+exception when feature_not_supported or object_not_in_prerequisite_state or insufficient_privilege or undefined_function then
+  return 0::bigint;
+end
+$$;
+comment on function tidebase_private.tokens_before() is
+  'No server before this one''s timeline can have issued a token above this number: 0 until a standby is promoted for the first time.';
+
 -- Grants the run's lease to `holder`, or says who has it.
 --
 -- The head row is locked first, so two callers are served one after the other and the second sees the first's token.
@@ -332,7 +352,7 @@ begin
   end if;
   update run_heads h
   set status = 'running',
-      lease_token = h.lease_token + 1,
+      lease_token = greatest(h.lease_token, tidebase_private.tokens_before()) + 1,
       attempt = h.attempt + 1,
       holder = acquire_run.holder,
       lease_expires_at = clock_timestamp() + ttl,

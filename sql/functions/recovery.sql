@@ -12,9 +12,25 @@ end
 $$;
 comment on function tidebase_private.check_recovery_status(text) is 'Raises TB002 unless a recovery can end like this.';
 
+create or replace function tidebase_private.find_recovery(run_id text, request_id text)
+returns integer
+language plpgsql stable
+as $$
+begin
+  if request_id is null then
+    return null;
+  end if;
+  perform tidebase_private.require_name(request_id, 'request_id', 255);
+  return ((tidebase_private.find_request(run_id, request_id, array['recovery.started'])).payload ->> 'recovery')::integer;
+end
+$$;
+comment on function tidebase_private.find_recovery(text, text) is
+  'The number of the recovery that an earlier call with this request_id recorded, or NULL. Errors: TB002.';
+
 -- Records that somebody tries to get the run going. Where the run has a webhook, what to send goes into the outbox in
 -- the same transaction: it is sent if, and only if, this commits.
-create or replace function tidebase.record_recovery(run_id text, reason text default 'manual', actor text default null)
+create or replace function tidebase.record_recovery(
+  run_id text, reason text default 'manual', actor text default null, request_id text default null)
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -28,6 +44,10 @@ begin
   perform tidebase_private.require_name(reason, 'reason', 4096);
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
+  number := tidebase_private.find_recovery(run_id, request_id);
+  if number is not null then
+    return number;
+  end if;
   if head.status in ('completed', 'cancelled') then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   end if;
@@ -43,12 +63,12 @@ begin
     from deliveries d where d.run_id = head.run_id;
   end if;
   perform tidebase_private.emit(tidebase_private.advance(run_id), 'recovery.started', jsonb_build_object('recovery', number,
-    'reason', reason, 'actor', coalesce(actor, tidebase_private.caller()), 'found_status', head.status));
+    'reason', reason, 'actor', coalesce(actor, tidebase_private.caller()), 'found_status', head.status), request_id);
   return number;
 end
 $$;
-comment on function tidebase.record_recovery(text, text, text) is
-  'Records an attempt to get a run going again and returns its number; where the run has a recovery_webhook, it is told. actor: the database role unless told. Errors: TB001, TB002, TB004, TB005.';
+comment on function tidebase.record_recovery(text, text, text, text) is
+  'Records an attempt to get a run going again and returns its number; where the run has a recovery_webhook, it is told. actor: the database role unless told. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002, TB004, TB005.';
 
 create or replace function tidebase.finish_recovery(
   run_id text, recovery integer, status text, http_status integer default null, response text default null, error text default null)
@@ -86,7 +106,8 @@ comment on function tidebase.finish_recovery(text, integer, text, integer, text,
 
 -- Gets a run going again as far as the database can: a lease that has run out and a failure are cleared away, so that
 -- any worker may acquire the run at once; the webhook, if there is one, is told.
-create or replace function tidebase.recover_run(run_id text, reason text default 'manual', actor text default null)
+create or replace function tidebase.recover_run(
+  run_id text, reason text default 'manual', actor text default null, request_id text default null)
 returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -97,12 +118,16 @@ declare
   number integer;
 begin
   head := tidebase_private.lock_head(run_id);
+  number := tidebase_private.find_recovery(run_id, request_id);
+  if number is not null then
+    return number;
+  end if;
   if tidebase_private.is_live(head) then
     perform tidebase_private.raise('TB002', format('run %L needs no recovery: %s holds it', run_id, head.holder),
       jsonb_build_object('run_id', run_id, 'holder', head.holder, 'expires_at', head.lease_expires_at),
       'Wait for the lease to run out, or cancel the run.');
   end if;
-  number := record_recovery(run_id, reason, actor);
+  number := record_recovery(run_id, reason, actor, request_id);
   if head.status = 'running' then
     perform tidebase_private.lapse(head);
   elsif head.status in ('failed', 'pending') then
@@ -114,8 +139,8 @@ begin
   return number;
 end
 $$;
-comment on function tidebase.recover_run(text, text, text) is
-  'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. Errors: TB001, TB002 (a worker holds it), TB004, TB005.';
+comment on function tidebase.recover_run(text, text, text, text) is
+  'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002 (a worker holds it), TB004, TB005.';
 
 -- Hands out what is due of the outbox. A dispatcher that dies leaves its rows due again after ttl.
 create or replace function tidebase.claim_deliveries(max integer default 10, ttl interval default '1 minute')

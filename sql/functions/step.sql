@@ -439,7 +439,8 @@ comment on function tidebase.fail_step(text, bigint, text, jsonb, boolean) is
 
 -- What a person decided about a step that may have taken effect.
 create or replace function tidebase.resolve_review(
-  run_id text, step text, decision text, output jsonb default null, actor text default null, reason text default null)
+  run_id text, step text, decision text, output jsonb default null, actor text default null, reason text default null,
+  request_id text default null)
 returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -449,6 +450,7 @@ declare
   head run_heads;
   reviewed steps;
   hopeless boolean;
+  earlier events;
   who text := coalesce(actor, tidebase_private.caller());
 begin
   if decision is null or decision not in ('retry', 'accept', 'fail') then
@@ -456,6 +458,13 @@ begin
   end if;
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
+  if request_id is not null then
+    perform tidebase_private.require_name(request_id, 'request_id', 255);
+    earlier := tidebase_private.find_request(run_id, request_id, array['step.reviewed']);
+    if earlier.seq is not null then
+      return earlier.seq;  -- the same call again, whatever became of the run since
+    end if;
+  end if;
   if head.status in ('cancelled', 'completed') then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   end if;
@@ -468,7 +477,7 @@ begin
 
   head := tidebase_private.advance(run_id);
   perform tidebase_private.emit(head, 'step.reviewed', jsonb_build_object('name', step, 'attempt', reviewed.attempt,
-    'decision', decision, 'actor', who, 'reason', reason));
+    'decision', decision, 'actor', who, 'reason', reason), request_id);
   update reviews v
   set resolved_at = clock_timestamp(), decision = resolve_review.decision, actor = who, reason = resolve_review.reason
   where v.run_id = resolve_review.run_id and v.step = resolve_review.step and v.attempt = reviewed.attempt;
@@ -492,8 +501,8 @@ begin
   return head.last_seq;
 end
 $$;
-comment on function tidebase.resolve_review(text, text, text, jsonb, text, text) is
-  'Decides about a step in review, once: retry (it is executed again when the run is resumed), accept (it did take effect: output is what really came of it, and becomes its checkpoint), fail (it is never executed again in this run, and the run fails). The run may be acquired again, unless it failed. actor: who decides, by default the database role; kept with the reason in the log. Returns the seq of the event. Errors: TB001, TB002, TB004, TB005, TB008.';
+comment on function tidebase.resolve_review(text, text, text, jsonb, text, text, text) is
+  'Decides about a step in review, once: retry (it is executed again when the run is resumed), accept (it did take effect: output is what really came of it, and becomes its checkpoint), fail (it is never executed again in this run, and the run fails). The run may be acquired again, unless it failed. actor: who decides, by default the database role; kept with the reason in the log. request_id: an id made up for this call; the call repeated with it returns the same seq, and decides no later review of the step. Returns the seq of the event. Errors: TB001, TB002, TB004, TB005, TB008.';
 
 create or replace function tidebase_private.accept_step(step tidebase.steps, output jsonb)
 returns void

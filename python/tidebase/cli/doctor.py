@@ -35,11 +35,15 @@ Check = Callable[[Connection], Iterator[Finding]]
 
 @click.command()
 @common
-def doctor(database: str | None, as_json: bool) -> None:
+@click.option(
+    "--deep", is_flag=True, help="Look at every row, too, for one that breaks a rule: as long as a dump takes."
+)
+def doctor(database: str | None, as_json: bool, deep: bool) -> None:
     """Look for problems: version, schema, roles, settings, tables, stalled runs. Exits with 1 when there is one."""
     source = Database(database)
+    checks = (*CHECKS, _invariants) if deep else CHECKS
     with source.connection() as connection:
-        findings = [finding for check in CHECKS for finding in _carefully(check, connection)]
+        findings = [finding for check in checks for finding in _carefully(check, connection)]
     source.close()
     if as_json:
         print_json(findings)
@@ -213,6 +217,20 @@ def _stalled(connection: Connection) -> Iterator[Finding]:
         yield Finding("stalled runs", "problem", text, advice)
     else:
         yield Finding("stalled runs", "ok", "none")
+
+
+def _invariants(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        "select invariant, count(*), min(run_id) from tidebase.check_invariants() group by invariant order by invariant"
+    ).fetchall()
+    for rule, number, example in rows:
+        advice = (
+            "The functions never do this: a table was changed by hand, or it is a defect of Tidebase to be reported."
+        )
+        yield Finding("invariants", "problem", f"{number} rows (one of run {example!r}) break: {rule}", advice)
+    if not rows:
+        (number,) = _row(connection, "select count(*) from tidebase.run_overview")
+        yield Finding("invariants", "ok", f"every row of {number} runs keeps the rules")
 
 
 CHECKS: tuple[Check, ...] = (

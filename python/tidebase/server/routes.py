@@ -32,6 +32,7 @@ from ..errors import (
     TidebaseError,
     only,
 )
+from ..recovery import recover
 from ..workflow import new_run_id
 from . import bodies, shapes
 from .shapes import Shape
@@ -321,7 +322,7 @@ async def recover_run(asked: Asked) -> Shape:
     """Makes a run that was left acquirable, and tells its webhook."""
     if (await asked.run())["recoveryWebhook"] is None:
         raise Refused(422, error="run has no recovery webhook", code="no_recovery_webhook")
-    number = await asked.do(calls.recover_run(run_id=asked.run_id, reason=asked.body.reason))
+    number = await asked.do(recover(asked.run_id, asked.body.reason))
     history = await asked.do(calls.recovery_history(asked.run_id))
     return {"recoveryAttempt": next(shapes.recovery(row) for row in history if row.recovery == number)}
 
