@@ -4,7 +4,7 @@
 -- takes it, the others are told what stands. Time decides by the clock of the database: whoever looks at an overdue
 -- gate first, be it reconcile, a decider or the run itself, writes the default decision down.
 
--- HMAC-SHA256 (RFC 2104) over the built-in sha256(): no extension is needed. The key is made on first use.
+-- HMAC-SHA256 (RFC 2104) over the built-in sha256(): no extension is needed. The key is made on first use, which is below.
 create or replace function tidebase_private.hmac(message bytea)
 returns bytea
 language plpgsql volatile
@@ -522,3 +522,6 @@ select tidebase_private.allow('function tidebase.get_gate', 'worker', 'approver'
 select tidebase_private.allow('function tidebase.list_gates', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.gate_overview', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.gate_inbox', 'worker', 'approver', 'operator', 'reader');
+
+-- Made now: the first two gates of an installation would wait for each other otherwise.
+select from tidebase_private.hmac('');

@@ -165,7 +165,10 @@ def _step(client: Client, held: dict[str, Any], name: str, contract: dict[str, A
         return kind == "ok" and rows[0]["outcome"] == "replay"
     done = {"run_id": held["run_id"], "name": name, "id": client.id()}
     client.journal.answer(client.journal.invoke("execute", done), "ok", None)
-    if client.random.random() < 0.1:
+    fate = client.random.random()
+    if fate < 0.1:
+        return False  # as good as dead: nobody knows whether it took effect
+    if fate < 0.2:
         return client.call("fail_step", **held, name=name, error={"type": "Torture"})[0] == "ok"
     return client.call("complete_step", **held, name=name, output={"id": done["id"]})[0] == "ok"
 
@@ -225,15 +228,20 @@ DEEDS: list[tuple[Deed, int]] = [
 ]
 
 
+SOME = "order by random() limit 2"
+IN_DOUBT = "where status in ('review', 'failed') and side_effects is not null"
+
+
 def decide(client: Client, runs: list[str]) -> None:
     """People and janitors: gates, reviews, reconciliation, now and then a cancellation."""
     choose = client.random
     while not client.finished:
         client.call("reconcile", max=choose.choice((1, 10, 100)))
-        for row in client.query("select run_id, name from tidebase.gate_inbox order by random() limit 2"):
+        # Also what was decided a moment ago: two people look at the same list.
+        for row in client.query(f"select run_id, name from tidebase.gate_overview {SOME}"):
             decision = choose.choice(("approved", "rejected"))
             client.call("decide_gate", **row, decision=decision, actor=client.name, request_id=client.id())
-        for row in client.query("select run_id, step from tidebase.review_inbox order by random() limit 2"):
+        for row in client.query(f"select run_id, name as step from tidebase.step_timeline {IN_DOUBT} {SOME}"):
             decision = choose.choice(("retry", "retry", "accept", "fail"))
             more = {"output": {"id": client.id()}} if decision == "accept" else {}
             client.call("resolve_review", **row, decision=decision, request_id=client.id(), **more)

@@ -32,7 +32,7 @@ from .proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-CLIENTS = ("worker", "worker", "worker", "worker", "decider", "reader")
+CLIENTS = ("worker", "worker", "worker", "worker", "decider", "decider", "reader")
 RUNS = 6
 SETTINGS = {"max_connections": "100", "shared_buffers": "32MB", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 
@@ -322,15 +322,22 @@ def rescue(connection: Connection) -> list[str]:
     """Whatever happened, each run can be brought to its end by who comes later."""
     past = "lease_expires_at = now() - interval '1 day'"
     connection.execute(f"update tidebase.run_heads set {past} where status = 'running'")
+    found = []
     for run_id in values(connection, UNFINISHED):
-        for step in values(connection, "select step from tidebase.review_inbox where run_id = %s", run_id):
-            call(connection, "resolve_review", run_id=run_id, step=step, decision="fail")
-        for gate in values(connection, "select name from tidebase.gate_inbox where run_id = %s", run_id):
-            call(connection, "decide_gate", run_id=run_id, name=gate, decision="approved")
-        lease = call(connection, "acquire_run", run_id=run_id, holder="rescuer")
-        if lease["outcome"] == "granted":
-            call(connection, "complete_run", run_id=run_id, token=lease["token"])
+        try:
+            _finish(connection, run_id)
+        except psycopg.Error as error:
+            found.append(f"run {run_id} cannot be finished: {error}")
     broken = values(connection, "select invariant from tidebase_private.check_invariants()")
-    return [f"run {run_id} is stuck" for run_id in values(connection, UNFINISHED)] + [
-        f"after the rescue: {rule}" for rule in broken
-    ]
+    found += [f"run {run_id} is stuck" for run_id in values(connection, UNFINISHED)]
+    return found + [f"after the rescue: {rule}" for rule in broken]
+
+
+def _finish(connection: Connection, run_id: str) -> None:
+    for step in values(connection, "select step from tidebase.review_inbox where run_id = %s", run_id):
+        call(connection, "resolve_review", run_id=run_id, step=step, decision="fail")
+    for gate in values(connection, "select name from tidebase.gate_inbox where run_id = %s", run_id):
+        call(connection, "decide_gate", run_id=run_id, name=gate, decision="approved")
+    lease = call(connection, "acquire_run", run_id=run_id, holder="rescuer")
+    if lease["outcome"] == "granted":
+        call(connection, "complete_run", run_id=run_id, token=lease["token"])

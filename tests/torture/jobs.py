@@ -1,0 +1,112 @@
+"""What a process of ``make torture`` does: a share of the schedules, a storm, a failover, a few sequences of calls."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tidebase import local, migrations
+
+from ..conftest import SERVERS
+from ..probe_support import connect
+from .cast import CASTS
+from .failover import failover
+from .schedules import Explorer
+from .storm import FAULTS, Machine, Outcome, small_disk, storm
+
+STORM_S = 25.0
+FAILOVER_S = 12.0
+MODEL_S = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    kind: str
+    version: int
+    arguments: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.arguments} on Postgres {self.version}"
+
+
+@dataclass
+class Result:
+    """What a job came to: figures by name, faults by kind, and what it found."""
+
+    job: Job
+    seconds: float = 0.0
+    figures: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+
+def perform(job: Job, folder: Path) -> Result:
+    begun = time.monotonic()
+    own = Path(tempfile.mkdtemp(prefix=job.kind.replace(" ", "-") + "-", dir=folder))
+    own.chmod(0o755)
+    result = KINDS[job.kind](job, own)
+    result.seconds = time.monotonic() - begun
+    if not result.violations:
+        shutil.rmtree(own, ignore_errors=True)
+    return result
+
+
+def _schedules(job: Job, folder: Path) -> Result:
+    name, share, shares = job.arguments
+    cluster = local.Cluster(folder / "data", SERVERS[job.version], {"fsync": "off", "shared_buffers": "64MB"})
+    cluster.start()
+    try:
+        with connect(cluster.url) as connection:
+            migrations.migrate(connection)
+            tally = Explorer(connection).run(CASTS[name], share, shares)
+    finally:
+        cluster.stop("immediate")
+    figures = Counter({"schedules": tally.schedules, "calls": tally.calls})
+    return Result(job, figures=figures, violations=tally.violations[:5])
+
+
+def _storm(job: Job, folder: Path) -> Result:
+    with small_disk(320) as disk:
+        machine = Machine(folder, SERVERS[job.version], disk)
+        try:
+            return _result(job, storm(machine, folder / "journals", STORM_S, job.arguments[0], FAULTS))
+        finally:
+            machine.cluster.stop("immediate")
+
+
+def _failover(job: Job, folder: Path) -> Result:
+    synchronous = job.kind == "synchronous failover"
+    seed = job.arguments[0]
+    return _result(job, failover(folder / "pair", SERVERS[job.version], FAILOVER_S, seed, synchronous=synchronous))
+
+
+def _result(job: Job, outcome: Outcome) -> Result:
+    figures = Counter({"calls": outcome.calls, "tries": outcome.tries, "answers lost": outcome.lost})
+    return Result(job, figures=figures, faults=outcome.faults, violations=outcome.violations[:5])
+
+
+def _model(job: Job, folder: Path) -> Result:
+    from ..test_reference import run_for
+
+    cluster = local.Cluster(folder / "data", SERVERS[job.version], {"fsync": "off", "shared_buffers": "64MB"})
+    cluster.start()
+    try:
+        with connect(cluster.url) as connection:
+            migrations.migrate(connection)
+        return Result(job, figures=Counter(run_for(cluster.url, MODEL_S, job.arguments[0])))
+    finally:
+        cluster.stop("immediate")
+
+
+KINDS = {
+    "schedules": _schedules,
+    "storm": _storm,
+    "synchronous failover": _failover,
+    "asynchronous failover": _failover,
+    "model": _model,
+}

@@ -1,0 +1,95 @@
+"""What torture came to, for the terminal, for programs (JSON) and for the README (Markdown)."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from .jobs import Result
+
+TITLES = {
+    "schedules": "schedules, each to its end",
+    "storm": "storms",
+    "synchronous failover": "failovers, synchronous",
+    "asynchronous failover": "failovers, asynchronous",
+    "model": "sequences against the model",
+}
+
+
+def headline(results: Sequence[Result]) -> str:
+    figures = sum((result.figures for result in results), Counter[str]())
+    violations = sum(len(result.violations) for result in results)
+    return f"{figures['schedules']:,} schedules, {figures['calls']:,} calls, {violations} violations"
+
+
+def summarise(results: Sequence[Result], seed: int, seconds: float) -> dict[str, object]:
+    kinds: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        kinds[result.job.kind].append(result)
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "versions": sorted({result.job.version for result in results}),
+        "seed": seed,
+        "minutes": round(seconds / 60, 1),
+        "kinds": {
+            kind: {
+                "jobs": len(of_kind),
+                "figures": dict(sum((result.figures for result in of_kind), Counter[str]())),
+                "violations": sum(len(result.violations) for result in of_kind),
+            }
+            for kind, of_kind in kinds.items()
+        },
+        "casts": _casts(results),
+        "faults": dict(sum((result.faults for result in results), Counter[str]()).most_common()),
+        "violations": [f"{result.job}: {text}" for result in results for text in result.violations],
+    }
+
+
+def _casts(results: Sequence[Result]) -> dict[str, dict[str, int | bool]]:
+    """How many schedules of each cast were run, and whether those were all."""
+    casts: dict[str, dict[str, int | bool]] = {}
+    for result in results:
+        if result.job.kind == "schedules":
+            name, _, shares = result.job.arguments
+            cast = casts.setdefault(name, {"schedules": 0, "shares": 0})
+            cast["schedules"] += result.figures["schedules"]
+            cast["shares"] += 1
+            cast["complete"] = cast["shares"] == shares
+    return casts
+
+
+def table(summary: dict[str, object]) -> str:
+    """The figures as Markdown."""
+    versions = ", ".join(str(version) for version in summary["versions"])  # type: ignore[attr-defined]
+    lines = [
+        f"{summary['date']}: {summary['minutes']} minutes on Postgres {versions}, seed {summary['seed']}.",
+        "",
+        "| attack | times | calls | violations |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for kind, row in summary["kinds"].items():  # type: ignore[attr-defined]
+        figures = row["figures"]
+        times = figures.get("schedules") or figures.get("sequences") or row["jobs"]
+        lines.append(f"| {TITLES[kind]} | {times:,} | {figures.get('calls', 0):,} | {row['violations']} |")
+    casts = ", ".join(
+        f"{name} {cast['schedules']:,}{'' if cast['complete'] else ' (not all)'}"
+        for name, cast in summary["casts"].items()  # type: ignore[attr-defined]
+    )
+    faults = ", ".join(f"{kind} ({times:,})" for kind, times in summary["faults"].items())  # type: ignore[attr-defined]
+    return "\n".join(
+        [*lines, "", f"Schedules by cast: {casts or 'none'}.", "", f"Faults on the way: {faults or 'none'}."]
+    )
+
+
+def write(results: Sequence[Result], output: Path, seed: int, seconds: float) -> str:
+    summary = summarise(results, seed, seconds)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
+    text = table(summary)
+    (output / "report.md").write_text(text + "\n")
+    return text
