@@ -123,7 +123,7 @@ def work(client: Client, runs: list[str]) -> None:
             "acquire_run",
             run_id=run_id,
             holder=client.name,
-            ttl=choose.choice(("0.1 seconds", "0.5 seconds", "3 seconds")),
+            ttl=choose.choice(("0.1 seconds", "0.3 seconds", "1 second")),
             request_id=client.id(),
         )
         if kind != "ok" or rows[0]["outcome"] != "granted":
@@ -247,7 +247,7 @@ def decide(client: Client, runs: list[str]) -> None:
             client.call("resolve_review", **row, decision=decision, request_id=client.id(), **more)
         if choose.random() < 0.005:
             client.call("cancel_run", run_id=choose.choice(runs), reason="torture", actor=client.name)
-        pause(choose.uniform(0, 0.05))
+        pause(choose.uniform(0.02, 0.15))
 
 
 def follow(client: Client, runs: list[str]) -> None:
@@ -259,7 +259,7 @@ def follow(client: Client, runs: list[str]) -> None:
         kind, rows = client.call("read_events", run_id=run_id, after=after, max=500)
         if kind == "ok" and rows:
             seen[run_id] = rows[-1]["seq"]
-        pause(client.random.uniform(0, 0.02))
+        pause(client.random.uniform(0, 0.05))
 
 
 ROLES = {"worker": work, "decider": decide, "reader": follow}

@@ -33,7 +33,7 @@ from .proxy import Proxy
 ROOT = Path(__file__).parents[2]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 CLIENTS = ("worker", "worker", "worker", "worker", "decider", "decider", "reader")
-RUNS = 6
+RUNS = 8
 SETTINGS = {"max_connections": "100", "shared_buffers": "32MB", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 
 
