@@ -229,6 +229,17 @@ select tidebase.open_gate('given up', 1, 'g', '?');
 create temp table released as select tidebase.release_run('given up', 1) as seq;
 select tidebase.decide_gate('given up', 'g', 'approved');
 select is(tidebase.release_run('given up', 1), (select seq from released), 'a release made again returns the number of its event, whatever came after it');
+select tidebase.acquire_run('given up', 'w');
+select pg_temp.lapse('given up');
+update tidebase.run_heads set due_at = lease_expires_at where run_id = 'given up';
+select tidebase.reconcile();
+select throws_ok($$select tidebase.release_run('given up', 2)$$, 'TB003', null, 'a lease that ran out is not released, and an earlier release is not taken for it');
+select tidebase.create_run('wf', run_id => 'ran out');
+select tidebase.acquire_run('ran out', 'w');
+select pg_temp.lapse('ran out');
+update tidebase.run_heads set due_at = lease_expires_at where run_id = 'ran out';
+select tidebase.reconcile();
+select throws_ok($$select tidebase.release_run('ran out', 1)$$, 'TB003', null, 'nor is it where there was none');
 
 -- what is granted, by status
 select tidebase.create_run('wf', run_id => 'status');

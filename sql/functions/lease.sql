@@ -431,6 +431,21 @@ $$;
 comment on function tidebase.renew_leases(text[], bigint[], interval) is
   'Extends many leases at once to ttl from now (1 millisecond to 1 day): run_ids and tokens are two lists of the same length, up to 10000. Returns those that were renewed. A lease that is not among them is lost, or its run was locked at that moment: renew_lease tells which. Commits asynchronously, as renew_lease does. Errors: TB002.';
 
+-- A run is also pending under its last token when that lease ran out, or when a review of one of its steps was decided.
+create or replace function tidebase_private.released_as(head tidebase.run_heads)
+returns bigint
+language sql stable
+as $$
+  select newest.seq
+  from (
+    select e.seq, e.type from tidebase.events e
+    where e.run_id = head.run_id and e.type in ('run.released', 'run.started')
+    order by e.seq desc limit 1) newest
+  where newest.type = 'run.released';
+$$;
+comment on function tidebase_private.released_as(tidebase.run_heads) is
+  'The seq of the event with which the newest attempt gave its lease up; NULL when it ended in another way.';
+
 create or replace function tidebase.release_run(run_id text, token bigint)
 returns bigint
 language plpgsql volatile security definer
@@ -439,11 +454,15 @@ set enable_seqscan = off
 as $$
 declare
   head run_heads;
+  earlier bigint;
 begin
   perform tidebase_private.commit_durably();
   select h.* into head from run_heads h where h.run_id = release_run.run_id for no key update;
   if head.status = 'pending' and head.lease_token = token then
-    return tidebase_private.last_of_type(run_id, 'run.released');  -- the same call again
+    earlier := tidebase_private.released_as(head);
+    if earlier is not null then
+      return earlier;  -- the same call again
+    end if;
   end if;
   head := tidebase_private.fence(run_id, token, 1);
   perform tidebase_private.end_attempt(head, 'released');

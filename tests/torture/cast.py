@@ -65,6 +65,7 @@ class Worker:
         forgets: how many answers may be lost on their way, so that it makes the same call again.
         records: it stores the plain step with one call instead of two.
         stubborn: how many more calls it makes after it was told that the lease is lost.
+        quits: whether it may give the run up instead of going on.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Worker:
     forgets: int = 0
     records: bool = False
     stubborn: int = 0
+    quits: bool = False
     at: str = "acquire"
     token: int = 0
     request: int = 1
@@ -84,7 +86,10 @@ class Worker:
             return [self.again]
         if self.at == "done" or (self.at == "acquire" and self.polls == 0):
             return []
-        return [Call(self.name, self.at, self._statement(), self.token if self.at != "acquire" else None)]
+        if self.at == "acquire":
+            return [Call(self.name, self.at, self._statement())]
+        release = Call(self.name, "release", f"select tidebase.release_run('r', {self.token})", self.token)
+        return [Call(self.name, self.at, self._statement(), self.token), *([release] if self.quits else [])]
 
     def _statement(self) -> str:
         held = f"'r', {self.token}"
@@ -121,6 +126,8 @@ class Worker:
                 else replace(new, at="done")
             )
         outcome = answer.row[0]
+        if call.what == "release":
+            return replace(new, at="acquire")
         if self.at == "acquire":
             if outcome == "granted":
                 return replace(
@@ -242,6 +249,7 @@ CASTS = {
         Cast("a canceller", (A, B, clock(LAPSE), CANCELLER)),
         Cast("a canceller and an approver", (A, ONCE, clock(LAPSE), CANCELLER, APPROVER)),
         Cast("a heartbeat", (A, B, clock(LAPSE), Heartbeat())),
+        Cast("a release", (Worker("A", polls=2, forgets=1, quits=True), ONCE, clock(LAPSE), RECONCILER)),
         Cast("a deadline", (A, B, clock(DEADLINE, LAPSE), RECONCILER)),
         Cast("a reviewer", (A, B, clock(LAPSE), REVIEWER)),
         Cast("a reconciler", (A, ONCE, clock(LAPSE), RECONCILER, APPROVER)),

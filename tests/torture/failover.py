@@ -19,6 +19,7 @@ import psutil
 from tidebase import local
 
 from ..probe_support import Connection, connect, poll, value
+from .checker import NEVER
 from .proxy import Proxy
 from .storm import CLIENTS, SETTINGS, Crowd, Machine, Outcome, account, fresh_database, new_runs, socket_of, url_of
 
@@ -62,7 +63,7 @@ def failover(
             time.sleep(seconds / 2)
             found = crowd.close()
         url = standby.url.replace("/postgres?", f"/{name}?")
-        outcome = account(journals, url, crashed=True, promoted=0 if synchronous else promoted)
+        outcome = account(journals, url, crashed=True, promoted=NEVER if synchronous else promoted)
         outcome.violations[:0] = found
         outcome.faults[
             "a synchronous standby is promoted" if synchronous else "an asynchronous standby is promoted"

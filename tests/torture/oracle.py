@@ -149,6 +149,16 @@ def _complete(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     return _final(known, "completed")
 
 
+def _release(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    again = (call.statement, call.token or 0)
+    if again in known.requests and known.status == "pending" and call.token == known.token:
+        must(int(answer.row[0] or 0) == known.last_seq, "a repetition gets the first number")
+        return known
+    _fenced(known, call, must)
+    must(int(answer.row[0] or 0) > known.last_seq, "numbers grow")
+    return replace(known, status="pending", last_seq=int(answer.row[0] or 0), requests=(*known.requests, again))
+
+
 def _renew(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     _fenced(known, call, must)
     return replace(known, lapsed=False)
@@ -222,6 +232,7 @@ RULES: dict[str, Callable[[Known, Call, Answer, Must], Known]] = {
     "open": _open,
     "suspend": _suspend,
     "complete": _complete,
+    "release": _release,
     "renew": _renew,
     "reconcile": _reconcile,
     "cancel": _cancel,

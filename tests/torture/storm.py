@@ -27,7 +27,7 @@ from tidebase import local, migrations
 
 from ..probe_support import Connection, call, connect, poll, values
 from . import journal
-from .checker import History, look
+from .checker import NEVER, History, look
 from .proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
@@ -306,7 +306,7 @@ def storm(
     return outcome
 
 
-def account(journals: Path, url: str, crashed: bool = False, promoted: int = 0) -> Outcome:
+def account(journals: Path, url: str, crashed: bool = False, promoted: int = NEVER) -> Outcome:
     """What the journals and the database say; then each run is brought to its end."""
     ops = journal.read(journals)
     with connect(url) as connection:
