@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test bench lint clean
+MINUTES ?= 10
+
+.PHONY: help setup demo test versions torture bench lint clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -29,6 +31,13 @@ demo: $(VENV)/.demo  ## An agent is killed in the middle of a step, and goes on 
 
 test: setup lint  ## Run every test, on every Postgres that is there
 	$(BIN)/python -m pytest $(ARGS)
+
+versions: setup  ## Run every test on Postgres 16 and 17, too, which it installs; VERSIONS=16 for one of them
+	tests/install-postgres $(VENV)
+	TIDEBASE_TEST_POSTGRES=$(or $(VERSIONS),16,17) $(BIN)/python -m pytest $(ARGS)
+
+torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, failovers, random calls; with a report
+	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(ARGS)
 
 bench: setup  ## Measure what a step costs, beside one insert; PEERS=1 installs others to be measured beside
 	$(if $(PEERS),$(BIN)/python -m pip install --quiet -e '.[bench]')

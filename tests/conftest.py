@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,15 @@ def _version(binaries: Path) -> int:
     return int(match[1])
 
 
+#: Where `make versions` puts more of them; used only when they are asked for by number.
+MORE_SERVERS = Path(sys.prefix) / "postgres"
+
+
 def _find_servers() -> dict[int, Path]:
     """The binaries of every Postgres from 15 on, by major version."""
     candidates = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
+    if os.environ.get("TIDEBASE_TEST_POSTGRES"):
+        candidates += [path.parent for path in MORE_SERVERS.glob("*/node_modules/*/*/native/bin/initdb")]
     found = local.find_binaries()
     if found is not None:
         candidates.append(found)
