@@ -121,5 +121,41 @@ select lives_ok(format('select tidebase_private.require_interval(%L, ''p'', ''1 
 from unnest(array['1 s', '60 s', '1 min', '30 s']) value;
 select throws_ok(format('select tidebase_private.require_interval(%L, ''p'', ''1 s'', ''1 min'')', value), 'TB002', null, coalesce(value, 'NULL') || ' is not')
 from unnest(array['0', '-5 s', '61 s', '0.999 s', '1000000 years', '-1000000 years', null]) value;
+-- Payloads have a limit, which the installation may set.
+insert into tidebase_private.settings (name, value) values ('max_payload_bytes', '1500000');
+create function pg_temp.large() returns jsonb language sql as $$select to_jsonb(repeat('x', 2000000))$$;
+select tidebase.create_run('wf', run_id => 'large');
+select tidebase.acquire_run('large', 'w');
+select tidebase.begin_step('large', 1, 's');
+select tidebase.begin_step('large', 1, 'sent', side_effects => '{mail}');
+select tidebase.fail_step('large', 1, 'sent');
+select tidebase.open_gate('large', 1, 'g');
+select throws_ok(statement, 'TB002', format('%s must take no more than 1500000 bytes', parameter), statement || ' is too large')
+from (values
+  ('input', $$select tidebase.create_run('wf', pg_temp.large())$$),
+  ('metadata', $$select tidebase.create_run('wf', metadata => jsonb_build_object('m', pg_temp.large()))$$),
+  ('input', $$select tidebase.create_child('large', 1, 'c', 'wf', pg_temp.large())$$),
+  ('edge_metadata', $$select tidebase.create_child('large', 1, 'c', 'wf', edge_metadata => jsonb_build_object('m', pg_temp.large()))$$),
+  ('input', $$select tidebase.fork_run('large', input => pg_temp.large())$$),
+  ('input', $$select tidebase.begin_step('large', 1, 't', pg_temp.large())$$),
+  ('output', $$select tidebase.complete_step('large', 1, 's', pg_temp.large())$$),
+  ('output', $$select tidebase.record_step('large', 1, 't', output => pg_temp.large())$$),
+  ('error', $$select tidebase.fail_step('large', 1, 's', pg_temp.large())$$),
+  ('output', $$select tidebase.resolve_review('large', 'sent', 'accept', pg_temp.large())$$),
+  ('payload', $$select tidebase.append_event('large', 1, 'x', pg_temp.large())$$),
+  ('value', $$select tidebase.set_state('large', 1, pg_temp.large())$$),
+  ('value', $$select tidebase.patch_state('large', 1, jsonb_build_object('k', pg_temp.large()))$$),
+  ('value', $$select tidebase.create_snapshot('large', 1, 'l', state => pg_temp.large())$$),
+  ('metadata', $$select tidebase.set_state('large', 1, '1', metadata => jsonb_build_object('m', pg_temp.large()))$$),
+  ('data', $$select tidebase.open_gate('large', 1, 'h', data => pg_temp.large())$$),
+  ('payload', $$select tidebase.decide_gate('large', 'g', 'approved', payload => pg_temp.large())$$),
+  ('error', $$select tidebase.fail_run('large', 1, pg_temp.large())$$),
+  ('result', $$select tidebase.complete_run('large', 1, pg_temp.large())$$)) too (parameter, statement);
+delete from tidebase_private.settings where name = 'max_payload_bytes';
+select lives_ok($$select tidebase.complete_step('large', 1, 's', pg_temp.large())$$, '64 MB are allowed unless told');
+select throws_ok($$select tidebase.begin_step('large', 1, 'many', side_effects => array_fill('mail'::text, array[1001]))$$, 'TB002', null, 'a thousand side effects are enough');
+select throws_ok($$select tidebase.open_gate('large', 1, 'many', options => array_fill('yes'::text, array[1001]))$$, 'TB002', null, 'and a thousand options');
+select throws_ok($$select tidebase.open_gate('large', 1, 'many', repeat('x', 1000001))$$, 'TB002', null, 'and a prompt of a million bytes');
+
 select * from finish();
 rollback;

@@ -251,11 +251,11 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.same_input,
     ),
     "zeros are cut inside strings, too": (
-        (Edit("canonical", '("(?:[^"\\\\]|\\\\.)*")|', "(\\n)|"),),
+        (Edit("canonical", r'("(?:[^"\\\\]|\\\\.)*")|', r"(\\n)|"),),
         probes.same_input,
     ),
     "zeros are cut from whole numbers, too": (
-        (Edit("canonical", "\\.0+(?![0-9])", "\\.?0+(?![0-9])"),),
+        (Edit("canonical", "[.]0+(?![0-9])", "[.]?0+(?![0-9])"),),
         probes.same_input,
     ),
     # I4: the log

@@ -5,12 +5,16 @@
 -- Postgres the user who installs Tidebase may not be allowed to create them. apply_privileges() turns the record into
 -- grants for the roles that do exist; install_roles() makes the roles and hands everything to the owner role.
 --
+-- What is called while Tidebase is installed has a pinned search_path, too: whoever installs it is often a superuser, and
+-- public may be a schema in which everybody can make a function that fits better than the server's own.
+--
 -- The roles are siblings, not a ladder: a worker cannot approve its own gate. Nobody but the owner touches a table.
 -- This file is applied first (the files go in alphabetical order).
 
 create or replace function tidebase_private.allow(object text, variadic audience text[])
 returns void
 language sql volatile
+set search_path = pg_catalog, pg_temp
 as $$
   insert into tidebase_private.privileges (object, audience)
   select allow.object, unnest(allow.audience)
@@ -30,6 +34,7 @@ comment on function tidebase_private.role_name(text) is 'The name of the role fo
 create or replace function tidebase_private.revoke_all(grantee text)
 returns void
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format('revoke all on all functions in schema tidebase, tidebase_private from %I', grantee);
@@ -44,6 +49,7 @@ comment on function tidebase_private.revoke_all(text) is 'Takes away from a role
 create or replace function tidebase_private.apply_privileges()
 returns void
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   grantee text;
@@ -105,6 +111,7 @@ comment on function tidebase_private.caller_is(text) is
 create or replace function tidebase_private.hand_over(new_owner text)
 returns void
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   object text;
@@ -145,6 +152,7 @@ comment on function tidebase_private.hand_over(text) is
 create or replace function tidebase_private.install_roles(prefix text default null)
 returns text[]
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   wanted text;

@@ -3,7 +3,8 @@
 -- jsonb already has one order of keys (by length, then bytes), one spelling of white space and one of each duplicate.
 -- What it keeps is the scale of a number: 1.0 and 1 are equal but print differently. So the zeros that end a fraction
 -- are cut off. The pattern takes whole strings in its first branch, so nothing inside a string is touched; a number
--- never prints with an exponent. Most inputs have no such zero and never reach the pattern.
+-- never prints with an exponent. A pattern with a backslash is written as E'', which standard_conforming_strings does not
+-- change. Most inputs have no such zero and never reach the pattern.
 create or replace function tidebase_private.canonical(value jsonb)
 returns text
 language plpgsql immutable
@@ -12,7 +13,7 @@ declare
   canonical text := value::text;
 begin
   if canonical collate "C" like '%.%0%' then
-    canonical := regexp_replace(canonical, '("(?:[^"\\]|\\.)*")|(\.[0-9]*[1-9])0+(?![0-9])|\.0+(?![0-9])', '\1\2', 'g');
+    canonical := regexp_replace(canonical, E'("(?:[^"\\\\]|\\\\.)*")|([.][0-9]*[1-9])0+(?![0-9])|[.]0+(?![0-9])', E'\\1\\2', 'g');
   end if;
   return canonical;
 end

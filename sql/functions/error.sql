@@ -60,6 +60,49 @@ end
 $$;
 comment on function tidebase_private.require_name(text, text, integer) is 'Raises TB002 unless the text can name something.';
 
+-- The limit is looked up only for what is large: callers ask first whether pg_column_size() is above a million, which
+-- costs nothing. So a limit below that has no effect.
+create or replace function tidebase_private.require_size(value jsonb, parameter text)
+returns void
+language plpgsql stable
+as $$
+declare
+  most bigint := coalesce((select s.value::bigint from tidebase_private.settings s where s.name = 'max_payload_bytes'), 67108864);
+begin
+  if pg_column_size(value) > most then
+    perform tidebase_private.raise_invalid(parameter, format('must take no more than %s bytes', most));
+  end if;
+end
+$$;
+comment on function tidebase_private.require_size(jsonb, text) is
+  'Raises TB002 when a payload takes more bytes (as jsonb, before compression) than the setting max_payload_bytes, which is 64 MB unless set in tidebase_private.settings, and counts from a million on.';
+
+create or replace function tidebase_private.require_list(value text[], parameter text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if array_ndims(value) > 1 then
+    perform tidebase_private.raise_invalid(parameter, 'must be a list, not a list of lists');
+  elsif array_position(value, null) is not null or '' = any (value) or cardinality(value) > 1000 then
+    perform tidebase_private.raise_invalid(parameter, 'must be a list of up to 1000 texts that are not empty');
+  end if;
+end
+$$;
+comment on function tidebase_private.require_list(text[], text) is 'Raises TB002 unless it is NULL or a plain list of up to 1000 texts that are not empty.';
+
+create or replace function tidebase_private.require_text(value text, parameter text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if octet_length(value) > 1000000 then
+    perform tidebase_private.raise_invalid(parameter, 'must be no longer than 1000000 bytes');
+  end if;
+end
+$$;
+comment on function tidebase_private.require_text(text, text) is 'Raises TB002 when a text for people is longer than a million bytes.';
+
 create or replace function tidebase_private.require_interval(value interval, parameter text, lowest interval, highest interval)
 returns void
 language plpgsql volatile

@@ -85,7 +85,7 @@ create or replace function tidebase_private.is_reserved(type text)
 returns boolean
 language sql immutable
 as $$
-  select type ~ '^(run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery|tidebase)\.';
+  select type ~ '^(run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery|tidebase)[.]';
 $$;
 comment on function tidebase_private.is_reserved(text) is 'Whether a type of event is one that only the functions write.';
 
@@ -131,6 +131,9 @@ begin
   end if;
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
+  end if;
+  if pg_column_size(payload) > 1000000 then
+    perform tidebase_private.require_size(payload, 'payload');
   end if;
   if transient then
     perform tidebase_private.commit_lazily();

@@ -144,6 +144,7 @@ declare
   steps integer;
 begin
   perform tidebase_private.require_name(id, 'new_run_id', 255);
+  perform tidebase_private.require_size(input, 'input');
   perform tidebase_private.commit_durably();
   select h.* into source from run_heads h where h.run_id = fork_run.run_id for key share;
   if not found then

@@ -211,10 +211,10 @@ declare
 begin
   perform tidebase_private.require_name(name, 'name', 1024);
   wanted.options := coalesce(options, array['approved', 'rejected']);
-  if array_ndims(wanted.options) > 1 then
-    perform tidebase_private.raise_invalid('options', 'must be a list, not a list of lists');
-  elsif cardinality(wanted.options) = 0 or array_position(wanted.options, null) is not null or '' = any (wanted.options) then
-    perform tidebase_private.raise_invalid('options', 'must be a list of texts that are not empty');
+  perform tidebase_private.require_list(wanted.options, 'options');
+  perform tidebase_private.require_text(prompt, 'prompt');
+  if cardinality(wanted.options) = 0 then
+    perform tidebase_private.raise_invalid('options', 'must not be empty');
   elsif required_approvals is null or required_approvals not between 1 and 100 then
     perform tidebase_private.raise_invalid('required_approvals', 'must be a number from 1 to 100');
   elsif jsonb_typeof(response_schema) not in ('object', 'boolean') then
@@ -226,6 +226,11 @@ begin
   end if;
   perform tidebase_private.require_interval(coalesce(timeout, '1 day'), 'timeout', '1 millisecond', '3650 days');
 
+  if pg_column_size(data) > 1000000 or pg_column_size(capability) > 1000000 or pg_column_size(response_schema) > 1000000 then
+    perform tidebase_private.require_size(data, 'data');
+    perform tidebase_private.require_size(capability, 'capability');
+    perform tidebase_private.require_size(response_schema, 'response_schema');
+  end if;
   wanted.run_id := open_gate.run_id;
   wanted.name := open_gate.name;
   wanted.kind := 'gate';
@@ -348,6 +353,9 @@ declare
 begin
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
+  end if;
+  if pg_column_size(payload) > 1000000 then
+    perform tidebase_private.require_size(payload, 'payload');
   end if;
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);

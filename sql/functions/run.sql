@@ -36,6 +36,10 @@ begin
   elsif recovery_webhook !~ '^https?://[^[:space:]]+$' then
     perform tidebase_private.raise_invalid('recovery_webhook', 'must be an http or https URL');
   end if;
+  if pg_column_size(input) > 1000000 or pg_column_size(metadata) > 1000000 then
+    perform tidebase_private.require_size(input, 'input');
+    perform tidebase_private.require_size(metadata, 'metadata');
+  end if;
   perform tidebase_private.require_interval(coalesce(retry_delay, '1 second'), 'retry_delay', '0', '30 days');
   perform tidebase_private.require_budget(budget);
   perform tidebase_private.require_traceparent(traceparent);
@@ -80,6 +84,9 @@ declare
   head run_heads;
   wanted jsonb := coalesce(result, 'null');
 begin
+  if pg_column_size(result) > 1000000 then
+    perform tidebase_private.require_size(result, 'result');
+  end if;
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
   end if;
@@ -126,6 +133,9 @@ declare
   delay interval;
   failures integer;
 begin
+  if pg_column_size(error) > 1000000 then
+    perform tidebase_private.require_size(error, 'error');
+  end if;
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   if head.lease_token = token and head.status in ('failed', 'pending', 'review') and exists (

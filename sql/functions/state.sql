@@ -139,30 +139,21 @@ create or replace function tidebase_private.change_of_patch(value jsonb, patch j
 returns jsonb
 language plpgsql immutable
 as $$
-declare
-  key text;
-  wanted jsonb;
-  here jsonb;
-  change jsonb := jsonb_build_object();
 begin
   if jsonb_typeof(patch) <> 'object' then
     return tidebase_private.find_change(value, patch);
   elsif value is null or jsonb_typeof(value) <> 'object' then
     return jsonb_build_array(tidebase_private.merge_patch('{}', patch));
   end if;
-  for key, wanted in select p.key, p.value from jsonb_each(patch) p loop
-    if wanted = 'null' then
-      here := case when value ? key then '[]'::jsonb end;
-    elsif value ? key then
-      here := tidebase_private.change_of_patch(value -> key, wanted);
-    else
-      here := jsonb_build_array(tidebase_private.merge_patch('{}', wanted));
-    end if;
-    if here is not null then
-      change := change || jsonb_build_object(key, here);
-    end if;
-  end loop;
-  return nullif(change, '{}');
+  return (
+    with changes as materialized (  -- or each would be worked out twice a level: for the condition and for the sum
+      select p.key, case
+          when p.value = 'null' then case when change_of_patch.value ? p.key then '[]'::jsonb end
+          when change_of_patch.value ? p.key then tidebase_private.change_of_patch(change_of_patch.value -> p.key, p.value)
+          else jsonb_build_array(tidebase_private.merge_patch('{}', p.value))
+        end as change
+      from jsonb_each(patch) p)
+    select jsonb_object_agg(c.key, c.change) from changes c where c.change is not null);
 end
 $$;
 comment on function tidebase_private.change_of_patch(jsonb, jsonb) is
@@ -309,6 +300,10 @@ declare
   earlier tidebase.events;
   restored integer;
 begin
+  if pg_column_size(value) > 1000000 or pg_column_size(wanted.metadata) > 1000000 then
+    perform tidebase_private.require_size(value, 'value');
+    perform tidebase_private.require_size(wanted.metadata, 'metadata');
+  end if;
   if wanted.importance = 'transient' then
     perform tidebase_private.commit_lazily();
   else

@@ -67,13 +67,12 @@ returns void
 language plpgsql volatile
 as $$
 begin
-  if array_ndims(side_effects) > 1 or array_ndims(credentials) > 1 then
-    perform tidebase_private.raise_invalid('side_effects and credentials', 'must be lists, not lists of lists');
-  elsif array_position(side_effects, null) is not null or '' = any (side_effects) then
-    perform tidebase_private.raise_invalid('side_effects', 'must not contain NULL or an empty text');
-  elsif array_position(credentials, null) is not null or '' = any (credentials) then
-    perform tidebase_private.raise_invalid('credentials', 'must not contain NULL or an empty text');
-  elsif '' in (idempotency_key, checkpoint_invariant, verified_by) then
+  perform tidebase_private.require_list(side_effects, 'side_effects');
+  perform tidebase_private.require_list(credentials, 'credentials');
+  perform tidebase_private.require_text(idempotency_key, 'idempotency_key');
+  perform tidebase_private.require_text(checkpoint_invariant, 'checkpoint_invariant');
+  perform tidebase_private.require_text(verified_by, 'verified_by');
+  if '' in (idempotency_key, checkpoint_invariant, verified_by) then
     perform tidebase_private.raise_invalid('idempotency_key, checkpoint_invariant and verified_by', 'must not be empty');
   elsif replay not in ('auto', 'manual', 'never') then
     perform tidebase_private.raise_invalid('replay', 'must be auto, manual or never');
@@ -240,6 +239,9 @@ begin
   if not tidebase_private.is_name(name, 1024) then
     perform tidebase_private.require_name(name, 'name', 1024);
   end if;
+  if pg_column_size(input) > 1000000 then
+    perform tidebase_private.require_size(input, 'input');
+  end if;
   if num_nonnulls(side_effects, idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries,
     retry_delay, retry_max_delay, timeout) > 0
   then
@@ -305,6 +307,9 @@ declare
   nth integer;
   earlier bigint;
 begin
+  if pg_column_size(output) > 1000000 then
+    perform tidebase_private.require_size(output, 'output');
+  end if;
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
   end if;
@@ -354,6 +359,10 @@ begin
   end if;
   if duration is not null then
     perform tidebase_private.require_interval(duration, 'duration', '0', '365 days');
+  end if;
+  if pg_column_size(input) > 1000000 or pg_column_size(output) > 1000000 then
+    perform tidebase_private.require_size(input, 'input');
+    perform tidebase_private.require_size(output, 'output');
   end if;
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
@@ -405,6 +414,9 @@ declare
   step steps;
   delay interval;
 begin
+  if pg_column_size(error) > 1000000 then
+    perform tidebase_private.require_size(error, 'error');
+  end if;
   perform tidebase_private.commit_durably();
   head := tidebase_private.fence(run_id, token, 1);
   select s.* into step from steps s
@@ -455,6 +467,9 @@ declare
 begin
   if decision is null or decision not in ('retry', 'accept', 'fail') then
     perform tidebase_private.raise_invalid('decision', 'must be retry, accept or fail');
+  end if;
+  if pg_column_size(output) > 1000000 then
+    perform tidebase_private.require_size(output, 'output');
   end if;
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
