@@ -7,15 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tidebase import Tidebase, TidebaseError, migrations
 
 from .conftest import SERVERS, Server
+from .probe_support import Connection, attempt, call, call_rows, expire, grant, value, values
 from .test_run import until
 
 MIGRATIONS = sorted(
@@ -71,6 +74,81 @@ def test_an_upgrade_from_each_earlier_schema_is_a_fresh_install(
         assert migrations.rollback(connection, to=MIGRATIONS[step]) == MIGRATIONS[step + 1 :][::-1]
         migrations.migrate(connection)
     assert schema(server, empty_database) == schema(server, database)
+
+
+COMPRESSION = "default_toast_compression"
+LANDED = sorted((Path(__file__).parent / "landed").glob("*.sql"))
+
+
+def test_there_is_a_dump_of_every_state_that_has_landed() -> None:
+    """All but the newest, and the first, which was never there without the second."""
+    assert [path.stem for path in LANDED] == MIGRATIONS[1:-1]
+
+
+@pytest.fixture(params=LANDED, ids=lambda path: path.stem)
+def landed(request: pytest.FixtureRequest, empty_database: str) -> Iterator[Connection]:
+    """A database as an earlier package left it, with runs in the middle of their work."""
+    dump = request.param.read_text("utf-8")
+    with connect(empty_database) as connection:
+        if "lz4" not in values(connection, "select unnest(enumvals) from pg_settings where name = %s", COMPRESSION):
+            dump = re.sub(r"ALTER TABLE.* SET COMPRESSION lz4;\n", "", dump)
+        connection.execute(dump.encode())
+    with connect(empty_database) as connection:
+        yield connection
+        assert values(connection, "select c::text from tidebase.check_invariants() c") == []
+
+
+def test_runs_of_an_earlier_schema_go_on_after_the_upgrade(
+    landed: Connection, request: pytest.FixtureRequest, server: Server, empty_database: str, database: str
+) -> None:
+    state = request.node.callspec.params["landed"].stem
+    there = set(values(landed, "select run_id from tidebase.runs"))
+    assert migrations.migrate(landed).migrations == MIGRATIONS[MIGRATIONS.index(state) + 1 :]
+    assert schema(server, empty_database) == schema(server, database)
+    assert values(landed, "select c::text from tidebase.check_invariants() c") == []
+
+    # The worker of that time goes on, as long as nobody has taken its place.
+    call(landed, "complete_step", run_id="live", token=1, name="plain", output=Jsonb("by the old worker"))
+    expire(landed, "live")
+    token = grant(landed, "live")
+    assert attempt(landed, "append_event", run_id="live", token=1, type="late")[0] == "TB003"
+
+    def begin(name: str, input: int, **contract: Any) -> Any:
+        return call(landed, "begin_step", run_id="live", token=token, name=name, input=Jsonb(input), **contract)
+
+    assert begin("done", 1) == {"outcome": "replay", "attempt": 1, "output": {"kept": True}}
+    assert begin("plain", 2)["output"] == "by the old worker"
+    assert begin("unsafe", 3, side_effects=["mail"])["outcome"] == "review"
+    call(landed, "resolve_review", run_id="live", step="unsafe", decision="accept", output=Jsonb("sent"))
+    token = grant(landed, "live")
+    assert begin("unsafe", 3)["output"] == "sent"
+    if call_rows(landed, "list_state_versions", run_id="live"):
+        assert call(landed, "get_state", run_id="live")["value"] == {"progress": 0.7, "phase": "writing"}
+        assert value(landed, "select input_tokens from tidebase.usage_totals where run_id = 'live'") == 10
+    call(landed, "complete_run", run_id="live", token=token, result=Jsonb("done"))
+    seqs = [row["seq"] for row in call_rows(landed, "read_events", run_id="live")]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+    if value(landed, "select status from tidebase.run_overview where run_id = 'waits'") == "waiting":
+        assert call(landed, "acquire_run", run_id="waits", holder="new worker")["outcome"] == "waiting"
+        assert call(landed, "decide_gate", run_id="waits", name="ask", decision="approved")["accepted"]
+    if values(landed, "select step from tidebase.review_inbox where run_id = 'in review'"):
+        call(landed, "resolve_review", run_id="in review", step="unsafe", decision="retry")
+    for run_id in sorted(there - {"live", "over", "cancelled"}):
+        expire(landed, run_id)
+        call(landed, "complete_run", run_id=run_id, token=grant(landed, run_id))
+    assert call(landed, "acquire_run", run_id="over", holder="new worker")["result"] == "result"
+
+
+def test_an_upgrade_can_be_taken_back_with_runs_in_the_middle_of_their_work(
+    landed: Connection, request: pytest.FixtureRequest
+) -> None:
+    state = request.node.callspec.params["landed"].stem
+    migrations.migrate(landed)
+    assert migrations.rollback(landed, to=state) == MIGRATIONS[MIGRATIONS.index(state) + 1 :][::-1]
+    migrations.migrate(landed)
+    expire(landed, "live")
+    assert call(landed, "acquire_run", run_id="live", holder="new worker")["token"] == 2
 
 
 def test_a_rollback_of_everything_leaves_nothing(empty_database: str) -> None:

@@ -368,7 +368,9 @@ begin
   end if;
   gate := tidebase_private.settle_if_overdue(gate);
   if gate.status = 'decided' then
-    return tidebase_private.standing(gate, accepted => coalesce(gate.request_id = request_id, false));
+    return tidebase_private.standing(gate, accepted => coalesce(gate.request_id = request_id, false) or exists (
+      select from gate_votes v
+      where v.run_id = decide_gate.run_id and v.name = decide_gate.name and v.request_id = decide_gate.request_id));
   elsif head.status = 'completed' then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   elsif decision is null or decision <> all (gate.options) then

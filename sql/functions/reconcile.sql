@@ -93,7 +93,7 @@ begin
 end
 $$;
 comment on function tidebase.reconcile(integer) is
-  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (the run is pending again), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). Any number of callers at once; call it again while it returns runs = max. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
+  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (the run is pending again), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
 
 create or replace view tidebase.stalled_runs with (security_barrier = true) as
   select
