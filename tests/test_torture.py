@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from .conftest import SERVERS
 from .probe_support import Connection
 from .test_mechanisms import GRANT, LIVE, Edit
+from .torture import page
 from .torture.__main__ import main
 from .torture.checker import RULES, History, Stored
 from .torture.failover import failover
@@ -228,3 +229,10 @@ def test_the_command_writes_its_report(tmp_path: Path) -> None:
     assert report["seed"] == 7 and report["violations"] == []
     assert report["kinds"]["schedules"]["figures"]["schedules"] > 1000
     assert (tmp_path / "report.md").read_text().strip() in result.output
+
+
+def test_the_readme_says_what_the_report_says() -> None:
+    """``python -m tests.torture.page`` brings it up to date."""
+    readme = page.README.read_text("utf-8")
+    assert readme == page.replaced(readme, page.render(json.loads(page.REPORT.read_text("utf-8"))))
+    assert set(page.mutants()) == {probe for _, _, probes in page.PROMISES for probe in probes}

@@ -1,0 +1,142 @@
+"""The page of the README that says why one can believe it: ``python -m tests.torture.page [REPORT]``.
+
+It is made of the report of the last long run (``tests/torture/report.json``; a new REPORT takes its place) and of what
+the tests say about themselves, so it cannot claim what is not there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .. import test_mechanisms, test_schedules, test_torture
+from ..test_isolation import SPECS
+from .report import table
+
+README = Path(__file__).parents[2] / "README.md"
+REPORT = Path(__file__).with_name("report.json")
+BEGIN, END = "<!-- made by tests/torture/page.py -->\n", "<!-- end of it -->"
+
+#: What is promised, by what it holds, and the probes that attack it (`tests/probe*.py`), each seen failing.
+PROMISES = (
+    (
+        "One holder; tokens only grow, also over a crash and a failover",
+        "the head's row lock; the token in the same `update`; a timeline's tokens begin above all before",
+        ("one_holder", "takeovers", "short_leases", "time_after_waiting"),
+    ),
+    (
+        "A replaced holder writes nothing",
+        "the token is compared in the statement that takes the lock",
+        ("zombie", "replaced_while_waiting", "given_up", "lapsed_holder"),
+    ),
+    (
+        "A completed step never runs again, its output never changes; another input is refused",
+        "primary key; hash of the canonical input",
+        (
+            "one_begin",
+            "successor_repeats",
+            "same_request",
+            "checkpoint_is_final",
+            "same_input",
+            "other_input",
+            "worker_kills",
+            "many_threads",
+        ),
+    ),
+    (
+        "The log is 1..n, in commit order, and nobody changes it",
+        "a counter under the row lock; no privilege to update",
+        ("commit_order", "event_order", "immutable_events", "doorbell", "watch_has_no_hole"),
+    ),
+    (
+        "A gate has one decision, of somebody entitled",
+        "decided under the lock; an HMAC as secret",
+        ("deciders", "deciders_queued", "suspension"),
+    ),
+    (
+        "What may have taken effect is repeated only if a person says so",
+        "an unfinished attempt parks the run",
+        ("one_review",),
+    ),
+    (
+        "State: versions 1..n, each as it was written",
+        "numbered under the lock; changes composed",
+        ("compare_and_set", "four_writers"),
+    ),
+    (
+        "Cancelled and completed are final; time acts once",
+        "a status in the fence; `skip locked`",
+        ("cancelled_for_good", "reconciled_once", "one_delivery"),
+    ),
+    (
+        "Sums are exact, budgets hold, purging leaves no orphan",
+        "accounts locked from the run upwards",
+        ("exact_sums", "nothing_begins_after_the_limit", "a_budget_that_comes_late", "purge_under_load"),
+    ),
+    (
+        "What is acknowledged survives; no deadlock; no error without its SQLSTATE",
+        "synchronous commit where it counts; one lock order",
+        ("durability", "lock_order", "stress"),
+    ),
+)
+
+
+def probe_name(probe: Any) -> str:
+    return str((probe.func if isinstance(probe, functools.partial) else probe).__name__)
+
+
+def mutants() -> Counter[str]:
+    """How many mechanisms were taken out, by the probe that noticed."""
+    return Counter(probe_name(probe) for _, probe in test_mechanisms.MUTATIONS.values())
+
+
+def mutants_of_schedules() -> int:
+    (mark,) = (
+        mark
+        for mark in test_schedules.test_a_schedule_shows_that_a_mechanism_is_missing.pytestmark
+        if mark.name == "parametrize"
+    )
+    return len(mark.args[1])
+
+
+def render(report: dict[str, Any]) -> str:
+    noticed = mutants()
+    lines = [
+        "| promise | mechanism | attacked by | mechanisms taken out, and noticed |",
+        "| --- | --- | --- | ---: |",
+    ]
+    for promise, mechanism, probes in PROMISES:
+        names = ", ".join(f"`{probe}`" for probe in probes)
+        lines.append(f"| {promise} | {mechanism} | {names} | {sum(noticed[probe] for probe in probes)} |")
+    others = mutants_of_schedules(), len(test_torture.MUTATIONS) + 1
+    lines += [
+        "",
+        f"That is {noticed.total()} mutations of the SQL which the probes notice; {others[0]} more are noticed by the"
+        f" schedules, {others[1]} by storms and failovers. {len(SPECS)} isolation specs say who waits for whom.",
+        "",
+        f"The last long run of `make torture`, {table(report)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def replaced(text: str, page: str) -> str:
+    """The README with the page in its place."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{page}{END}{after}"
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        shutil.copy(sys.argv[1], REPORT)
+    page = render(json.loads(REPORT.read_text("utf-8")))
+    README.write_text(replaced(README.read_text("utf-8"), page), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
