@@ -223,7 +223,13 @@ def zombie(url: str) -> list[str]:
             found += _refused(old, observer, run_id, token, "TB003")
         if found:
             return found  # what follows counts on nothing having happened
-        # Once more when the successor does the step that the zombie has in hand, and when the run is over.
+        # Once more when the successor has given the run up, when it does the step that the zombie has in hand, and when
+        # the run is over.
+        call(new, "release_run", run_id=run_id, token=fresh)
+        found += _refused(old, observer, run_id, stale, "TB003")
+        if found:
+            return found
+        fresh = grant(new, run_id, "successor")
         call(new, "begin_step", run_id=run_id, token=fresh, name="work")
         found += _refused(old, observer, run_id, stale, "TB003")
         if found:
