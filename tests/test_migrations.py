@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import signal
@@ -77,18 +78,22 @@ def test_an_upgrade_from_each_earlier_schema_is_a_fresh_install(
 
 
 COMPRESSION = "default_toast_compression"
-LANDED = sorted((Path(__file__).parent / "landed").glob("*.sql"))
+LANDED = sorted((Path(__file__).parent / "landed").glob("*.sql.gz"))
+
+
+def state_of(dump: Path) -> str:
+    return dump.name.removesuffix(".sql.gz")
 
 
 def test_there_is_a_dump_of_every_state_that_has_landed() -> None:
     """All but the newest, and the first, which was never there without the second."""
-    assert [path.stem for path in LANDED] == MIGRATIONS[1:-1]
+    assert [state_of(path) for path in LANDED] == MIGRATIONS[1:-1]
 
 
-@pytest.fixture(params=LANDED, ids=lambda path: path.stem)
+@pytest.fixture(params=LANDED, ids=state_of)
 def landed(request: pytest.FixtureRequest, empty_database: str) -> Iterator[Connection]:
     """A database as an earlier package left it, with runs in the middle of their work."""
-    dump = request.param.read_text("utf-8")
+    dump = gzip.decompress(request.param.read_bytes()).decode()
     with connect(empty_database) as connection:
         if "lz4" not in values(connection, "select unnest(enumvals) from pg_settings where name = %s", COMPRESSION):
             dump = re.sub(r"ALTER TABLE.* SET COMPRESSION lz4;\n", "", dump)
@@ -101,7 +106,7 @@ def landed(request: pytest.FixtureRequest, empty_database: str) -> Iterator[Conn
 def test_runs_of_an_earlier_schema_go_on_after_the_upgrade(
     landed: Connection, request: pytest.FixtureRequest, server: Server, empty_database: str, database: str
 ) -> None:
-    state = request.node.callspec.params["landed"].stem
+    state = state_of(request.node.callspec.params["landed"])
     there = set(values(landed, "select run_id from tidebase.runs"))
     assert migrations.migrate(landed).migrations == MIGRATIONS[MIGRATIONS.index(state) + 1 :]
     assert schema(server, empty_database) == schema(server, database)
@@ -143,7 +148,7 @@ def test_runs_of_an_earlier_schema_go_on_after_the_upgrade(
 def test_an_upgrade_can_be_taken_back_with_runs_in_the_middle_of_their_work(
     landed: Connection, request: pytest.FixtureRequest
 ) -> None:
-    state = request.node.callspec.params["landed"].stem
+    state = state_of(request.node.callspec.params["landed"])
     migrations.migrate(landed)
     assert migrations.rollback(landed, to=state) == MIGRATIONS[MIGRATIONS.index(state) + 1 :][::-1]
     migrations.migrate(landed)
