@@ -67,6 +67,7 @@ class Crowd:
         self._runs = runs
         self._choose = choose
         self._count = 0
+        self.clocks_wrong = 0
         self.processes: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def add(self, role: str) -> None:
@@ -75,6 +76,7 @@ class Crowd:
         environment = dict(os.environ, PYTHONPATH=str(ROOT))
         if FAKETIME.exists() and self._choose.random() < 0.5:
             # A client whose clock is wrong, and other than it was before it was killed. The monotonic one stays right.
+            self.clocks_wrong += 1
             shift = self._choose.choice(("-3d", "+30d", "-1y", "+7m"))
             environment |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         arguments = (role, self._url, str(path), str(self._choose.getrandbits(32)), self._hurry, *self._runs)
@@ -296,6 +298,7 @@ def storm(
         proxy.chance = 0
         found = crowd.close()
     raging.faults.update({f"a connection breaks {moment} the call": times for moment, times in proxy.broken.items()})
+    raging.faults["a client's clock is wrong"] = crowd.clocks_wrong
     outcome = account(journals, url, crashed=bool({"the server is killed", "full disk"} & raging.faults.keys()))
     outcome.violations[:0] = found
     outcome.faults = raging.faults
