@@ -46,6 +46,11 @@ select is(
   encode(sha256(tidebase_private.xor_pad('Jefe', 92) || sha256(tidebase_private.xor_pad('Jefe', 54) || 'what do ya want for nothing?'::bytea)), 'hex'),
   '5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843', 'and gives RFC 4231''s answer');
 
+select set_config('gate_test.old', tidebase_private.gate_secret('r', 'g'), true);
+delete from tidebase_private.gate_key;
+select isnt(tidebase_private.gate_secret('r', 'g'), current_setting('gate_test.old'), 'without its key a database makes another');
+select is(tidebase_private.gate_secret('r', 'g'), (tidebase.open_gate('r', 1, 'g', 'Publish?', '{"a": 1, "b": [2]}')).secret, 'and keeps that');
+
 -- decide_gate
 select throws_ok($$select tidebase.decide_gate('r', 'g', 'approved', secret => 'gate_wrong')$$, 'TB009', null, 'a wrong secret decides nothing');
 select throws_ok($$select tidebase.decide_gate('r', 'g', 'approved', secret => '')$$, 'TB009', null, 'nor does an empty one');

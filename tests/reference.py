@@ -463,15 +463,16 @@ class Reference:
         if self.is_over(gate):
             run.settle(name, gate.default, "timeout")
         voter = actor if secret is None else "(secret)"
-        said, again = gate.votes.get(voter), request_id is not None and request_id == gate.request_id
+        said = gate.votes.get(voter)
+        again = request_id is not None and (decision, request_id) in ((gate.decision, gate.request_id), said)
         if gate.status == "decided":
-            return self.standing(gate, again or (request_id is not None and said == (decision, request_id)))
+            return self.standing(gate, again)
         self.open(run_id)
         if decision not in ("approved", "rejected"):
             raise Refused("TB002")
         if gate.required > 1 and decision == "approved":
             if said is not None:
-                return self.standing(gate, request_id is not None and said == (decision, request_id))
+                return self.standing(gate, again)
             gate.votes[voter] = decision, request_id
             run.emit("gate.voted", name=name, voter=voter, decision=decision, approvals=len(gate.votes))
             if len(gate.votes) < gate.required:

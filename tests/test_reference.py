@@ -670,6 +670,8 @@ def test_a_vote_that_is_repeated_after_the_decision_is_accepted_again(db: Connec
     assert call(db, "decide_gate", run_id="r", name="g", **ada)["accepted"]
     assert call(db, "decide_gate", run_id="r", name="g", **bob)["status"] == "decided"
     assert call(db, "decide_gate", run_id="r", name="g", **ada)["accepted"]
+    for other in (ada | {"actor": "bob"}, ada | {"decision": "rejected"}, bob | {"decision": "rejected"}):
+        assert not call(db, "decide_gate", run_id="r", name="g", **other)["accepted"]  # another call with that id
 
 
 @pytest.mark.breaks_invariants  # it moves times by hand

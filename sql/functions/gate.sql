@@ -4,7 +4,8 @@
 -- takes it, the others are told what stands. Time decides by the clock of the database: whoever looks at an overdue
 -- gate first, be it reconcile, a decider or the run itself, writes the default decision down.
 
--- HMAC-SHA256 (RFC 2104) over the built-in sha256(): no extension is needed. The key is made on first use, which is below.
+-- HMAC-SHA256 (RFC 2104) over the built-in sha256(): no extension is needed. The key is made when this
+-- file is installed (below), and anew where it was deleted.
 create or replace function tidebase_private.hmac(message bytea)
 returns bytea
 language plpgsql volatile
@@ -313,6 +314,19 @@ $$;
 comment on function tidebase_private.standing(tidebase.gates, boolean) is 'What stands at a gate, as an answer of decide_gate.';
 
 -- Counts a vote; true when it was counted. Bearers of the one secret are one voter: the secret does not tell them apart.
+-- Whether this call was taken before: its id alone does not say so, it may have been given to another call, too.
+create or replace function tidebase_private.was_said(gate tidebase.gates, voter text, decision text, request_id text)
+returns boolean
+language sql stable
+as $$
+  select coalesce(gate.request_id = request_id and gate.decision = decision, false) or exists (
+    select from tidebase.gate_votes v
+    where v.run_id = gate.run_id and v.name = gate.name and v.voter = was_said.voter and v.decision = was_said.decision
+      and v.request_id = was_said.request_id);
+$$;
+comment on function tidebase_private.was_said(tidebase.gates, text, text, text) is
+  'Whether the gate was given this decision, or this vote, by a call with this request id.';
+
 create or replace function tidebase_private.vote(
   gate tidebase.gates, voter text, decision text, payload jsonb, comment text, request_id text)
 returns boolean
@@ -323,9 +337,7 @@ begin
   values (gate.run_id, gate.name, vote.voter, vote.decision, vote.payload, vote.comment, vote.request_id)
   on conflict on constraint gate_votes_pkey do nothing;
   if not found then
-    return exists (
-      select from tidebase.gate_votes v
-      where v.run_id = gate.run_id and v.name = gate.name and v.voter = vote.voter and v.request_id = vote.request_id);
+    return tidebase_private.was_said(gate, voter, decision, request_id);
   end if;
   perform tidebase_private.emit(tidebase_private.advance(gate.run_id), 'gate.voted', jsonb_build_object('name', gate.name,
     'voter', voter, 'decision', decision, 'required', gate.required_approvals,
@@ -348,6 +360,7 @@ as $$
 declare
   right_of text := tidebase_private.entitlement(run_id, name, secret);
   who text := coalesce(actor, case right_of when 'approver' then tidebase_private.caller() end);
+  voter text := case right_of when 'secret' then '(secret)' else who end;
   head run_heads;
   gate gates;
 begin
@@ -368,9 +381,7 @@ begin
   end if;
   gate := tidebase_private.settle_if_overdue(gate);
   if gate.status = 'decided' then
-    return tidebase_private.standing(gate, accepted => coalesce(gate.request_id = request_id, false) or exists (
-      select from gate_votes v
-      where v.run_id = decide_gate.run_id and v.name = decide_gate.name and v.request_id = decide_gate.request_id));
+    return tidebase_private.standing(gate, accepted => tidebase_private.was_said(gate, voter, decision, request_id));
   elsif head.status = 'completed' then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   elsif decision is null or decision <> all (gate.options) then
@@ -378,7 +389,7 @@ begin
   end if;
 
   if gate.required_approvals > 1 and decision <> 'rejected' then
-    if not tidebase_private.vote(gate, case right_of when 'secret' then '(secret)' else who end, decision, payload, comment, request_id) then
+    if not tidebase_private.vote(gate, voter, decision, payload, comment, request_id) then
       return tidebase_private.standing(gate, accepted => false);
     elsif (select count(*) from gate_votes v
       where v.run_id = gate.run_id and v.name = gate.name and v.decision = decide_gate.decision) < gate.required_approvals
@@ -391,7 +402,7 @@ begin
 end
 $$;
 comment on function tidebase.decide_gate(text, text, text, text, jsonb, text, text, text) is
-  'Decides a gate. accepted: whether this decision was taken; false when another one stands already, which is returned. Entitled is who gives the gate''s secret, or, without one, a member of the approver role. decision: one of the gate''s options. actor: who decides, for the log; the database role unless told. payload: the answer, or the changed arguments. request_id: an id made up for this call; the call repeated with it is accepted again. Errors: TB001, TB002, TB004, TB005, TB009, TB012.';
+  'Decides a gate. accepted: whether this decision was taken; false when another one stands already, which is returned. Entitled is who gives the gate''s secret, or, without one, a member of the approver role. decision: one of the gate''s options. actor: who decides, for the log; the database role unless told. payload: the answer, or the changed arguments. request_id: an id made up for this call; the call repeated with it, by the same voter for the same decision, is accepted again. Errors: TB001, TB002, TB004, TB005, TB009, TB012.';
 
 -- Ends the work of this process on the run until the gate or timer is decided.
 create or replace function tidebase.suspend_run(run_id text, token bigint, name text)
