@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from .. import conftest
 from . import report
@@ -92,7 +93,7 @@ def main(minutes: float, seed: int | None, processes: int, only: tuple[str, ...]
                 result = _result(future, job)
                 results.append(result)
                 for violation in result.violations:
-                    progress.console.print(f"[red]{job}[/red]: {violation}", markup=True, highlight=False)
+                    progress.console.print(Text(str(job), "red"), Text(violation), soft_wrap=True)
             progress.update(bar, completed=time.monotonic() - begun, figures=report.headline(results))
     text = report.write(results, output, seed, time.monotonic() - begun)
     click.echo(text)

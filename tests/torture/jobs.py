@@ -91,7 +91,7 @@ def _result(job: Job, outcome: Outcome) -> Result:
 
 
 def _model(job: Job, folder: Path) -> Result:
-    from ..test_reference import run_for
+    from ..test_reference import Violation, run_for
 
     cluster = local.Cluster(folder / "data", SERVERS[job.version], {"fsync": "off", "shared_buffers": "64MB"})
     cluster.start()
@@ -99,6 +99,8 @@ def _model(job: Job, folder: Path) -> Result:
         with connect(cluster.url) as connection:
             migrations.migrate(connection)
         return Result(job, figures=Counter(run_for(cluster.url, MODEL_S, job.arguments[0])))
+    except Violation as violation:
+        return Result(job, violations=[str(violation)])
     finally:
         cluster.stop("immediate")
 
