@@ -97,6 +97,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def on_newest(fixture: str) -> pytest.MarkDecorator:
+    """For tests about the tests: that a probe notices what is missing depends on no version of Postgres."""
+    newest = max(SERVERS, default=None)
+    return pytest.mark.parametrize(fixture, [newest], indirect=True, ids=lambda version: f"pg{version}")
+
+
 @pytest.fixture(scope="session", params=sorted(SERVERS) or [None], ids=lambda version: f"pg{version}")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Each Postgres in turn, with a migrated template database on it."""

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from . import probe_gates, probe_state, probe_workers, probes
+from .conftest import on_newest
 from .probe_support import Connection, connect, values
 from .probes import Probe
 
@@ -507,6 +508,7 @@ def noticed(probe: Probe, database: str) -> list[str]:
 
 
 @pytest.mark.breaks_invariants
+@on_newest("server")
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_probe_fails_without_its_mechanism(name: str, database: str) -> None:
     """Silent with the mechanism, loud without: on the same database, with nothing else changed in between."""

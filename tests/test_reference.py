@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from .conftest import on_newest
 from .probe_support import Connection, attempt, call, call_rows
 from .reference import FINAL, Reference, Row, Run
 from .test_mechanisms import LIVE, Edit
@@ -635,6 +636,7 @@ def test_random_calls_are_answered_as_by_the_model(database: str) -> None:
 
 
 @pytest.mark.breaks_invariants
+@on_newest("server")
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.function}: {mutant.text}"[:60])
 def test_a_function_that_is_broken_is_found(mutant: Edit, database: str) -> None:
     """Otherwise thousands of sequences would prove nothing."""

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from .conftest import SERVERS
+from .conftest import SERVERS, on_newest
 from .probe_support import Connection
 from .test_mechanisms import GRANT, LIVE, Edit
 from .torture import page
@@ -61,10 +61,7 @@ MUTATIONS = {
 }
 
 
-NEWEST = pytest.mark.parametrize("machine", [max(SERVERS)], indirect=True, ids=lambda version: f"pg{version}")
-
-
-@NEWEST
+@on_newest("machine")
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_storm_shows_that_a_mechanism_is_missing(name: str, machine: Machine, tmp_path: Path) -> None:
     def mutate(connection: Connection) -> None:
@@ -197,7 +194,7 @@ def test_a_journal_says_what_was_answered_and_what_was_not(tmp_path: Path) -> No
     assert (silent.ok, silent.refused, silent.tries[0].ended) == (False, False, None)
 
 
-@NEWEST
+@on_newest("machine")
 def test_the_proxy_breaks_a_connection_before_and_after_the_call(machine: Machine) -> None:
     with psycopg.connect(machine.cluster.url, autocommit=True) as observer:
         observer.execute("create table if not exists done (n integer)")

@@ -95,15 +95,6 @@ def mutants() -> Counter[str]:
     return Counter(probe_name(probe) for _, probe in test_mechanisms.MUTATIONS.values())
 
 
-def mutants_of_schedules() -> int:
-    (mark,) = (
-        mark
-        for mark in test_schedules.test_a_schedule_shows_that_a_mechanism_is_missing.pytestmark
-        if mark.name == "parametrize"
-    )
-    return len(mark.args[1])
-
-
 def render(report: dict[str, Any]) -> str:
     noticed = mutants()
     lines = [
@@ -113,7 +104,7 @@ def render(report: dict[str, Any]) -> str:
     for promise, mechanism, probes in PROMISES:
         names = ", ".join(f"`{probe}`" for probe in probes)
         lines.append(f"| {promise} | {mechanism} | {names} | {sum(noticed[probe] for probe in probes)} |")
-    others = mutants_of_schedules(), len(test_torture.MUTATIONS) + 1
+    others = len(test_schedules.MUTATIONS), len(test_torture.MUTATIONS) + 1
     lines += [
         "",
         f"That is {noticed.total()} mutations of the SQL which the probes notice; {others[0]} more are noticed by the"
