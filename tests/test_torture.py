@@ -102,6 +102,10 @@ def granted(token: int, begun: int, ended: int) -> Op:
     return op("acquire_run", begun, ended, [{"outcome": "granted", "token": token}])
 
 
+def begun(name: str, token: int, begun: int, ended: int) -> Op:
+    return op("begin_step", begun, ended, [{"outcome": "execute", "output": None}], token=token, name=name)
+
+
 def completed(begun: int, ended: int, seq: int, output: str = "x", **more: Any) -> Op:
     return op("complete_step", begun, ended, [{"complete_step": seq}], token=1, name="s", output={"id": output}, **more)
 
@@ -139,11 +143,11 @@ BROKEN: dict[str, tuple[list[Op], Stored]] = {
     ),
     "nothing is there twice or unasked": ([], stored(notes={"n": [("r", 3)]})),
     "a completed step never runs again": (
-        [completed(0, 1, 3), op("execute", 2, 3, None, name="s")],
+        [completed(0, 1, 3), begun("s", 1, 2, 3)],
         stored(steps=STEP),
     ),
     "an unsafe step is repeated only if a person says so": (
-        [op("execute", 0, 1, None, name="unsafe1"), op("execute", 2, 3, None, name="unsafe1")],
+        [begun("unsafe1", 1, 0, 1), begun("unsafe1", 2, 2, 3)],
         stored(),
     ),
     "a gate is decided once": (
@@ -170,8 +174,16 @@ def test_the_checker_sees_a_broken_history(rule: str) -> None:
 
 
 def test_the_checker_finds_nothing_where_nothing_is() -> None:
-    ops = [granted(1, 0, 1), op("execute", 1, 2, None, name="s"), completed(2, 3, 3), granted(2, 4, 5)]
+    ops = [granted(1, 0, 1), begun("s", 1, 1, 2), completed(2, 3, 3), granted(2, 4, 5)]
     assert History(ops, stored(steps=STEP)).check() == []
+
+
+def test_a_client_may_be_stopped_before_it_reads_what_it_is_to_do() -> None:
+    plain = [begun("s", 1, 0, 9), completed(3, 4, 3)]
+    assert History(plain, stored(steps=STEP)).check() == []
+    said = op("resolve_review", 2, 3, [{"resolve_review": 3}], step="unsafe1", decision="retry")
+    unsafe = [begun("unsafe1", 1, 0, 9), said, begun("unsafe1", 2, 4, 5)]
+    assert History(unsafe, stored()).check() == []
 
 
 def test_what_a_promoted_standby_may_lose_is_not_missed() -> None:

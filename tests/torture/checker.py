@@ -217,10 +217,18 @@ def nothing_is_there_twice_or_unasked(history: History) -> Iterator[str]:
     yield from (f"{step}: {output}" for step, (output, _) in stored.steps.items() if output["id"] not in given)
 
 
+def permissions(history: History) -> list[Op]:
+    """The calls that were answered with a step to execute. When a client does so is its own affair: one that is stopped
+    before it reads the answer executes the step long after it was replaced, and nobody can keep it from that.
+    """
+    return [op for op in history.kept("begin_step") if op.value[0]["outcome"] == "execute"]
+
+
 def a_completed_step_never_runs_again(history: History) -> Iterator[str]:
     completed = {(op.run_id, op.arguments["name"]): op.ended for op in history.kept("complete_step")}
-    for op in history.of("execute"):
-        if op.begun > completed.get((op.run_id, op.arguments["name"]), op.begun):
+    for op in permissions(history):
+        last = op.tries[-1].begun
+        if last > completed.get((op.run_id, op.arguments["name"]), last):
             yield str(op)
 
 
@@ -229,15 +237,15 @@ def an_unsafe_step_is_repeated_only_if_a_person_says_so(history: History) -> Ite
     for op in history.of("resolve_review"):
         if op.arguments["decision"] == "retry" and not op.refused:
             asked[op.run_id, op.arguments["step"]].append(op)
-    executed: dict[tuple[str, str], list[Op]] = defaultdict(list)
-    for op in history.of("execute"):
-        if op.arguments["name"].startswith("unsafe") and op.begun > history.promoted:
-            executed[op.run_id, op.arguments["name"]].append(op)
-    for step, executions in executed.items():
-        for first, second in pairwise(executions):
-            between = [op for op in asked[step] if op.begun < second.begun and (not op.ok or op.ended > first.begun)]
+    permitted: dict[tuple[str, str], list[Op]] = defaultdict(list)
+    for op in permissions(history):
+        if op.arguments["name"].startswith("unsafe"):
+            permitted[op.run_id, op.arguments["name"]].append(op)
+    for step, ops in permitted.items():
+        for first, second in pairwise(sorted(ops, key=lambda op: (op.arguments["token"], op.begun))):
+            between = [op for op in asked[step] if op.begun < second.ended and (not op.ok or op.ended > first.begun)]
             if not between:
-                yield f"{step} was executed again: {second}"
+                yield f"{step} was to be executed again: {second}"
 
 
 def a_gate_is_decided_once(history: History) -> Iterator[str]:
