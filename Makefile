@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 MINUTES ?= 10
+VERSIONS ?= 16,17
 
 .PHONY: help setup demo test versions torture bench lint clean
 
@@ -34,7 +35,7 @@ test: setup lint  ## Run every test, on every Postgres that is there
 
 versions: setup  ## Run every test on Postgres 16 and 17, too, which it installs; VERSIONS=16 for one of them
 	tests/install-postgres $(VENV)
-	TIDEBASE_TEST_POSTGRES=$(or $(VERSIONS),16,17) $(BIN)/python -m pytest $(ARGS)
+	TIDEBASE_TEST_POSTGRES=$(VERSIONS) $(BIN)/python -m pytest $(ARGS)
 
 torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, failovers, random calls; with a report
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(ARGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -111,26 +111,28 @@ class Proxy:
             threading.Thread(target=self._backward, args=(server, client), daemon=True).start()
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        with client, server:
+        with client, server, suppress(OSError):  # the other thread may have closed them already
             while data := self._receive(client):
                 if self.cut == "before" and b"COMMIT" in data:
-                    self.cut = None
-                    client.shutdown(socket.SHUT_RDWR)
-                    server.shutdown(socket.SHUT_RDWR)
+                    self._cut(client, server)
                     return
                 if self.cut == "after" and b"COMMIT" in data:
                     self.cut = "answer"
                 server.sendall(data)
 
     def _backward(self, server: socket.socket, client: socket.socket) -> None:
-        with client, server:
+        with client, server, suppress(OSError):  # the other thread may have closed them already
             while data := self._receive(server):
                 if self.cut == "answer" and b"COMMIT" in data:
-                    self.cut = None
-                    client.shutdown(socket.SHUT_RDWR)
-                    server.shutdown(socket.SHUT_RDWR)
+                    self._cut(client, server)
                     return
                 client.sendall(data)
+
+    def _cut(self, *sides: socket.socket) -> None:
+        self.cut = None
+        for side in sides:
+            with suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
 
     @staticmethod
     def _receive(side: socket.socket) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from psycopg.sql import SQL
 
 from tidebase import local
 
@@ -86,9 +87,17 @@ def _standby(primary: Machine, folder: Path, binaries: Path) -> local.Cluster:
     primary.cluster._run("pg_basebackup", *backup)
     (standby.data / ".s.PGSQL.5432.lock").unlink(missing_ok=True)  # the primary's, whose socket is among its data
     standby.start()
+    # A newer pg_basebackup than the server writes what that server's libpq does not know.
+    _follow(standby, f"host={source} port=5432 user=postgres")
     with connect(primary.cluster.url) as connection:
         poll("the standby streams", lambda: value(connection, STATE, "streaming", "async"))
     return standby
+
+
+def _follow(standby: local.Cluster, source: str) -> None:
+    with connect(standby.url) as connection:
+        connection.execute(SQL("alter system set primary_conninfo = {}").format(source))
+        connection.execute("select pg_reload_conf()")
 
 
 def _wait_for_it(primary: Machine) -> None:
@@ -100,9 +109,8 @@ def _wait_for_it(primary: Machine) -> None:
 
 def _fall_behind(standby: local.Cluster, seconds: float) -> None:
     """From now on the standby gets nothing: what the primary acknowledges meanwhile is lost with it."""
+    _follow(standby, "host=/nowhere")
     with connect(standby.url) as connection:
-        connection.execute("alter system set primary_conninfo = 'host=/nowhere'")
-        connection.execute("select pg_reload_conf()")
         poll("the standby is cut off", lambda: not value(connection, "select count(*) from pg_stat_wal_receiver"))
     time.sleep(seconds)
 
