@@ -223,17 +223,17 @@ declare
   head tidebase.run_heads;
 begin
   perform tidebase_private.require_interval(ttl, 'ttl', '1 second', '1 day');
-  select h.* into head from run_heads h where h.run_id = watch_run.run_id;
-  if not found then
-    perform tidebase_private.raise_run_not_found(run_id);
-  end if;
   -- A second watcher, or the same one again, costs no write while the mark still has half of its time to go.
-  if head.watched_until is null or head.watched_until < clock_timestamp() + ttl / 2 then
+  select h.* into head from run_heads h where h.run_id = watch_run.run_id;
+  if found and (head.watched_until is null or head.watched_until < clock_timestamp() + ttl / 2) then
     perform tidebase_private.commit_lazily();
     update run_heads h
     set watched_until = greatest(h.watched_until, clock_timestamp() + ttl)
     where h.run_id = watch_run.run_id
     returning h.* into head;
+  end if;
+  if not found then  -- or purged while we waited
+    perform tidebase_private.raise_run_not_found(run_id);
   end if;
   return row('tidebase_events', head.status, head.last_seq, head.watched_until)::watch;
 end

@@ -313,7 +313,6 @@ as $$
 $$;
 comment on function tidebase_private.standing(tidebase.gates, boolean) is 'What stands at a gate, as an answer of decide_gate.';
 
--- Counts a vote; true when it was counted. Bearers of the one secret are one voter: the secret does not tell them apart.
 -- Whether this call was taken before: its id alone does not say so, it may have been given to another call, too.
 create or replace function tidebase_private.was_said(gate tidebase.gates, voter text, decision text, request_id text)
 returns boolean
@@ -327,6 +326,7 @@ $$;
 comment on function tidebase_private.was_said(tidebase.gates, text, text, text) is
   'Whether the gate was given this decision, or this vote, by a call with this request id.';
 
+-- Counts a vote; true when it was counted. Bearers of the one secret are one voter: the secret does not tell them apart.
 create or replace function tidebase_private.vote(
   gate tidebase.gates, voter text, decision text, payload jsonb, comment text, request_id text)
 returns boolean

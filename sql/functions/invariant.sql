@@ -52,6 +52,7 @@ as $$
   select s.run_id, rule.invariant, to_jsonb(s) - '{input,output,error}'::text[]
   from tidebase.steps s
   join tidebase.run_heads h on h.run_id = s.run_id
+  join tidebase.runs r on r.run_id = s.run_id
   left join tidebase.events e on e.run_id = s.run_id and e.seq = s.completed_seq
   cross join lateral (values
     ('the status of a step is known', s.status in ('running', 'completed', 'failed', 'review')),
@@ -62,6 +63,7 @@ as $$
     ('the replay of a contract is known', coalesce(s.replay in ('auto', 'manual', 'never'), true)),
     ('a step is counted by its attempts', s.attempt >= s.tries and s.tries >= 1),
     ('a step was begun under a lease that was granted', s.lease_token <= h.lease_token),
+    ('the hash of a step is that of its input', r.compacted_at is not null or s.input_hash = tidebase_private.hash_input(s.input)),
     ('a checkpoint is in the log, once', s.completed_seq is null or e.type = 'step.completed' and e.payload ->> 'name' = s.name and 1 = (
       select count(*) from tidebase.events c
       where c.run_id = s.run_id and c.type = 'step.completed' and c.payload ->> 'name' = s.name)),
@@ -84,7 +86,8 @@ as $$
   from tidebase.gates g
   where (of_run is null or g.run_id = of_run) and (g.status = 'decided')::integer <> (
     select count(*) from tidebase.events e
-    where e.run_id = g.run_id and e.type in ('gate.resolved', 'timer.fired') and e.payload ->> 'name' = g.name)
+    where e.run_id = g.run_id and e.type in ('gate.resolved', 'timer.fired') and e.payload ->> 'name' = g.name
+      and coalesce(e.payload ->> 'decision' = g.decision, true))
   union all
   select v.run_id, 'the versions of a stream are 1..n without a gap', jsonb_build_object('stream', v.stream)
   from tidebase.state_versions v
@@ -98,15 +101,39 @@ as $$
   where (of_run is null or e.run_id = of_run) and (e.seq < 1 or not exists (
     select from tidebase.run_heads h where h.run_id = e.run_id and h.last_seq >= e.seq))
   union all
+  select d.run_id, 'an edge leads to one child, as the log says', to_jsonb(d) - 'metadata'
+  from tidebase.edges d
+  where (of_run is null or d.run_id = of_run) and d.edge_type <> 'fork' and 1 <> (
+    select count(*) from tidebase.events e
+    where e.run_id = d.run_id and e.type = 'run.child.created' and e.payload ->> 'name' = d.name
+      and e.payload ->> 'child_run_id' = d.child_run_id)
+  union all
   select a.run_id, 'what was used adds up', to_jsonb(a)
   from tidebase.accounts a
-  left join lateral (
-    select count(*) as records, coalesce(sum(u.input_tokens), 0) as input_tokens, coalesce(sum(u.output_tokens), 0) as output_tokens
-    from tidebase.usage u where u.run_id = a.run_id) u on true
+  cross join lateral (
+    select count(*) as records, coalesce(sum(u.input_tokens), 0) as input_tokens, coalesce(sum(u.output_tokens), 0) as output_tokens,
+      coalesce(sum(u.cost) filter (where u.currency = 'USD'), 0) as cost_usd
+    from tidebase.usage u where u.run_id = a.run_id) u
   where (of_run is null or a.run_id = of_run)
-    and (a.records, a.input_tokens, a.output_tokens) is distinct from (u.records, u.input_tokens, u.output_tokens);
+    and (a.records, a.input_tokens, a.output_tokens, a.cost_usd)
+      is distinct from (u.records, u.input_tokens, u.output_tokens, u.cost_usd)
+  union all
+  select a.run_id, 'what a tree of runs used adds up at its root', to_jsonb(a)
+  from tidebase.accounts a
+  join tidebase.run_heads h on h.run_id = a.run_id and h.has_budget
+  cross join lateral (
+    select a.input_tokens + a.output_tokens + coalesce(sum(c.shared_tokens), 0) as tokens,
+      a.cost_usd + coalesce(sum(c.shared_cost_usd), 0) as cost_usd
+    from tidebase.accounts c
+    where c.run_id in (select d.child_run_id from tidebase.edges d where d.run_id = a.run_id and d.edge_type <> 'fork')
+      and c.parent_run_id = a.run_id) shared
+  where (of_run is null or a.run_id = of_run)
+    and (a.shared_tokens, a.shared_cost_usd) is distinct from (shared.tokens, shared.cost_usd)
+    and not exists (  -- of a child that was purged nobody knows any more what it used
+      select from tidebase.edges d
+      where d.run_id = a.run_id and not exists (select from tidebase.runs r where r.run_id = d.child_run_id));
 $$;
-comment on function tidebase_private.broken_rows(text) is 'What is wrong about gates, streams, events and accounts; see check_invariants.';
+comment on function tidebase_private.broken_rows(text) is 'What is wrong about gates, streams, events, edges and accounts; see check_invariants.';
 
 create or replace function tidebase_private.check_invariants(of_run text default null)
 returns table (run_id text, invariant text, detail jsonb)

@@ -1,8 +1,8 @@
 """``make torture MINUTES=n``: everything that is meant to break it, for as long as it is given.
 
-First each cast of schedules, to the last one, shared out among processes; beside it, storms and failovers on every
-Postgres that is there, and sequences of calls against the model. A violation is printed when it is found, with what led
-to it. The report is written to ``build/torture``.
+First every schedule of each cast, merged, and every pair of calls, raced; then the schedules one by one, shared out
+among processes. Beside it, storms and failovers on every Postgres that is there, and sequences of calls against the
+model. A violation is printed when it is found, with what led to it. The report is written to ``build/torture``.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ from .. import conftest
 from . import report
 from .cast import CASTS
 from .jobs import KINDS, Job, Result, perform
+from .races import LEVELS, STATES
 
 #: The schedules of a cast are shared out among so many jobs; an odd number, see Explorer.run.
 SHARES = 7
 
 
-def schedules() -> Iterator[Job]:
-    """Every share of every cast: on the newest Postgres."""
+def enumerations() -> Iterator[Job]:
+    """What comes to an end: on the newest Postgres."""
     newest = max(conftest.SERVERS)
     for name in CASTS:
+        yield Job("schedules", newest, (name,))
+    for level in LEVELS:
+        for state in STATES:
+            yield Job("races", newest, (state, level))
+    for name in CASTS:
         for share in range(SHARES):
-            yield Job("schedules", newest, (name, share, SHARES))
+            yield Job("schedules one by one", newest, (name, share, SHARES))
 
 
 def attacks(seed: int) -> Iterator[Job]:
@@ -58,17 +64,18 @@ def main(minutes: float, seed: int | None, processes: int, only: tuple[str, ...]
     begun = time.monotonic()
     end = begun + minutes * 60
     kinds = set(only or KINDS)
-    waiting, endless = list(schedules()) if "schedules" in kinds else [], attacks(seed)
+    waiting, endless = [job for job in enumerations() if job.kind in kinds], attacks(seed)
+    attackers = kinds - {job.kind for job in enumerations()}
     results: list[Result] = []
 
     def next_job(running: list[Job]) -> Job | None:
-        """One process attacks, the others run schedules while there are any left."""
+        """One process attacks, the others enumerate while there is anything left."""
         if time.monotonic() >= end:
             return None
-        attacked = any(job.kind != "schedules" for job in running)
-        if waiting and (attacked or not kinds - {"schedules"}):
+        attacked = any(job.kind in attackers for job in running)
+        if waiting and (attacked or not attackers):
             return waiting.pop(0)
-        return next((job for job in endless if job.kind in kinds), None) if kinds - {"schedules"} else None
+        return next((job for job in endless if job.kind in attackers), None) if attackers else None
 
     folder = Path(tempfile.mkdtemp(prefix="tidebase-torture-"))
     folder.chmod(0o755)

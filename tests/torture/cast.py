@@ -66,6 +66,7 @@ class Worker:
         records: it stores the plain step with one call instead of two.
         stubborn: how many more calls it makes after it was told that the lease is lost.
         quits: whether it may give the run up instead of going on.
+        fails: whether the unsafe step may fail, and the run with it.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Worker:
     records: bool = False
     stubborn: int = 0
     quits: bool = False
+    fails: bool = False
     at: str = "acquire"
     token: int = 0
     request: int = 1
@@ -87,11 +89,15 @@ class Worker:
         if self.at == "done" or (self.at == "acquire" and self.polls == 0):
             return []
         if self.at == "acquire":
-            return [Call(self.name, self.at, self._statement())]
-        release = Call(self.name, "release", f"select tidebase.release_run('r', {self.token})", self.token)
-        return [Call(self.name, self.at, self._statement(), self.token), *([release] if self.quits else [])]
+            return [Call(self.name, self.at, self._statement(self.at))]
+        may = [self.at]
+        if self.quits:
+            may.append("release")
+        if self.fails and self.at == "complete b":
+            may.append("break b")
+        return [Call(self.name, what, self._statement(what), self.token) for what in may]
 
-    def _statement(self) -> str:
+    def _statement(self, what: str) -> str:
         held = f"'r', {self.token}"
         request = f"request_id => '{self.name}{self.request}'"
         outcome, answer = {
@@ -101,10 +107,13 @@ class Worker:
             "record a": ("outcome, output", f"record_step({held}, 'a', '1', '\"a of {self.name}\"')"),
             "begin b": ("outcome, output", f"begin_step({held}, 'b', side_effects => '{{send}}', {request})"),
             "complete b": ("*", f"complete_step({held}, 'b', '\"b of {self.name}\"')"),
+            "break b": ("decision", f"fail_step({held}, 'b', '\"no\"')"),
             "open": ("status, decision", f"open_gate({held}, 'g', timeout => '1 hour', default_decision => 'late')"),
             "suspend": ("*", f"suspend_run({held}, 'g')"),
             "complete": ("*", f"complete_run({held}, '\"done\"')"),
-        }[self.at]
+            "fail": ("status", f"fail_run({held}, '\"no\"')"),
+            "release": ("*", f"release_run({held})"),
+        }[what]
         return f"select {outcome} from tidebase.{answer}"
 
     def after(self, call: Call, answer: Answer) -> list[Actor]:
@@ -126,8 +135,10 @@ class Worker:
                 else replace(new, at="done")
             )
         outcome = answer.row[0]
-        if call.what == "release":
+        if call.what in ("release", "fail"):
             return replace(new, at="acquire")
+        if call.what == "break b":
+            return replace(new, at="fail")
         if self.at == "acquire":
             if outcome == "granted":
                 return replace(
@@ -252,6 +263,12 @@ CASTS = {
         Cast("a release", (Worker("A", polls=2, forgets=1, quits=True), ONCE, clock(LAPSE), RECONCILER)),
         Cast("a deadline", (A, B, clock(DEADLINE, LAPSE), RECONCILER)),
         Cast("a reviewer", (A, B, clock(LAPSE), REVIEWER)),
+        Cast("errors", (Worker("A", polls=2, fails=True, forgets=1), B, clock(LAPSE), REVIEWER)),
+        Cast("everybody", (Worker("A", crashes=True), ONCE, clock(LAPSE), RECONCILER, CANCELLER, APPROVER)),
+        Cast(
+            "everybody at any time",
+            (A, Worker("B", polls=2, crashes=True), clock(LAPSE, EXPIRES), RECONCILER, CANCELLER, APPROVER),
+        ),
         Cast("a reconciler", (A, ONCE, clock(LAPSE), RECONCILER, APPROVER)),
         Cast("two approvers", (A, ONCE, clock(LAPSE), Others("approver", ("approve", "reject")))),
         Cast("a gate in time", (A, B, clock(EXPIRES), APPROVER, RECONCILER)),

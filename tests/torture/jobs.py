@@ -1,11 +1,13 @@
-"""What a process of ``make torture`` does: a share of the schedules, a storm, a failover, a few sequences of calls."""
+"""What a process of ``make torture`` does: schedules, races, a storm, a failover, a few sequences of calls."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from ..conftest import SERVERS
 from ..probe_support import connect
 from .cast import CASTS
 from .failover import failover
+from .races import Racer, all_pairs
 from .schedules import Explorer
 from .storm import FAULTS, Machine, Outcome, small_disk, storm
 
@@ -56,17 +59,33 @@ def perform(job: Job, folder: Path) -> Result:
     return result
 
 
-def _schedules(job: Job, folder: Path) -> Result:
-    name, share, shares = job.arguments
-    cluster = local.Cluster(folder / "data", SERVERS[job.version], {"fsync": "off", "shared_buffers": "64MB"})
+@contextlib.contextmanager
+def _scratch(job: Job, folder: Path) -> Iterator[str]:
+    """The URL of a migrated database that need not survive anything."""
+    settings = {"fsync": "off", "shared_buffers": "64MB", "log_min_messages": "fatal"}
+    cluster = local.Cluster(folder / "data", SERVERS[job.version], settings)
     cluster.start()
     try:
         with connect(cluster.url) as connection:
             migrations.migrate(connection)
-            tally = Explorer(connection).run(CASTS[name], share, shares)
+        yield cluster.url
     finally:
         cluster.stop("immediate")
+
+
+def _schedules(job: Job, folder: Path) -> Result:
+    name, *share = job.arguments
+    with _scratch(job, folder) as url, connect(url) as connection:
+        tally = Explorer(connection).run(CASTS[name], *share, merged=job.kind == "schedules")
     figures = Counter({"schedules": tally.schedules, "calls": tally.calls})
+    return Result(job, figures=figures, violations=tally.violations[:5])
+
+
+def _races(job: Job, folder: Path) -> Result:
+    state, level = job.arguments
+    with _scratch(job, folder) as url, Racer(url, level) as racer:
+        tally = racer.race(state, all_pairs())
+    figures = Counter({"races": tally.races, "calls": 2 * tally.races, "waited": tally.waited})
     return Result(job, figures=figures, violations=tally.violations[:5])
 
 
@@ -93,20 +112,17 @@ def _result(job: Job, outcome: Outcome) -> Result:
 def _model(job: Job, folder: Path) -> Result:
     from ..test_reference import Violation, run_for
 
-    cluster = local.Cluster(folder / "data", SERVERS[job.version], {"fsync": "off", "shared_buffers": "64MB"})
-    cluster.start()
     try:
-        with connect(cluster.url) as connection:
-            migrations.migrate(connection)
-        return Result(job, figures=Counter(run_for(cluster.url, MODEL_S, job.arguments[0])))
+        with _scratch(job, folder) as url:
+            return Result(job, figures=Counter(run_for(url, MODEL_S, job.arguments[0])))
     except Violation as violation:
         return Result(job, violations=[str(violation)])
-    finally:
-        cluster.stop("immediate")
 
 
 KINDS = {
     "schedules": _schedules,
+    "schedules one by one": _schedules,
+    "races": _races,
     "storm": _storm,
     "synchronous failover": _failover,
     "asynchronous failover": _failover,

@@ -159,6 +159,25 @@ def _release(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     return replace(known, status="pending", last_seq=int(answer.row[0] or 0), requests=(*known.requests, again))
 
 
+def _break(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    _fenced(known, call, must)
+    again = (call.statement, call.token or 0)
+    if again in known.requests:
+        return known  # the same call again, whatever a person has decided since
+    must(answer.row[0] == "manual_review", "what may have taken effect is not repeated unasked")
+    return replace(known, in_review=True, requests=(*known.requests, again))
+
+
+def _fail(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    again = (call.statement, call.token or 0)
+    if again in known.requests and known.status != "running" and call.token == known.token:
+        must(answer.row[0] == known.status, "a repetition says what became of the run")
+        return known
+    _fenced(known, call, must)
+    must(answer.row[0] == ("review" if known.in_review else "failed"), "a run is in review while a step is")
+    return replace(known, status=answer.row[0], lapsed=False, requests=(*known.requests, again))
+
+
 def _renew(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     _fenced(known, call, must)
     return replace(known, lapsed=False)
@@ -229,9 +248,11 @@ RULES: dict[str, Callable[[Known, Call, Answer, Must], Known]] = {
     "record a": _record,
     "complete a": _complete_step,
     "complete b": _complete_step,
+    "break b": _break,
     "open": _open,
     "suspend": _suspend,
     "complete": _complete,
+    "fail": _fail,
     "release": _release,
     "renew": _renew,
     "reconcile": _reconcile,
@@ -253,5 +274,6 @@ REFUSALS: dict[tuple[str, str], Callable[[Known], bool]] = {
     ("retry b", "TB008"): lambda known: not known.in_review,
     ("accept b", "TB008"): lambda known: not known.in_review,
     ("fail b", "TB008"): lambda known: not known.in_review,
+    ("break b", "TB007"): lambda known: "b" in dict(known.outputs),
     ("begin b", "TB007"): lambda known: known.running == "failed for good",
 }

@@ -12,7 +12,9 @@ from pathlib import Path
 from .jobs import Result
 
 TITLES = {
-    "schedules": "schedules, each to its end",
+    "schedules": "schedules, merged where they meet",
+    "schedules one by one": "schedules, one by one",
+    "races": "races of two calls",
     "storm": "storms",
     "synchronous failover": "failovers, synchronous",
     "asynchronous failover": "failovers, asynchronous",
@@ -23,7 +25,8 @@ TITLES = {
 def headline(results: Sequence[Result]) -> str:
     figures = sum((result.figures for result in results), Counter[str]())
     violations = sum(len(result.violations) for result in results)
-    return f"{figures['schedules']:,} schedules, {figures['calls']:,} calls, {violations} violations"
+    counts = (f"{figures[what]:,} {what}" for what in ("schedules", "races", "calls"))
+    return f"{', '.join(counts)}, {violations} violations"
 
 
 def summarise(results: Sequence[Result], seed: int, seconds: float) -> dict[str, object]:
@@ -50,17 +53,11 @@ def summarise(results: Sequence[Result], seed: int, seconds: float) -> dict[str,
     }
 
 
-def _casts(results: Sequence[Result]) -> dict[str, dict[str, int | bool]]:
-    """How many schedules of each cast were run, and whether those were all."""
-    casts: dict[str, dict[str, int | bool]] = {}
-    for result in results:
-        if result.job.kind == "schedules":
-            name, _, shares = result.job.arguments
-            cast = casts.setdefault(name, {"schedules": 0, "shares": 0})
-            cast["schedules"] += result.figures["schedules"]
-            cast["shares"] += 1
-            cast["complete"] = cast["shares"] == shares
-    return casts
+def _casts(results: Sequence[Result]) -> dict[str, int]:
+    """How many schedules each cast has that was walked to the end."""
+    return {
+        result.job.arguments[0]: result.figures["schedules"] for result in results if result.job.kind == "schedules"
+    }
 
 
 def table(summary: dict[str, object]) -> str:
@@ -74,12 +71,9 @@ def table(summary: dict[str, object]) -> str:
     ]
     for kind, row in summary["kinds"].items():  # type: ignore[attr-defined]
         figures = row["figures"]
-        times = figures.get("schedules") or figures.get("sequences") or row["jobs"]
+        times = next((figures[what] for what in ("schedules", "races", "sequences") if what in figures), row["jobs"])
         lines.append(f"| {TITLES[kind]} | {times:,} | {figures.get('calls', 0):,} | {row['violations']} |")
-    casts = ", ".join(
-        f"{name} {cast['schedules']:,}{'' if cast['complete'] else ' (not all)'}"
-        for name, cast in summary["casts"].items()  # type: ignore[attr-defined]
-    )
+    casts = ", ".join(f"{name} ({schedules:,})" for name, schedules in summary["casts"].items())  # type: ignore[attr-defined]
     faults = ", ".join(f"{kind} ({times:,})" for kind, times in summary["faults"].items())  # type: ignore[attr-defined]
     return "\n".join(
         [*lines, "", f"Schedules by cast: {casts or 'none'}.", "", f"Faults on the way: {faults or 'none'}."]

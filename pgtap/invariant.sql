@@ -1,0 +1,106 @@
+-- check_invariants: each rule is seen to be broken where a row breaks it, and none where the functions wrote the rows.
+begin;
+select no_plan();
+\ir support/helpers.psql
+
+-- one run of everything there is
+select tidebase.create_run('wf', run_id => 'r', budget => '{"tokens": 1000}');
+select tidebase.acquire_run('r', 'w');
+select tidebase.record_step('r', 1, 'done', '{"x": 1.50}', '"out"');
+select tidebase.begin_step('r', 1, 'running');
+select tidebase.begin_step('r', 1, 'failed');
+select tidebase.fail_step('r', 1, 'failed');
+select tidebase.begin_step('r', 1, 'in review', side_effects => '{send}');
+select tidebase.fail_step('r', 1, 'in review');
+select tidebase.open_gate('r', 1, 'decided');
+select tidebase.decide_gate('r', 'decided', 'approved');
+select tidebase.open_gate('r', 1, 'pending');
+select tidebase.start_timer('r', 1, 'timer', '0');
+select tidebase.set_state('r', 1, value) from unnest(array['1', '2', '3']::jsonb[]) value;
+select tidebase.record_usage('r', 1, input_tokens => 3, cost_usd => 0.5);
+select tidebase.record_usage(child.run_id, (tidebase.acquire_run(child.run_id, 'w')).token, input_tokens => 4, cost_usd => 0.25)
+from tidebase.create_child('r', 1, 'child', 'wf') child;
+select tidebase.create_run('wf', run_id => 'bare');
+select tidebase.create_run('wf', run_id => 'over');
+select tidebase.acquire_run('over', 'w');
+select tidebase.record_step('over', 1, 'done', '1', '2');
+select tidebase.complete_run('over', 1);
+select tidebase.compact_run('over');
+select is_empty($$select * from tidebase.check_invariants()$$, 'what the functions wrote breaks no rule');
+select is_empty($$select * from tidebase.check_invariants('r')$$, 'nor does one run of it');
+select throws_ok($$select tidebase.check_invariants('none')$$, 'TB001', null, 'an unknown run has no rules to keep');
+
+-- each rule, with a statement that breaks it
+create function pg_temp.broken_by(statement text) returns text[] language plpgsql as $$
+declare
+  found text[];
+begin
+  execute statement;
+  select array_agg(distinct c.invariant) into found from tidebase_private.check_invariants() c;
+  raise exception using errcode = 'YYYYY', detail = coalesce(found, '{}')::text;
+exception when sqlstate 'YYYYY' then
+  get stacked diagnostics statement = pg_exception_detail;
+  return statement;
+end $$;
+
+create temp table wrong (rule text, statement text);
+insert into wrong values
+  ('the status of a run is known', $$update tidebase.run_heads set status = 'lost'$$),
+  ('a run has a lease exactly while it is running', $$update tidebase.run_heads set lease_expires_at = null$$),
+  ('a run has a lease exactly while it is running', $$update tidebase.run_heads set status = 'pending'$$),
+  ('a run waits for something exactly while it is waiting', $$update tidebase.run_heads set status = 'waiting', lease_expires_at = null$$),
+  ('a run waits for something exactly while it is waiting', $$update tidebase.run_heads set waiting_for = 'pending'$$),
+  ('the counters of a run only grow from zero', $$update tidebase.run_heads set last_seq = -1$$),
+  ('the counters of a run only grow from zero', $$update tidebase.run_heads set durable_seq = last_seq + 1$$),
+  ('the counters of a run only grow from zero', $$update tidebase.run_heads set lease_token = -1$$),
+  ('a run has a head and a cold half', $$delete from tidebase.runs where run_id = 'bare'$$),
+  ('a run has a head and a cold half', $$delete from tidebase.run_heads where run_id = 'bare'$$),
+  ('the events of a run are 1..n without a gap', $$delete from tidebase.events where run_id = 'r' and seq = 2$$),
+  ('the events of a run are 1..n without a gap', $$delete from tidebase.events e using tidebase.run_heads h where h.run_id = e.run_id and e.seq = h.last_seq$$),
+  ('the events of a run are 1..n without a gap', $$update tidebase.run_heads set last_seq = last_seq + 1$$),
+  ('the attempts of a run are 1..n without a gap', $$update tidebase.attempts set attempt = 2 where run_id = 'r'$$),
+  ('the attempts of a run are 1..n without a gap', $$update tidebase.run_heads set attempt = attempt + 1$$),
+  ('only the newest attempt lasts, and only while the run is running', $$update tidebase.attempts set ended_at = started_at, outcome = 'lapsed' where run_id = 'r'$$),
+  ('only the newest attempt lasts, and only while the run is running', $$update tidebase.attempts set ended_at = null, outcome = null where run_id = 'over'$$),
+  ('lease tokens grow with the attempts, up to the present one', $$update tidebase.attempts set lease_token = 2 where run_id = 'r'$$),
+  ('the checkpoints of a run are counted', $$update tidebase.run_heads set steps_completed = 7$$),
+  ('a run is in review while a step of it is', $$update tidebase.run_heads set status = 'review' where run_id = 'bare'$$),
+  ('a run that waits does so for a gate or a timer of its own', $$update tidebase.run_heads set status = 'waiting', waiting_for = 'pending' where run_id = 'bare'$$),
+  ('a run that is cancelled waits for nobody''s decision', $$update tidebase.run_heads set status = 'cancelled', lease_expires_at = null where run_id = 'r'$$),
+  ('the status of a step is known', $$update tidebase.steps set status = 'finished' where name = 'running'$$),
+  ('a step is completed with an output and an event, or not at all', $$update tidebase.steps set status = 'completed' where name = 'running'$$),
+  ('a step is completed with an output and an event, or not at all', $$update tidebase.steps set output = '1' where name = 'running'$$),
+  ('a step failed with a decision', $$update tidebase.steps set decision = null where name = 'failed'$$),
+  ('the decision about a failure is known', $$update tidebase.steps set decision = 'perhaps' where name = 'failed'$$),
+  ('the replay of a contract is known', $$update tidebase.steps set replay = 'perhaps' where name = 'failed'$$),
+  ('a step is counted by its attempts', $$update tidebase.steps set tries = 2 where name = 'running'$$),
+  ('a step is counted by its attempts', $$update tidebase.steps set tries = 0 where name = 'running'$$),
+  ('a step was begun under a lease that was granted', $$update tidebase.steps set lease_token = 2 where name = 'running'$$),
+  ('the hash of a step is that of its input', $$update tidebase.steps set input = '{"x": 1.6}' where name = 'done' and run_id = 'r'$$),
+  ('the hash of a step is that of its input', $$update tidebase.steps set input_hash = '\x00' where name = 'running'$$),
+  ('a checkpoint is in the log, once', $$update tidebase.steps set completed_seq = 1 where name = 'done' and run_id = 'r'$$),
+  ('a checkpoint is in the log, once', $$update tidebase.events set type = 'step.completed', payload = '{"name": "done"}' where run_id = 'r' and seq = 2$$),
+  ('a step waits for a review exactly while one is open', $$update tidebase.steps set status = 'review' where name = 'running'$$),
+  ('a step waits for a review exactly while one is open', $$update tidebase.reviews set resolved_at = opened_at, decision = 'retry'$$),
+  ('a gate is decided once', $$update tidebase.gates set decision = 'rejected' where name = 'decided'$$),
+  ('a gate is decided once', $$update tidebase.gates set status = 'decided', decision = 'approved', decided_by = 'approver', decided_at = created_at where name = 'pending'$$),
+  ('a gate is decided once', $$update tidebase.gates set status = 'pending', decision = null, decided_by = null, decided_at = null where name = 'decided'$$),
+  ('the versions of a stream are 1..n without a gap', $$delete from tidebase.state_versions where run_id = 'r' and version = 2$$),
+  ('an event has a place in the log', $$insert into tidebase.events (run_id, seq, type, payload) values ('r', 0, 'x', '{}')$$),
+  ('an event has a place in the log', $$insert into tidebase.events (run_id, seq, type, payload) values ('nobody', 1, 'x', '{}')$$),
+  ('an edge leads to one child, as the log says', $$insert into tidebase.edges (run_id, name, child_run_id, edge_type) values ('r', 'another', 'bare', 'child')$$),
+  ('an edge leads to one child, as the log says', $$update tidebase.edges set child_run_id = 'bare'$$),
+  ('what was used adds up', $$update tidebase.accounts set input_tokens = input_tokens + 1$$),
+  ('what was used adds up', $$update tidebase.accounts set cost_usd = cost_usd + 0.000001$$),
+  ('what was used adds up', $$delete from tidebase.usage where run_id = 'r'$$),
+  ('what a tree of runs used adds up at its root', $$update tidebase.accounts set shared_tokens = 6 where run_id = 'r'$$),
+  ('what a tree of runs used adds up at its root', $$update tidebase.accounts set shared_cost_usd = 0.74 where run_id = 'r'$$);
+select ok(rule = any (pg_temp.broken_by(statement)), statement || ' is found') from wrong;
+
+select set_eq(
+  $$select replace(m[1], '''''', '''')
+    from pg_proc p, regexp_matches(p.prosrc, E'[(, ]''((?:[^''\n]|'''')+ (?:[^''\n]|'''')+ (?:[^''\n]|'''')+)''', 'g') m
+    where p.pronamespace = 'tidebase_private'::regnamespace and p.proname like 'broken\_%'$$,
+  'select rule from wrong', 'these are all the rules');
+select * from finish();
+rollback;

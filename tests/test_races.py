@@ -1,0 +1,50 @@
+"""Pairs of calls are raced from every state in each test run; all of them, at each level, by ``make torture``."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import test_mechanisms
+from .conftest import on_newest
+from .probe_support import Connection
+from .torture.races import LEVELS, STATES, Pair, Racer, all_pairs
+
+SHARES = 40  # of all pairs: one of them
+
+
+@on_newest("server")
+@pytest.mark.parametrize(
+    ("state", "level"),
+    [*((state, LEVELS[0]) for state in STATES), *(("running", level) for level in LEVELS[1:])],
+)
+def test_calls_at_once_are_as_one_after_the_other(state: str, level: str, database: str) -> None:
+    with Racer(database, level) as racer:
+        tally = racer.race(state, all_pairs(list(STATES).index(state), SHARES))
+    assert tally.violations == [], "\n\n".join(tally.violations[:3])
+    assert tally.races > 0
+    print(f"{state}, {level}: {tally.races} races, in {tally.waited} of which the second call waited")
+
+
+#: The mechanisms (of ``test_mechanisms``) without which a race shows, and which one does.
+MUTATIONS: dict[str, tuple[str, Pair]] = {
+    "a decider does not lock the head": ("running", ("approve", "reject")),
+    "a grant does not lock the head": ("lapsed", ("acquire", "reconcile")),
+    "the fence compares the token before it has the lock": ("lapsed", ("acquire", "append")),
+    "a version is numbered before the lock is held": ("running", ("set", "set the second version")),
+    "the totals are read before they are written": ("running", ("use", "use in the child")),
+}
+
+
+@pytest.mark.breaks_invariants
+@on_newest("server")
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_race_shows_that_a_mechanism_is_missing(name: str, database: str, db: Connection) -> None:
+    """Otherwise thousands of races would prove nothing. It takes a race to see it: in turn, all is well."""
+    state, pair = MUTATIONS[name]
+    with Racer(database) as racer:
+        assert racer.race(state, [pair]).violations == []
+    mutation, _ = test_mechanisms.MUTATIONS[name]
+    for change in mutation:
+        change.apply(db)
+    with Racer(database) as racer:
+        assert racer.race(state, [pair]).violations
