@@ -22,6 +22,7 @@ from .probe_support import (
     grant,
     image_of,
     new_run,
+    queue,
     tables,
     together,
     values,
@@ -315,6 +316,26 @@ def _tree(connection: Connection, name: str, kept: list[str], lock: threading.Lo
     with lock:
         kept.append(fork)
     return wrong
+
+
+def fork_meets_compaction(url: str) -> list[str]:
+    """A fork is held up between its look at the source and the copy of its checkpoints, and the source is compacted."""
+    with connect(url) as db, connect(url) as blocker, queue(url) as line:
+        source = new_run(db)
+        grant(db, source)
+        call(db, "record_step", run_id=source, token=1, name="s", input=Jsonb(1), output=Jsonb("dear"))
+        call(db, "complete_run", run_id=source, token=1)
+        with blocker.transaction(force_rollback=True):
+            new_run(blocker, run_id="fork")  # which the fork waits for
+            line.add(lambda connection: call(connection, "fork_run", run_id=source, new_run_id="fork"))
+            line.settle(db)
+            line.add(lambda connection: call(connection, "compact_run", run_id=source))
+            line.settle(db)
+        answers = line.results()
+        outputs = [row["output"] for row in call_rows(db, "load_checkpoints", run_id="fork")]
+        broken = values(db, "select invariant from tidebase_private.check_invariants()")
+    wrong = [] if answers == ["fork", True] else [f"answered {answers}"]
+    return wrong + ([] if outputs == ["dear"] else [f"the fork has the checkpoints {outputs}"]) + broken
 
 
 def orphans(db: Connection) -> list[str]:

@@ -490,6 +490,10 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("forget", "delete from tidebase.state_versions t where t.run_id = any (run_ids);", ""),),
         probe_state.purge_under_load,
     ),
+    "a run is compacted while it is forked": (
+        (Edit("compact_run", "for update", "for no key update"),),
+        probe_state.fork_meets_compaction,
+    ),
     "an error without a SQLSTATE of its own": (
         (Edit("raise_run_not_found", "'TB001'", "'P0001'"),),
         probes.stress,

@@ -125,7 +125,7 @@ comment on function tidebase_private.find_fork(text, text, text, bigint, jsonb) 
 -- Makes a run that begins where another one was.
 --
 -- What is copied never changes any more (checkpoints, decisions, versions), so the source is not locked against its
--- worker, only against purge_runs; nothing of it is touched.
+-- worker, only against purge_runs and compact_run; nothing of it is touched.
 create or replace function tidebase.fork_run(
   run_id text, new_run_id text default null, through_step text default null, through_seq bigint default null,
   input jsonb default null, reason text default null, actor text default null)

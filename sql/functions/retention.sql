@@ -136,6 +136,7 @@ end
 $$;
 comment on function tidebase_private.drop_history(text) is 'Keeps the newest version of each stream. The caller holds the head''s lock.';
 
+-- The head is locked against fork_run, too, which takes a key share: what it copies must not go meanwhile.
 create or replace function tidebase.compact_run(run_id text)
 returns boolean
 language plpgsql volatile security definer
@@ -151,6 +152,7 @@ begin
     perform tidebase_private.raise('TB002', format('run %L is %s: it may still need its checkpoints', run_id, head.status),
       jsonb_build_object('run_id', run_id, 'status', head.status), 'Only completed and cancelled runs can be compacted.');
   end if;
+  perform from run_heads h where h.run_id = compact_run.run_id for update;
   update runs r set compacted_at = clock_timestamp() where r.run_id = compact_run.run_id and r.compacted_at is null;
   if not found then
     return false;

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .. import test_mechanisms, test_schedules, test_torture
+from .. import test_mechanisms, test_races, test_schedules, test_torture
 from ..test_isolation import SPECS
 from .report import table
 
@@ -74,9 +74,15 @@ PROMISES = (
         ("cancelled_for_good", "reconciled_once", "one_delivery"),
     ),
     (
-        "Sums are exact, budgets hold, purging leaves no orphan",
-        "accounts locked from the run upwards",
-        ("exact_sums", "nothing_begins_after_the_limit", "a_budget_that_comes_late", "purge_under_load"),
+        "Sums are exact, budgets hold, purging leaves no orphan, a fork is whole",
+        "accounts locked from the run upwards; what goes is locked against who needs it",
+        (
+            "exact_sums",
+            "nothing_begins_after_the_limit",
+            "a_budget_that_comes_late",
+            "purge_under_load",
+            "fork_meets_compaction",
+        ),
     ),
     (
         "What is acknowledged survives; no deadlock; no error without its SQLSTATE",
@@ -104,11 +110,12 @@ def render(report: dict[str, Any]) -> str:
     for promise, mechanism, probes in PROMISES:
         names = ", ".join(f"`{probe}`" for probe in probes)
         lines.append(f"| {promise} | {mechanism} | {names} | {sum(noticed[probe] for probe in probes)} |")
-    others = len(test_schedules.MUTATIONS), len(test_torture.MUTATIONS) + 1
+    more = len(test_schedules.MUTATIONS), len(test_races.MUTATIONS), len(test_torture.MUTATIONS) + 1
     lines += [
         "",
-        f"That is {noticed.total()} mutations of the SQL which the probes notice; {others[0]} more are noticed by the"
-        f" schedules, {others[1]} by storms and failovers. {len(SPECS)} isolation specs say who waits for whom.",
+        f"That is {noticed.total()} mutations of the SQL which the probes notice. {more[0]} are noticed by the"
+        f" schedules, {more[1]} by the races, {more[2]} by storms and failovers. {len(SPECS)} isolation specs say who"
+        " waits for whom.",
         "",
         f"The last long run of `make torture`, {table(report)}",
     ]
