@@ -25,6 +25,21 @@ def test_calls_at_once_are_as_one_after_the_other(state: str, level: str, databa
     print(f"{state}, {level}: {tally.races} races, in {tally.waited} of which the second call waited")
 
 
+#: What races showed, once.
+FOUND: dict[str, tuple[str, Pair]] = {
+    "who watches a run that is purged meanwhile is told so": ("completed", ("purge", "watch")),
+    "a checkpoint is handed out late, too": ("late", ("accept it", "begin what is in review")),
+}
+
+
+@on_newest("server")
+@pytest.mark.parametrize("name", FOUND)
+def test_what_a_race_showed_is_mended(name: str, database: str) -> None:
+    state, pair = FOUND[name]
+    with Racer(database) as racer:
+        assert racer.race(state, [pair]).violations == []
+
+
 #: The mechanisms (of ``test_mechanisms``) without which a race shows, and which one does.
 MUTATIONS: dict[str, tuple[str, Pair]] = {
     "a decider does not lock the head": ("running", ("approve", "reject")),

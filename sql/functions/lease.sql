@@ -195,12 +195,15 @@ begin
     (select g.timeout_at from tidebase.gates g where g.run_id = head.run_id and g.name = head.waiting_for),
     head.available_at);
   select r.* into run from tidebase.runs r where r.run_id = head.run_id;
+  if not found then  -- purged since its head was read
+    perform tidebase_private.raise_run_not_found(head.run_id);
+  end if;
   answer.workflow := run.workflow;
   answer.result := run.result;
   return answer;
 end
 $$;
-comment on function tidebase_private.lease_refused(tidebase.run_heads) is 'The answer of acquire_run when nothing is granted.';
+comment on function tidebase_private.lease_refused(tidebase.run_heads) is 'The answer of acquire_run when nothing is granted. Errors: TB001.';
 
 create or replace function tidebase_private.lease_granted(head tidebase.run_heads)
 returns tidebase.lease

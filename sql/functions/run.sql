@@ -45,12 +45,14 @@ begin
   perform tidebase_private.require_traceparent(traceparent);
   perform tidebase_private.commit_durably();
 
-  insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook, traceparent)
-  values (id, create_run.workflow, create_run.input, coalesce(create_run.metadata, '{}'), create_run.max_attempts,
-    create_run.retry_delay, create_run.recovery_webhook, create_run.traceparent)
-  on conflict on constraint runs_pkey do nothing;
-  if not found then
+  loop
+    insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook, traceparent)
+    values (id, create_run.workflow, create_run.input, coalesce(create_run.metadata, '{}'), create_run.max_attempts,
+      create_run.retry_delay, create_run.recovery_webhook, create_run.traceparent)
+    on conflict on constraint runs_pkey do nothing;
+    exit when found;
     select r.* into existing from runs r where r.run_id = id;
+    continue when not found;  -- purged in between
     if existing.workflow <> workflow then
       perform tidebase_private.raise('TB006', format('run %L belongs to workflow %L, not to %L', id, existing.workflow, workflow),
         jsonb_build_object('run_id', id, 'workflow', existing.workflow, 'given', workflow), 'Use another run_id.');
@@ -59,7 +61,7 @@ begin
         jsonb_build_object('run_id', id, 'workflow', workflow), 'Use another run_id, or leave the input out to go on with the existing run.');
     end if;
     return id;
-  end if;
+  end loop;
 
   insert into run_heads (run_id, last_seq, durable_seq, deadline_at, due_at, has_budget)
   values (id, 1, 1, create_run.deadline, create_run.deadline, budget is not null)

@@ -1,8 +1,9 @@
 """``make torture MINUTES=n``: everything that is meant to break it, for as long as it is given.
 
-First every schedule of each cast, merged, and every pair of calls, raced; then the schedules one by one, shared out
-among processes. Beside it, storms and failovers on every Postgres that is there, and sequences of calls against the
-model. A violation is printed when it is found, with what led to it. The report is written to ``build/torture``.
+First every schedule of each cast, merged, and every pair of calls, raced and interrupted; then the schedules one by
+one, shared out among processes. Beside it, storms and failovers on every Postgres that is there, and sequences of calls
+against the model. A violation is printed when it is found, with what led to it. The report is written to
+``build/torture``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .cast import CASTS
 from .jobs import KINDS, Job, Result, perform
 from .races import LEVELS, STATES
 
-#: The schedules of a cast are shared out among so many jobs; an odd number, see Explorer.run.
+#: What takes long is shared out among so many jobs; an odd number, see Explorer.run.
 SHARES = 7
 
 
@@ -34,11 +35,16 @@ def enumerations() -> Iterator[Job]:
     newest = max(conftest.SERVERS)
     for name in CASTS:
         yield Job("schedules", newest, (name,))
-    for level in LEVELS:
+    for state in STATES:
+        yield Job("races", newest, (state, LEVELS[0]))
+    for state in STATES:
+        for share in range(SHARES):
+            yield Job("interruptions", newest, (state, share, SHARES))
+    for level in LEVELS[1:]:
         for state in STATES:
             yield Job("races", newest, (state, level))
-    for name in CASTS:
-        for share in range(SHARES):
+    for share in range(SHARES):
+        for name in CASTS:
             yield Job("schedules one by one", newest, (name, share, SHARES))
 
 

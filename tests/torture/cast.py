@@ -267,7 +267,7 @@ CASTS = {
         Cast("everybody", (Worker("A", crashes=True), ONCE, clock(LAPSE), RECONCILER, CANCELLER, APPROVER)),
         Cast(
             "everybody at any time",
-            (A, Worker("B", polls=2, crashes=True), clock(LAPSE, EXPIRES), RECONCILER, CANCELLER, APPROVER),
+            (A, Worker("B", crashes=True), clock(LAPSE, EXPIRES), RECONCILER, CANCELLER, APPROVER),
         ),
         Cast("a reconciler", (A, ONCE, clock(LAPSE), RECONCILER, APPROVER)),
         Cast("two approvers", (A, ONCE, clock(LAPSE), Others("approver", ("approve", "reject")))),

@@ -1,4 +1,4 @@
-"""What a process of ``make torture`` does: schedules, races, a storm, a failover, a few sequences of calls."""
+"""What a process of ``make torture`` does: schedules, races, interruptions, a storm, a failover, sequences of calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ..conftest import SERVERS
 from ..probe_support import connect
 from .cast import CASTS
 from .failover import failover
-from .races import Racer, all_pairs
+from .interruptions import Interrupter
+from .races import CALLS, Racer, all_pairs
 from .schedules import Explorer
 from .storm import FAULTS, Machine, Outcome, small_disk, storm
 
@@ -104,6 +105,14 @@ def _failover(job: Job, folder: Path) -> Result:
     return _result(job, failover(folder / "pair", SERVERS[job.version], FAILOVER_S, seed, synchronous=synchronous))
 
 
+def _interruptions(job: Job, folder: Path) -> Result:
+    state, share, shares = job.arguments
+    with _scratch(job, folder) as url, Interrupter(url) as interrupter:
+        tally = interrupter.interrupt(state, list(CALLS)[share::shares])
+    figures = Counter({"interruptions": tally.races, "calls": 2 * tally.races, "waited": tally.waited})
+    return Result(job, figures=figures, violations=tally.violations[:5])
+
+
 def _result(job: Job, outcome: Outcome) -> Result:
     figures = Counter({"calls": outcome.calls, "tries": outcome.tries, "answers lost": outcome.lost})
     return Result(job, figures=figures, faults=outcome.faults, violations=outcome.violations[:5])
@@ -123,6 +132,7 @@ KINDS = {
     "schedules": _schedules,
     "schedules one by one": _schedules,
     "races": _races,
+    "interruptions": _interruptions,
     "storm": _storm,
     "synchronous failover": _failover,
     "asynchronous failover": _failover,

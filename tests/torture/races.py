@@ -53,15 +53,15 @@ LEVELS = ("read committed", "repeatable read", "serializable")
 
 #: Where a race begins.
 STATES: dict[str, tuple[str, ...]] = {
-    "running": AT_WORK,
     "lapsed": (*AT_WORK, LAPSED),
-    "late": (*AT_WORK, LATE),
-    "waiting": (*AT_WORK, "suspend_run('{r}', 1, 'g')"),
+    "completed": (*AT_WORK, f"select tidebase_private.forget(array[{CHILD}])", "complete_run('{r}', 1, '1')"),
     "waiting for too long": (*AT_WORK, "suspend_run('{r}', 1, 'g')", *OVERDUE),
+    "late": (*AT_WORK, LATE),
+    "running": AT_WORK,
     "in review": (*AT_WORK, "fail_run('{r}', 1)"),
+    "waiting": (*AT_WORK, "suspend_run('{r}', 1, 'g')"),
     "released": (*AT_WORK, "release_run('{r}', 1)"),
     "failed": (*AT_WORK, "resolve_review('{r}', 'broken', 'retry')", "fail_run('{r}', 1)"),
-    "completed": (*AT_WORK, f"select tidebase_private.forget(array[{CHILD}])", "complete_run('{r}', 1, '1')"),
     "cancelled": (*AT_WORK, "cancel_run('{r}')"),
 }
 
@@ -97,7 +97,7 @@ CALLS = {
     "fail an unsafe step": "fail_step('{r}', 1, 'unsafe')",
     "have it repeated": "resolve_review('{r}', 'broken', 'retry', request_id => 'review')",
     "accept it": "resolve_review('{r}', 'broken', 'accept', '1')",
-    "load": "load_checkpoints('{r}', true)",
+    "load": "select to_jsonb(t) from tidebase.load_checkpoints('{r}', true) t order by t.name",
     "append": "append_event('{r}', 1, 'note')",
     "append once": "append_event('{r}', 1, 'note', request_id => 'note')",
     "read": "read_events('{r}')",
@@ -172,7 +172,7 @@ class Tally:
 class Session:
     """A connection that is given one statement after the other, and need not be waited for."""
 
-    def __init__(self, url: str, level: str) -> None:
+    def __init__(self, url: str, level: str = LEVELS[0]) -> None:
         options = f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')} -c statement_timeout=60s"
         self.connection = connect(url, options=options)
         self._pgconn = self.connection.pgconn
@@ -223,7 +223,7 @@ class Racer:
     def __init__(self, url: str, level: str = "read committed") -> None:
         self._level = level
         self._first, self._second = Session(url, level), Session(url, level)
-        self._observer = Session(url, "read committed")
+        self._observer = Session(url)
         tables = [row[0] for row in self._observer.connection.execute(TABLES).fetchall()]
         self._rows = " union all ".join(f"select '{table} ' || to_jsonb(t)::text from {table} t" for table in tables)
         self._truncate = f"truncate {', '.join(tables)}"
@@ -312,7 +312,7 @@ class Racer:
         self._build(base)
         answer = self._first.execute(f"begin; {self._make(first)}")
         self._second.send(self._make(second))
-        waited = self._waits()
+        waited = self._waits(self._second)
         ended = self._first.execute("commit" if committed else "rollback")
         later = self._second.answer()
         # What could not be serialised is to be repeated; no repetition helps at READ COMMITTED, where there is no need.
@@ -322,11 +322,11 @@ class Racer:
             answer, waited = self._first.execute(self._make(first)), False
         return waited, Outcome(self._plain(answer), self._plain(later), self._end())
 
-    def _waits(self) -> bool:
-        """Whether the second call waits for a lock; otherwise it is answered."""
-        asked = f"select wait_event_type = 'Lock' from pg_stat_activity where pid = {self._second.pid}"
+    def _waits(self, session: Session) -> bool:
+        """Whether the call of a session waits for a lock; otherwise it is answered."""
+        asked = f"select wait_event_type = 'Lock' from pg_stat_activity where pid = {session.pid}"
         deadline = time.monotonic() + PATIENCE_S
-        while not self._second.is_done(0.001):
+        while not session.is_done(0.001):
             if self._look(asked) == "t":
                 return True
             if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ TITLES = {
     "schedules": "schedules, merged where they meet",
     "schedules one by one": "schedules, one by one",
     "races": "races of two calls",
+    "interruptions": "calls held up at a statement",
     "storm": "storms",
     "synchronous failover": "failovers, synchronous",
     "asynchronous failover": "failovers, asynchronous",
@@ -74,7 +75,10 @@ def table(summary: dict[str, object]) -> str:
     for kind in (kind for kind in TITLES if kind in kinds):
         row = kinds[kind]
         figures = row["figures"]
-        times = next((figures[what] for what in ("schedules", "races", "sequences") if what in figures), row["jobs"])
+        times = next(
+            (figures[what] for what in ("schedules", "races", "interruptions", "sequences") if what in figures),
+            row["jobs"],
+        )
         lines.append(f"| {TITLES[kind]} | {times:,} | {figures.get('calls', 0):,} | {row['violations']} |")
     casts = ", ".join(f"{name} ({schedules:,})" for name, schedules in summary["casts"].items())  # type: ignore[attr-defined]
     faults = ", ".join(f"{kind} ({times:,})" for kind, times in summary["faults"].items())  # type: ignore[attr-defined]
