@@ -28,6 +28,7 @@ for variable in ("TIDEBASE_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "P
 
 SETTINGS = {
     "max_connections": "300",
+    "fsync": "off",  # each test makes and drops a database; here servers are killed, but no machine loses its power
     "extension_control_path": "$system:/usr/share/postgresql/15",  # from 18 on: Debian's pgTAP is plain SQL
     "shared_buffers": "64MB",
 }
@@ -82,7 +83,7 @@ class Server:
     def create_database(self, template: str = "template0") -> str:
         name = f"t{next(self._numbers)}"
         with self.connect() as connection:
-            statement = sql.SQL("create database {} template {}")
+            statement = sql.SQL("create database {} template {} strategy file_copy")
             connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         return name
 

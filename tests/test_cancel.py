@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tidebase import RunFinal, Tidebase
 from tidebase.errors import RunCancelled, RunCancelledError, RunSuspendedError
@@ -157,6 +158,11 @@ def edge(db: Db, parent: str, child: str, edge_type: str = "child") -> None:
         "insert into tidebase.edges (run_id, name, child_run_id, edge_type) values (%s, %s, %s, %s)",
         [parent, child, child, edge_type],
     )
+    if edge_type != "fork":
+        db.execute(
+            "select tidebase_private.emit(tidebase_private.advance(%s), 'run.child.created', %s)",
+            [parent, Jsonb({"name": child, "child_run_id": child})],
+        )
 
 
 def tree(db: Db, root: str, width: int = 3) -> list[str]:

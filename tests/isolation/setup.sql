@@ -19,6 +19,19 @@ begin
 end
 $$;
 
+-- Makes a run the child of another one: one whose id a spec can name.
+create function spec.adopt(parent text, child text)
+returns void
+language plpgsql
+as $$
+begin
+  perform from tidebase.create_run('demo', run_id => child);
+  insert into tidebase.edges (run_id, name, child_run_id, edge_type) values (parent, child, child, 'child');
+  perform tidebase_private.emit(tidebase_private.advance(parent), 'run.child.created',
+    jsonb_build_object('name', child, 'child_run_id', child));
+end
+$$;
+
 -- Makes a lease run out now, as if its holder had been silent for long enough.
 create function spec.expire(run_id text)
 returns void
