@@ -126,7 +126,7 @@ CALLS = {
     "suspend": "suspend_run('{r}', 1, 'g')",
     "fork": "fork_run('{r}', '{r}.fork')",
     "compact": "compact_run('{r}')",
-    "purge": "purge_runs('0')",
+    "purge": "purge_runs('0', '{completed}')",
     "claim deliveries": "claim_deliveries()",
     "finish a delivery": "finish_delivery('{r}', 1, 0, true)",
 }  # fmt: skip
