@@ -13,6 +13,23 @@ as $$
 $$;
 comment on function tidebase_private.new_run_id() is 'A fresh id: run_ and a UUIDv7.';
 
+create or replace function tidebase_private.require_same(run tidebase.runs, workflow text, input jsonb)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if run.workflow <> workflow then
+    perform tidebase_private.raise('TB006', format('run %L belongs to workflow %L, not to %L', run.run_id, run.workflow, workflow),
+      jsonb_build_object('run_id', run.run_id, 'workflow', run.workflow, 'given', workflow), 'Use another run_id.');
+  elsif input is not null and input is distinct from run.input then
+    perform tidebase_private.raise('TB006', format('run %L was created with another input', run.run_id),
+      jsonb_build_object('run_id', run.run_id, 'workflow', workflow), 'Use another run_id, or leave the input out to go on with the existing run.');
+  end if;
+end
+$$;
+comment on function tidebase_private.require_same(tidebase.runs, text, jsonb) is
+  'Raises TB006 unless the run is what create_run is asked for: of the same workflow and, where one is given, with the same input.';
+
 -- Makes a run, or finds the one that an earlier call with the same id made.
 create or replace function tidebase.create_run(
   workflow text, input jsonb default null, run_id text default null, metadata jsonb default null,
@@ -52,15 +69,10 @@ begin
     on conflict on constraint runs_pkey do nothing;
     exit when found;
     select r.* into existing from runs r where r.run_id = id;
-    continue when not found;  -- purged in between
-    if existing.workflow <> workflow then
-      perform tidebase_private.raise('TB006', format('run %L belongs to workflow %L, not to %L', id, existing.workflow, workflow),
-        jsonb_build_object('run_id', id, 'workflow', existing.workflow, 'given', workflow), 'Use another run_id.');
-    elsif input is not null and input is distinct from existing.input then
-      perform tidebase_private.raise('TB006', format('run %L was created with another input', id),
-        jsonb_build_object('run_id', id, 'workflow', workflow), 'Use another run_id, or leave the input out to go on with the existing run.');
+    if found then  -- else it was purged in between
+      perform tidebase_private.require_same(existing, workflow, input);
+      return id;
     end if;
-    return id;
   end loop;
 
   insert into run_heads (run_id, last_seq, durable_seq, deadline_at, due_at, has_budget)
