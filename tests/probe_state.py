@@ -12,6 +12,7 @@ import json_merge_patch
 from psycopg.types.json import Jsonb
 
 from .probe_support import (
+    PATIENCE_S,
     Connection,
     attempt,
     audit,
@@ -316,6 +317,25 @@ def _tree(connection: Connection, name: str, kept: list[str], lock: threading.Lo
     with lock:
         kept.append(fork)
     return wrong
+
+
+def purgers_wait_for_nobody(url: str) -> list[str]:
+    """A purger has a parent, and not committed yet; another one comes for the child, and they share an edge."""
+    with connect(url) as db, connect(url) as first, queue(url) as line:
+        parent = new_run(db)
+        grant(db, parent)
+        child = call(db, "create_child", run_id=parent, token=1, name="c", workflow="probe")["run_id"]
+        for run_id in (child, parent):
+            call(db, "cancel_run", run_id=run_id)
+        with first.transaction():
+            purged = call(first, "purge_runs", older_than="0", max=1)
+            second = line.add(lambda connection: call(connection, "purge_runs", older_than="0"))
+            line.settle(db)
+            waits = not second.done()
+        left = call(db, "purge_runs", older_than="0")
+    wrong = ["it waits"] if waits else []
+    counts = purged, second.result(PATIENCE_S), left
+    return wrong + ([] if counts == (1, 0, 1) else [f"purged: {counts}"])
 
 
 def fork_meets_compaction(url: str) -> list[str]:

@@ -490,6 +490,11 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("forget", "delete from tidebase.state_versions t where t.run_id = any (run_ids);", ""),),
         probe_state.purge_under_load,
     ),
+    "a purger waits for the edges of another one": (
+        (Edit("choose_dead", "(select from mine m where m.run_id = t.run_id and m.name = t.name)", "(select)"),
+         Edit("choose_dead", "for update skip locked)\n    select", ")\n    select")),
+        probe_state.purgers_wait_for_nobody,
+    ),
     "a run is compacted while it is forked": (
         (Edit("compact_run", "for update", "for no key update"),),
         probe_state.fork_meets_compaction,

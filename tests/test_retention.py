@@ -19,6 +19,10 @@ def test_purging_under_load_takes_nothing_alive_and_leaves_no_orphan(database: s
     assert probe_state.purge_under_load(database) == []
 
 
+def test_purgers_wait_for_nobody(database: str) -> None:
+    assert probe_state.purgers_wait_for_nobody(database) == []
+
+
 def test_a_run_is_not_compacted_while_it_is_forked(database: str) -> None:
     assert probe_state.fork_meets_compaction(database) == []
 

@@ -45,7 +45,8 @@ comment on function tidebase_private.forget(text[]) is 'Deletes runs with everyt
 
 -- Locks runs that have been over since `before`, oldest first, and returns those that nobody needs any more. A relative
 -- that failed, and is as old, needs nobody either; it is locked, too, so that it is not resumed at this very moment.
--- Nobody is waited for: what somebody else has locked is left for the next time.
+-- Nobody is waited for: what somebody else has locked is left for the next time; so is a run when another purger has
+-- the one at the other end of an edge, or two of them could wait for each other.
 create or replace function tidebase_private.choose_dead(before timestamptz, statuses text[], max integer)
 returns text[]
 language plpgsql volatile
@@ -71,9 +72,17 @@ begin
     where h.run_id in (select n.relative from tidebase_private.relatives(chosen) n) and h.status = 'failed'
     for update skip locked) l;
   return (
+    with mine as materialized (
+      select t.run_id, t.name from tidebase.edges t
+      where t.run_id = any (chosen) or t.child_run_id = any (chosen)
+      for update skip locked)
     select array_agg(c.id) from unnest(chosen) as c (id)
     where not exists (
-      select from tidebase_private.relatives(array[c.id]) n where n.relative <> all (coalesce(settled, '{}'))));
+      select from tidebase_private.relatives(array[c.id]) n where n.relative <> all (coalesce(settled, '{}')))
+      and not exists (
+        select from tidebase.edges t
+        where (t.run_id = c.id or t.child_run_id = c.id)
+          and not exists (select from mine m where m.run_id = t.run_id and m.name = t.name)));
 end
 $$;
 comment on function tidebase_private.choose_dead(timestamptz, text[], integer) is

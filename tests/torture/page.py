@@ -81,6 +81,7 @@ PROMISES = (
             "nothing_begins_after_the_limit",
             "a_budget_that_comes_late",
             "purge_under_load",
+            "purgers_wait_for_nobody",
             "fork_meets_compaction",
         ),
     ),
