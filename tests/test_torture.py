@@ -227,7 +227,7 @@ def test_the_proxy_breaks_a_connection_before_and_after_the_call(machine: Machin
 def test_the_command_writes_its_report(tmp_path: Path) -> None:
     arguments = [
         "--minutes",
-        "0.01",
+        "0.2",
         "--only",
         "schedules",
         "--processes",
@@ -241,7 +241,8 @@ def test_the_command_writes_its_report(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["seed"] == 7 and report["violations"] == []
-    assert report["kinds"]["schedules"]["figures"]["schedules"] > 1000
+    assert report["kinds"]["schedules"]["figures"]["schedules"] > 100
+    assert set(report["casts"]["two leases run out"]) == {"schedules", "complete"}
     assert (tmp_path / "report.md").read_text().strip() in result.output
 
 

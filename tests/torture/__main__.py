@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -59,7 +60,7 @@ def attacks(seed: int) -> Iterator[Job]:
 
 
 @click.command()
-@click.option("--minutes", default=10.0, show_default=True, help="How long; the jobs under way are finished.")
+@click.option("--minutes", default=10.0, show_default=True, help="How long; storms under way are finished.")
 @click.option("--seed", type=int, help="Of what is chosen by chance; by default the time.")
 @click.option("--processes", default=os.cpu_count() or 2, show_default=True, help="How many jobs at once.")
 @click.option("--only", multiple=True, type=click.Choice(list(KINDS)), help="Just this kind of attack, or these.")
@@ -97,6 +98,7 @@ def main(minutes: float, seed: int | None, processes: int, only: tuple[str, ...]
         futures: dict[Future[Result], Job] = {}
         while True:
             while len(futures) < processes and (job := next_job(list(futures.values()))):
+                job = replace(job, until=end)
                 futures[pool.submit(perform, job, folder)] = job
             if not futures:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 import time
@@ -30,9 +31,19 @@ MODEL_S = 30.0
 
 @dataclass(frozen=True)
 class Job:
+    """What to do.
+
+    Attributes:
+        until: by ``time.monotonic()``: what can be left unfinished is, then.
+    """
+
     kind: str
     version: int
     arguments: tuple[Any, ...]
+    until: float = math.inf
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.until
 
     def __str__(self) -> str:
         return f"{self.kind} {self.arguments} on Postgres {self.version}"
@@ -40,9 +51,10 @@ class Job:
 
 @dataclass
 class Result:
-    """What a job came to: figures by name, faults by kind, and what it found."""
+    """What a job came to: figures by name, faults by kind, and what it found; and whether it came to its end."""
 
     job: Job
+    complete: bool = True
     seconds: float = 0.0
     figures: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -77,17 +89,17 @@ def _scratch(job: Job, folder: Path) -> Iterator[str]:
 def _schedules(job: Job, folder: Path) -> Result:
     name, *share = job.arguments
     with _scratch(job, folder) as url, connect(url) as connection:
-        tally = Explorer(connection).run(CASTS[name], *share, merged=job.kind == "schedules")
+        tally = Explorer(connection, job.is_over).run(CASTS[name], *share, merged=job.kind == "schedules")
     figures = Counter({"schedules": tally.schedules, "calls": tally.calls})
-    return Result(job, figures=figures, violations=tally.violations[:5])
+    return Result(job, not job.is_over(), figures=figures, violations=tally.violations[:5])
 
 
 def _races(job: Job, folder: Path) -> Result:
     state, level = job.arguments
     with _scratch(job, folder) as url, Racer(url, level) as racer:
-        tally = racer.race(state, all_pairs())
+        tally = racer.race(state, all_pairs(), job.is_over)
     figures = Counter({"races": tally.races, "calls": 2 * tally.races, "waited": tally.waited})
-    return Result(job, figures=figures, violations=tally.violations[:5])
+    return Result(job, not job.is_over(), figures=figures, violations=tally.violations[:5])
 
 
 def _storm(job: Job, folder: Path) -> Result:
@@ -108,9 +120,9 @@ def _failover(job: Job, folder: Path) -> Result:
 def _interruptions(job: Job, folder: Path) -> Result:
     state, share, shares = job.arguments
     with _scratch(job, folder) as url, Interrupter(url) as interrupter:
-        tally = interrupter.interrupt(state, list(CALLS)[share::shares])
+        tally = interrupter.interrupt(state, list(CALLS)[share::shares], job.is_over)
     figures = Counter({"interruptions": tally.races, "calls": 2 * tally.races, "waited": tally.waited})
-    return Result(job, figures=figures, violations=tally.violations[:5])
+    return Result(job, not job.is_over(), figures=figures, violations=tally.violations[:5])
 
 
 def _result(job: Job, outcome: Outcome) -> Result:

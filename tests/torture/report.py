@@ -55,10 +55,12 @@ def summarise(results: Sequence[Result], seed: int, seconds: float) -> dict[str,
     }
 
 
-def _casts(results: Sequence[Result]) -> dict[str, int]:
-    """How many schedules each cast has that was walked to the end."""
+def _casts(results: Sequence[Result]) -> dict[str, dict[str, int | bool]]:
+    """How many schedules of each cast were walked, and whether those are all."""
     return {
-        result.job.arguments[0]: result.figures["schedules"] for result in results if result.job.kind == "schedules"
+        result.job.arguments[0]: {"schedules": result.figures["schedules"], "complete": result.complete}
+        for result in results
+        if result.job.kind == "schedules"
     }
 
 
@@ -80,7 +82,10 @@ def table(summary: dict[str, object]) -> str:
             row["jobs"],
         )
         lines.append(f"| {TITLES[kind]} | {times:,} | {figures.get('calls', 0):,} | {row['violations']} |")
-    casts = ", ".join(f"{name} ({schedules:,})" for name, schedules in summary["casts"].items())  # type: ignore[attr-defined]
+    casts = ", ".join(
+        f"{name} ({cast['schedules']:,}{'' if cast['complete'] else ', not all'})"
+        for name, cast in summary["casts"].items()  # type: ignore[attr-defined]
+    )
     faults = ", ".join(f"{kind} ({times:,})" for kind, times in summary["faults"].items())  # type: ignore[attr-defined]
     return "\n".join(
         [*lines, "", f"Schedules by cast: {casts or 'none'}.", "", f"Faults on the way: {faults or 'none'}."]
