@@ -136,8 +136,7 @@ set enable_seqscan = off
 as $$
 declare
   id text := coalesce(new_run_id, tidebase_private.new_run_id());
-  origin runs;
-  source run_heads;
+  origin record;
   head run_heads;
   through bigint;
   copied bigint;
@@ -146,14 +145,19 @@ begin
   perform tidebase_private.require_name(id, 'new_run_id', 255);
   perform tidebase_private.require_size(input, 'input');
   perform tidebase_private.commit_durably();
-  select h.* into source from run_heads h where h.run_id = fork_run.run_id for key share;
+  perform from run_heads h where h.run_id = fork_run.run_id for key share;
   if not found then
     perform tidebase_private.raise_run_not_found(run_id);
   elsif exists (select from runs r where r.run_id = id) then
     return tidebase_private.find_fork(run_id, id, through_step, through_seq, input);  -- the same call again
   end if;
-  through := tidebase_private.fork_point(source, through_step, through_seq);
-  select r.* into origin from runs r where r.run_id = fork_run.run_id;
+  -- All of one moment: how far the log goes, and the limits that are not in what is copied of it.
+  select h as head, r.*, a.cost_limit_usd, a.token_limit into origin
+  from run_heads h
+  join runs r on r.run_id = h.run_id
+  left join accounts a on a.run_id = h.run_id
+  where h.run_id = fork_run.run_id;
+  through := tidebase_private.fork_point(origin.head, through_step, through_seq);
   if origin.compacted_at is not null then
     perform tidebase_private.raise('TB005', format('run %L was compacted: it has no checkpoints any more', run_id),
       jsonb_build_object('run_id', run_id, 'compacted_at', origin.compacted_at), 'Fork runs before they are compacted.');
@@ -173,9 +177,13 @@ begin
   copied := tidebase_private.copy_events(run_id, id, through);
   steps := tidebase_private.copy_rows(run_id, id);
   update run_heads h
-  set last_seq = 1 + copied, durable_seq = 1 + copied, steps_completed = steps
-  where h.run_id = id;
-  perform tidebase_private.copy_budget(run_id, id);
+  set last_seq = 1 + copied, durable_seq = 1 + copied, steps_completed = steps,
+      has_budget = num_nonnulls(origin.cost_limit_usd, origin.token_limit) > 0
+  where h.run_id = id
+  returning h.* into head;
+  if head.has_budget then
+    insert into accounts (run_id, cost_limit_usd, token_limit) values (id, origin.cost_limit_usd, origin.token_limit);
+  end if;
   insert into edges (run_id, name, child_run_id, edge_type, metadata)
   values (fork_run.run_id, 'fork:' || id, id, 'fork', jsonb_strip_nulls(jsonb_build_object('through_seq', through,
     'through_step', through_step, 'asked_seq', through_seq, 'reason', reason)));
@@ -184,20 +192,5 @@ end
 $$;
 comment on function tidebase.fork_run(text, text, text, bigint, jsonb, text, text) is
   'Makes a new run that begins with what another one had at a point, and returns its id, generated when new_run_id is NULL: the checkpoints, the states with their history, and the gates that were decided up to then. through_step: up to and with that step''s completion; through_seq: up to and with that event (0: nothing but the input); neither: all there is. Working on the fork executes only what comes after. Its log begins at 1 with run.forked and has the events of what it took over; usage does not come along, nor does the deadline; the limits of a budget do, with nothing used. input: another one, by default the source''s. The source is untouched, whatever its status; an edge of type fork leads to the new run. The same call with the same new_run_id finds the fork. Errors: TB001, TB002, TB005 (it was compacted), TB006 (new_run_id is another run, or a fork that was asked for otherwise), TB007 (through_step is not completed).';
-
-create or replace function tidebase_private.copy_budget(source text, fork text)
-returns void
-language plpgsql volatile
-as $$
-begin
-  insert into tidebase.accounts (run_id, cost_limit_usd, token_limit)
-  select fork, a.cost_limit_usd, a.token_limit from tidebase.accounts a
-  where a.run_id = source and num_nonnulls(a.cost_limit_usd, a.token_limit) > 0;
-  if found then
-    update tidebase.run_heads h set has_budget = true where h.run_id = fork;
-  end if;
-end
-$$;
-comment on function tidebase_private.copy_budget(text, text) is 'Gives a fork the limits of its source, unused.';
 
 select tidebase_private.allow('function tidebase.fork_run', 'worker', 'operator');

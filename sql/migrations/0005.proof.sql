@@ -6,6 +6,9 @@ drop function if exists tidebase.resolve_review(text, text, text, jsonb, text, t
 drop function if exists tidebase.record_recovery(text, text, text);
 drop function if exists tidebase.recover_run(text, text, text);
 
+-- fork_run reads the limits of a budget together with the head now.
+drop function if exists tidebase_private.copy_budget(text, text);
+
 -- With status alone it was as cheap as the primary key for "this run, if it is running", as long as the table was small:
 -- a fence could read every run that was at work, and at SERIALIZABLE wait for a conflict with all of them.
 drop index tidebase.run_heads_alive;
