@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from .conftest import on_newest
 from .probe_support import Connection, attempt, connect, image_of, value, values
 from .probes import functions
 
@@ -915,6 +916,7 @@ def under_attack(db: Connection) -> None:
         select tidebase.open_gate(id, 1, 'g') from unnest(array['target', 'bystander']) id""")
 
 
+@on_newest("server")
 @pytest.mark.usefixtures("under_attack")
 def test_no_text_is_read_as_a_part_of_a_statement(db: Connection, database: str) -> None:
     """Each parameter that holds text, of each function: the answer is one of Tidebase's own errors, or of the server's

@@ -20,11 +20,12 @@ import pytest
 from tidebase import Run, Tidebase, TidebaseError, local, migrations
 
 from . import probe_workers
-from .conftest import SERVERS, Server
+from .conftest import SERVERS, Server, on_newest
 from .probe_support import audit, call, call_rows, connect, grant, new_run, poll, take_over, value, values
 from .test_mechanisms import Edit
 
 
+@on_newest("server")
 def test_two_hundred_killed_workers_cost_no_checkpoint_and_repeat_none(database: str) -> None:
     """SIGKILL, 200 times in the middle of a run of ten steps. No step runs again under a later lease once it has
     completed, no output changes, every run gets to its end, and its log has no gap.

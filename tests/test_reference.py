@@ -31,7 +31,7 @@ from .test_mechanisms import LIVE, Edit
 
 STEPS = 40
 BATCH = 5  # Hypothesis makes most of its examples by changing earlier ones a little; here all are to be different
-EXAMPLES = int(os.environ.get("TIDEBASE_TORTURE_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("TIDEBASE_TORTURE_EXAMPLES", "100"))
 JSON = {"input", "output", "error", "result"}
 HOURS = {"ttl", "timeout", "duration", "retry_delay"}
 LISTS = {"renew_leases", "read_events", "load_checkpoints"}  # functions that return more than one row
