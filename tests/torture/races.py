@@ -163,11 +163,6 @@ class Tally:
     waited: int = 0
     violations: list[str] = field(default_factory=list)
 
-    def add(self, other: Tally) -> None:
-        self.races += other.races
-        self.waited += other.waited
-        self.violations += other.violations
-
 
 class Session:
     """A connection that is given one statement after the other, and need not be waited for."""

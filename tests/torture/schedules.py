@@ -110,13 +110,6 @@ class Tally:
     longest: int = 0
     violations: list[str] = field(default_factory=list)
 
-    def add(self, other: Tally) -> None:
-        self.schedules += other.schedules
-        self.executed += other.executed
-        self.calls += other.calls
-        self.longest = max(self.longest, other.longest)
-        self.violations += other.violations
-
 
 Path = tuple[tuple[Call, Answer], ...]
 Place = tuple[str, Known, tuple[Actor, ...]]

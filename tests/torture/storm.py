@@ -47,13 +47,6 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
-    def add(self, other: Outcome) -> None:
-        self.calls += other.calls
-        self.tries += other.tries
-        self.lost += other.lost
-        self.faults += other.faults
-        self.violations += other.violations
-
 
 class Crowd:
     """The client processes, which are started again when they were killed."""
