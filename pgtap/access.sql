@@ -39,6 +39,7 @@ insert into may values
   ('list_snapshots',      true,  true,  true,  true,  false),
   ('list_state_versions', true,  true,  true,  true,  false),
   ('load_checkpoints',    true,  false, false, false, false),
+  ('new_run_id',          true,  false, true,  false, false),
   ('open_gate',           true,  false, false, false, false),
   ('patch_state',         true,  false, false, false, false),
   ('purge_runs',          false, false, true,  false, false),
@@ -57,8 +58,10 @@ insert into may values
   ('set_budget',          false, false, true,  false, false),
   ('set_state',           true,  false, false, false, false),
   ('start_timer',         true,  false, false, false, false),
+  ('suspend_for_children', true, false, false, false, false),
   ('suspend_run',         true,  false, false, false, false),
-  ('watch_run',           true,  true,  true,  true,  false);
+  ('watch_run',           true,  true,  true,  true,  false),
+  ('withdraw_grant',      true,  false, false, false, false);
 create temp table may_read (name text, worker boolean, approver boolean, operator boolean, reader boolean, stranger boolean);
 insert into may_read values
   -- views
@@ -77,6 +80,7 @@ insert into may_read values
   ('usage_totals',     true,  true,  true,  true,  false),
   -- tables
   ('accounts',         false, false, false, false, false),
+  ('awaited',          false, false, false, false, false),
   ('attempts',         false, false, false, false, false),
   ('deliveries',       false, false, false, false, false),
   ('edges',            false, false, false, false, false),

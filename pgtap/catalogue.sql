@@ -5,9 +5,9 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
-  '{accounts,attempts,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,state_streams,state_versions,steps,usage}'::text[], 'these are the tables');
+  '{accounts,attempts,awaited,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,state_streams,state_versions,steps,usage}'::text[], 'these are the tables');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
-  '{function_files,gate_key,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
+  '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
   '{gate_inbox,gate_overview,recovery_history,review_inbox,run_attempts,run_overview,run_sizes,stalled_runs,step_timeline,usage_by_model,usage_by_step,
     usage_records,usage_totals}'::text[], 'these are the views');
@@ -17,8 +17,8 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,append_event,begin_step,cancel_run,check_invariants,claim_deliveries,compact_run,complete_run,complete_step,create_child,create_run,create_snapshot,
     decide_gate,diff_runs,fail_run,fail_step,finish_delivery,finish_recovery,fork_run,get_gate,get_gate_secret,get_run,get_state,list_gates,list_runs,list_snapshots,
-    list_state_versions,load_checkpoints,open_gate,patch_state,purge_runs,read_events,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,
-    renew_lease,renew_leases,resolve_review,restore_state,run_tree,save_state,set_budget,set_state,start_timer,suspend_run,watch_run}'::text[], 'these are the functions');
+    list_state_versions,load_checkpoints,new_run_id,open_gate,patch_state,purge_runs,read_events,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,
+    renew_lease,renew_leases,resolve_review,restore_state,run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,suspend_run,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
 select is_empty($$select r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace in (select nsp from ours) and r.rulename <> '_RETURN'$$, 'and no rule');
@@ -87,17 +87,17 @@ select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{forget,drop_history}'::text[], 'only purging and compaction delete anything');
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,drop_history,forget,go_on,suspend_for_children}'::text[], 'only purging and compaction delete anything, and the end of a wait what was waited for');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
 select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events}'::text[], 'events are written side by side, and copied for a fork in another place');
 select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
 select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{emit,emit_step}'::text[], 'the bell is rung there, too');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,
-  '{TB001,TB002,TB003,TB004,TB005,TB006,TB007,TB008,TB009,TB010,TB011,TB012}'::text[], 'these are the SQLSTATEs');
+  '{TB001,TB002,TB003,TB004,TB005,TB006,TB007,TB008,TB009,TB010,TB011,TB012,TB014}'::text[], 'these are the SQLSTATEs');
 create temp table event_types (type text);
 insert into event_types values ('run.created'), ('run.started'), ('run.released'), ('run.completed'), ('run.failed'), ('run.suspended'), ('run.review'), ('run.lapsed'),
-  ('run.cancelled'), ('run.forked'), ('run.child.created'), ('step.started'), ('step.completed'), ('step.failed'), ('step.review'), ('step.reviewed'), ('gate.created'), ('gate.voted'),
+  ('run.cancelled'), ('run.forked'), ('run.child.created'), ('run.child.ready'), ('step.started'), ('step.completed'), ('step.failed'), ('step.review'), ('step.reviewed'), ('gate.created'), ('gate.voted'),
   ('gate.resolved'), ('timer.started'), ('timer.fired'), ('recovery.started'), ('recovery.delivered'), ('recovery.failed'), ('state.updated'), ('state.saved'),
   ('state.restored'), ('snapshot.created'), ('usage.recorded'), ('budget.exhausted'), ('budget.changed');
 select set_eq(

@@ -103,7 +103,8 @@ insert into named values ('f', 'f'), ('fz', 'fz'), ('ff', 'ff');
 select results_eq($$select n.name, t.depth, t.name, t.edge_type from tidebase.run_tree('root') with ordinality t
     join named n on n.id = t.run_id where t.run_id like 'f%' order by t.ordinality$$,
   $$values ('fz', 2, 'fork:fz', 'fork'), ('f', 1, 'fork:f', 'fork'), ('ff', 2, 'fork:ff', 'fork')$$, 'forks are in it, as forks');
-select results_eq($$select run_id, depth from tidebase.run_tree('f')$$, $$values ('f', 0), ('ff', 1)$$, 'a fork has a tree of its own, without the children of its source');
+select results_eq($$select run_id, depth from tidebase.run_tree('f')$$, $$select 'f', 0 union all select a, 1 from tree union all select 'ff', 1 union all select a, 2 from tree$$,
+  'a fork has a tree of its own, with those children of its source that were completed');
 select throws_ok(format('select tidebase.run_tree(%L)', id), 'TB001', null, format('there is no tree of %L', id)) from unnest(array['none', '', null]) id;
 create function pg_temp.deep(levels integer) returns text language plpgsql as $$
 declare
@@ -124,5 +125,48 @@ select tidebase.create_child('wide', 1, 'c' || n, 'wf') from generate_series(1, 
 select results_eq($$select name from tidebase.run_tree('wide') where depth = 1$$, $$select 'c' || n from generate_series(1, 200) n$$, 'and as wide');
 select is((tidebase.cancel_run('deep')), 51, 'a tree is cancelled from the root to the leaves');
 select is((select count(*) from tidebase.run_tree('deep') where status = 'cancelled'), 51::bigint, 'all of it');
+
+-- waiting for children
+create function pg_temp.family(id text, out parent bigint, out child text, out token bigint) language plpgsql as $$
+begin
+  parent := pg_temp.leased(id);
+  child := (tidebase.create_child(id, parent, 'c', 'wf')).run_id;
+  token := (tidebase.acquire_run(child, 'w')).token;
+  perform tidebase.open_gate(child, token, 'g');
+end $$;
+create temp table families as select id, f.* from unnest(array['gate', 'done', 'failed', 'cancelled', 'released', 'lapsed', 'review', 'never']) id, pg_temp.family(id) f;
+select is(tidebase_private.bucket_of(child), tidebase_private.bucket_of(id), 'a child lies beside its parent') from families;
+select tidebase.suspend_run(child, token, 'g') from families where id in ('gate', 'cancelled', 'never');
+select tidebase.begin_step(child, token, 's', side_effects => '{card}'), tidebase.fail_step(child, token, 's'), tidebase.fail_run(child, token) from families where id = 'review';
+select is(tidebase.suspend_for_children(id, parent, '{c}'), true, 'a run waits for its child: ' || id) from families;
+select is(tidebase.suspend_for_children(id, parent, '{c}'), true, 'the same call again is the same') from families;
+select set_eq($$select status, waiting_for from families f, tidebase.get_run(f.id)$$, $$values ('waiting', 'c')$$, 'it is waiting');
+select is((tidebase.acquire_run(id, 'w')).outcome, 'waiting', 'and not granted meanwhile: ' || id) from families;
+select tidebase.decide_gate(child, 'g', 'approved') from families where id = 'gate';
+select tidebase.complete_run(child, token) from families where id = 'done';
+select tidebase.fail_run(child, token) from families where id = 'failed';
+select tidebase.cancel_run(child) from families where id = 'cancelled';
+select tidebase.release_run(child, token) from families where id = 'released';
+select pg_temp.lapse(child) from families where id = 'lapsed';
+select is((tidebase.acquire_run('lapsed', 'w')).outcome, 'granted', 'a child that may be taken over is something to go on with, whether reconcile has come round or not');
+select tidebase.resolve_review(child, 's', 'retry') from families where id = 'review';
+select results_eq($$select id, status from families, tidebase.get_run(id) order by id$$,
+  $$values ('cancelled', 'pending'), ('done', 'pending'), ('failed', 'pending'), ('gate', 'pending'), ('lapsed', 'running'), ('never', 'waiting'), ('released', 'pending'), ('review', 'pending')$$,
+  'a run goes on when its child has ended, or may be taken up');
+select is((select payload - 'child_run_id' from tidebase.events where run_id = 'gate' order by seq desc limit 1), '{"name": "c", "status": "pending"}', 'the log says with which one');
+select is_empty($$select from tidebase.awaited where run_id <> 'never'$$, 'nobody is waited for any more');
+select ok(pg_temp.dense(id), 'no log has a gap: ' || id) from families;
+select is(tidebase.suspend_for_children('gate', token, '{c}'), false, 'with a child to go on with there is nothing to wait for') from tidebase.acquire_run('gate', 'w');
+select tidebase.cancel_run('never');
+select is_empty($$select from tidebase.awaited$$, 'a cancelled run waits for nobody');
+select throws_ok(format($$select tidebase.suspend_for_children('gate', pg_temp.token('gate'), %L)$$, names), code, null, format('nor does one for %s', names))
+from (values ('{none}'::text[], 'TB012'), ('{}', 'TB002'), (null, 'TB002')) v (names, code);
+select pg_temp.family('outer');
+create temp table inner_child as select child_run_id as id, pg_temp.token(child_run_id) as token from tidebase.edges where run_id = 'outer';
+select tidebase.acquire_run(c.run_id, 'w') from inner_child i, tidebase.create_child(i.id, i.token, 'c', 'wf') c;
+select tidebase.suspend_for_children(id, token, '{c}') from inner_child;
+select tidebase.suspend_for_children('outer', pg_temp.token('outer'), '{c}');
+select tidebase.complete_run(e.child_run_id, pg_temp.token(e.child_run_id)) from tidebase.edges e, inner_child i where e.run_id = i.id;
+select is(pg_temp.status('outer'), 'pending', 'who waits for one that waits goes on with it');
 select * from finish();
 rollback;

@@ -329,5 +329,40 @@ select tidebase.decide_gate('voted', 'g', 'approved', actor) from unnest(array['
 select tidebase.fork_run('voted', 'voted fork');
 select results_eq($$select approvals, required from tidebase.decide_gate('voted fork', 'g', 'approved', 'eve')$$, $$values (2, 2)$$, 'the votes of a decided gate come along');
 select ok(pg_temp.dense('voted fork'), 'with their events');
+
+-- children and budgets come along
+select tidebase.create_run('wf', run_id => 'family', budget => '{"tokens": 100}');
+select tidebase.acquire_run('family', 'w');
+create function pg_temp.had(id text, name text) returns text language plpgsql as $$
+declare
+  child text := (tidebase.create_child(id, pg_temp.token(id), name, 'wf')).run_id;
+begin
+  perform tidebase.acquire_run(child, 'w');
+  perform tidebase.record_usage(child, pg_temp.token(child), input_tokens => 10);
+  return child;
+end $$;
+create temp table had as select name, pg_temp.had('family', name) as id from unnest(array['early', 'open']) name;
+select tidebase.complete_run(id, pg_temp.token(id), '"paid for"') from had where name = 'early';
+select tidebase.begin_step('family', 1, 's'), tidebase.complete_step('family', 1, 's');
+insert into had select 'late', pg_temp.had('family', 'late');
+select tidebase.complete_run(id, pg_temp.token(id), '"later"') from had where name = 'late';
+select tidebase.complete_run(id, pg_temp.token(id), '"too late"') from had where name = 'open';
+select tidebase.fork_run('family', 'heir', through_step => 's');
+select tidebase.acquire_run('heir', 'w');
+select results_eq($$select (tidebase.create_child('heir', pg_temp.token('heir'), 'early', 'wf')).*$$, $$select id, false from had where name = 'early'$$, 'a child that was completed before the point is the fork''s, too');
+select is((tidebase.create_child('heir', pg_temp.token('heir'), name, 'wf')).created, true, format('one that was %s is not', name)) from unnest(array['open', 'late']) name;
+select is((select tree_input_tokens from tidebase.usage_totals where run_id = 'heir'), 0::bigint, 'what it used is not the fork''s');
+select is(tidebase.cancel_run('heir'), 3, 'a fork is cancelled without it');
+select tidebase.fork_run('family', 'all of it');
+select set_eq($$select name from tidebase.edges where run_id = 'all of it'$$, '{early,late,open}'::text[], 'a fork of all there is has every child that is completed');
+select tidebase.fork_run('all of it', 'all again');
+select set_eq($$select name, source_run_id from tidebase.edges where run_id = 'all again'$$, $$select name, 'family' from had$$, 'and so has a fork of the fork');
+select is(tidebase_private.bucket_of(tidebase.fork_run('family')), tidebase_private.bucket_of('family'), 'a fork lies beside its source');
+select tidebase.fork_run((select id from had where name = 'early'), 'fork of a child', through_seq => 2);
+select tidebase.acquire_run('fork of a child', 'w');
+select ok((tidebase.record_usage('fork of a child', pg_temp.token('fork of a child'), input_tokens => 70)).exhausted, 'a fork of a child draws on the budget that the child shares');
+select throws_ok($$select tidebase.begin_step('family', 1, 'too much')$$, 'TB010', null, 'which is used up for all of them');
+select is_empty($$select * from tidebase.check_invariants('family')$$, 'and adds up');
+select is_empty($$select * from tidebase.check_invariants('all again')$$, 'here, too');
 select * from finish();
 rollback;

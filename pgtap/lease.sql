@@ -125,7 +125,7 @@ select results_eq($$select payload #>> '{lapsed,holder}', payload #>> '{lapsed,t
 select results_eq($$select attempt, lease_token, holder, code_version, outcome, ended_at is not null from tidebase.run_attempts where run_id = 'r' order by attempt$$,
   $$values (1, 1::bigint, 'ada', 'v1', 'lapsed', true), (2, 2, 'bob', null, null, false)$$, 'and the attempts keep it');
 select columns_are('tidebase', 'run_attempts',
-  '{run_id,attempt,lease_token,holder,code_version,started_at,ended_at,outcome,error,traceparent}', 'run_attempts has its columns');
+  '{run_id,attempt,lease_token,holder,code_version,started_at,ended_at,outcome,error,traceparent,lapsed_at}', 'run_attempts has its columns');
 
 -- renewing
 select ok(tidebase.renew_lease('r', 2, '2 hours') between clock_timestamp() + interval '119 min' and clock_timestamp() + interval '2 hours',
@@ -168,6 +168,7 @@ insert into writes values
   ($$select tidebase.set_state('z', %s, '1')$$),
   ($$select tidebase.set_state('z', %s, '1', expected_version => 7)$$),
   ($$select tidebase.start_timer('z', %s, 'x', '1 s')$$),
+  ($$select tidebase.suspend_for_children('z', %s, '{child}')$$),
   ($$select tidebase.suspend_run('z', %s, 'g')$$);
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and 'token' = any (p.proargnames[1:p.pronargs])$$,
@@ -197,8 +198,9 @@ begin
   perform pg_temp.put('z', with_status);
   for call in
     select format(w.statement, refusals.token) from writes w
-    -- with its own token that call is the same one again, which has its tests below
-    where not (with_status = 'pending' and refusals.token = '2' and w.statement like '%release_run%')
+    -- with its own token that call is the same one again, and what was done by then is stored; both have tests of their own
+    where not (refusals.token = '2' and (with_status = 'pending' and w.statement like '%release_run%'
+      or with_status not in ('completed', 'cancelled') and w.statement ~ '(complete|record|fail)_step'))
   loop
     return next throws_ok(call, expected, null, format('%s on a run that is %s raises %s', call, with_status, expected));
   end loop;
@@ -233,13 +235,13 @@ select tidebase.acquire_run('given up', 'w');
 select pg_temp.lapse('given up');
 update tidebase.run_heads set due_at = lease_expires_at where run_id = 'given up';
 select tidebase.reconcile();
-select throws_ok($$select tidebase.release_run('given up', 2)$$, 'TB003', null, 'a lease that ran out is not released, and an earlier release is not taken for it');
+select ok(tidebase.release_run('given up', 2) > (select seq from released), 'a lease that ran out is released, and an earlier release is not taken for it');
 select tidebase.create_run('wf', run_id => 'ran out');
 select tidebase.acquire_run('ran out', 'w');
 select pg_temp.lapse('ran out');
 update tidebase.run_heads set due_at = lease_expires_at where run_id = 'ran out';
 select tidebase.reconcile();
-select throws_ok($$select tidebase.release_run('ran out', 1)$$, 'TB003', null, 'nor is it where there was none');
+select lives_ok($$select tidebase.release_run('ran out', 1)$$, 'also where there was none');
 
 -- what is granted, by status
 select tidebase.create_run('wf', run_id => 'status');
@@ -376,5 +378,33 @@ select is((select has_budget from tidebase.acquire_run('rich', 'w')), true, 'or 
 select throws_ok($$select tidebase.create_run('wf', traceparent => 'x')$$, 'TB002', null, 'nor is this one, of a run');
 select throws_ok($$select tidebase.create_child('traced', 4, 'd', 'wf', traceparent => 'x')$$, 'TB002', null, 'or of a child');
 
+
+-- a grant whose answer never came
+select tidebase.create_run('wf', run_id => 'lost answer');
+select tidebase.acquire_run('lost answer', 'w', request_id => 'q1');
+select is(tidebase.withdraw_grant('lost answer', 'q2'), false, 'another call has no part in it');
+select is(tidebase.withdraw_grant('lost answer', 'q1'), true, 'the lease is given back by the call that got it');
+select is(pg_temp.status('lost answer'), 'pending', 'and nobody has to wait for its end');
+select is(tidebase.withdraw_grant('lost answer', 'q1'), false, 'once');
+select tidebase.acquire_run('lost answer', 'w', request_id => 'q3');
+select is(tidebase.withdraw_grant('lost answer', 'q1'), false, 'the next one is not touched');
+select is(pg_temp.status('lost answer'), 'running', 'by a call of before');
+select throws_ok($$select tidebase.withdraw_grant('lost answer', ' ')$$, 'TB002', null, 'a request has an id that is not blank');
+select ok(pg_temp.dense('lost answer'), 'the log has no gap');
+
+-- tokens of what is not here any more
+select tidebase.create_run('wf', run_id => 'phoenix');
+select pg_temp.take_over('phoenix') from generate_series(1, 5), tidebase.acquire_run('phoenix', 'w');
+create temp table ashes as select pg_temp.token('phoenix') as token;
+select tidebase.cancel_run('phoenix');
+select tidebase.purge_runs('0', '{cancelled}');
+select tidebase.create_run('wf', run_id => 'phoenix');
+select ok((tidebase.acquire_run('phoenix', 'w')).token > token, 'a run made anew has tokens above those of the one that was purged') from ashes;
+select throws_ok(format('select tidebase.complete_step(''phoenix'', %s, ''s'')', token), 'TB003', null, 'so a worker of that one is fenced') from ashes;
+update tidebase_private.incarnation set whereabouts = 'on another server';
+select tidebase.create_run('wf', run_id => 'restored');
+select ok((tidebase.acquire_run('restored', 'w')).token > (extract(epoch from clock_timestamp() - interval '1 minute')::bigint << 20),
+  'in a database that is not where it was, tokens begin above all that can have been issued there');
+select is((select whereabouts from tidebase_private.incarnation), tidebase_private.whereabouts(), 'which is noticed once');
 select * from finish();
 rollback;

@@ -1,6 +1,7 @@
 -- Reconciliation: what only time brings about, once.
 begin;
 select no_plan();
+\ir support/helpers.psql
 create function pg_temp.due(id text) returns void language sql as $$
   update tidebase.run_heads set due_at = clock_timestamp() - interval '1 second' where run_id = id;
 $$;
@@ -11,11 +12,22 @@ update tidebase.run_heads set lease_expires_at = clock_timestamp() - interval '1
 select results_eq($$select runs, leases from tidebase.reconcile()$$, $$values (0, 0)$$, 'what is not due is not looked at');
 select pg_temp.due(id) from unnest(array['dead', 'alive']) id;
 select results_eq($$select reason from tidebase.stalled_runs where run_id = 'dead'$$, $$values ('lease_lapsed')$$, 'a silent worker''s run is stalled');
-select results_eq($$select runs, leases, gates, timers, deadlines from tidebase.reconcile()$$, $$values (2, 1, 0, 0, 0)$$, 'an expired lease ends, one that is alive does not');
-select results_eq($$select status, lease_token from tidebase.run_overview where run_id = 'dead'$$, $$values ('pending', 1::bigint)$$, 'the run is pending');
-select is((select outcome from tidebase.run_attempts where run_id = 'dead'), 'lapsed', 'the attempt has lapsed');
-select throws_ok($$select tidebase.complete_step('dead', 1, 's')$$, 'TB003', null, 'its former holder is fenced');
+select results_eq($$select runs, leases, gates, timers, deadlines from tidebase.reconcile()$$, $$values (2, 1, 0, 0, 0)$$, 'an expired lease is seen, one that is alive is left alone');
+select results_eq($$select status, lease_token from tidebase.run_overview where run_id = 'dead'$$, $$values ('running', 1::bigint)$$, 'its run may be taken over, and that is all');
+select results_eq($$select outcome, lapsed_at < clock_timestamp() from tidebase.run_attempts where run_id = 'dead'$$, $$values (null::text, true)$$, 'the attempt keeps when that was');
+select results_eq($$select type from tidebase.read_events('dead', 2)$$, $$values ('run.lapsed')$$, 'and so does the log');
+select pg_temp.due('dead');
+select results_eq($$select runs, leases from tidebase.reconcile()$$, $$values (1, 0)$$, 'once');
+select is((tidebase.begin_step('dead', 1, 's')).outcome, 'execute', 'whoever holds it goes on');
+select lives_ok($$select tidebase.complete_step('dead', 1, 's')$$, 'and completes what was paid for');
+select is((select due_at from tidebase.run_heads where run_id = 'dead'), null, 'nothing is left to look for');
+select ok(tidebase.renew_lease('dead', 1) > clock_timestamp(), 'it may even be renewed');
+select ok((select due_at > clock_timestamp() from tidebase.run_heads where run_id = 'dead'), 'and is looked at again');
+select pg_temp.lapse('dead'), pg_temp.due('dead');
+select results_eq($$select runs, leases from tidebase.reconcile()$$, $$values (1, 1)$$, 'when it runs out again, that is seen again');
 select is((tidebase.acquire_run('dead', 'v')).token, 2::bigint, 'the next grant raises the token');
+select is((select outcome from tidebase.run_attempts where run_id = 'dead' and attempt = 1), 'lapsed', 'and ends the attempt');
+select throws_ok($$select tidebase.complete_step('dead', 1, 's')$$, 'TB003', null, 'its former holder is fenced from then on');
 select ok((select due_at > clock_timestamp() + interval '30 seconds' from tidebase.run_heads where run_id = 'alive'), 'a live lease is not looked at again at once');
 select results_eq($$select runs from tidebase.reconcile()$$, $$values (0)$$, 'nothing is left to do');
 

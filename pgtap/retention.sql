@@ -5,8 +5,8 @@ select no_plan();
 create function pg_temp.finish(id text, how text) returns void language plpgsql as $$
 begin
   case how
-    when 'completed' then perform tidebase.complete_run(id, 1, '{"result": 1}');
-    when 'failed' then perform tidebase.fail_run(id, 1);
+    when 'completed' then perform tidebase.complete_run(id, pg_temp.token(id), '{"result": 1}');
+    when 'failed' then perform tidebase.fail_run(id, pg_temp.token(id));
     when 'cancelled' then perform tidebase.cancel_run(id, cascade => false);
     when 'running' then null;
     else perform pg_temp.put(id, how);
@@ -53,10 +53,10 @@ $$;
 -- age
 select pg_temp.old('age 1');
 select pg_temp.leased('age 2');
-select tidebase.complete_run('age 2', 1);
+select tidebase.complete_run('age 2', pg_temp.token('age 2'));
 select pg_temp.leased('age 3');
 select pg_temp.age('age 3');
-select tidebase.complete_run('age 3', 1);
+select tidebase.complete_run('age 3', pg_temp.token('age 3'));
 select results_eq($$select * from pg_temp.purged('select tidebase.purge_runs(''11 days'')', 'age')$$, $$values (0, '{"age 1","age 2","age 3"}'::text[])$$, 'what is younger stays');
 select results_eq($$select * from pg_temp.purged('select tidebase.purge_runs(''9 days'')', 'age')$$, $$values (1, '{"age 2","age 3"}'::text[])$$, 'what is older goes; it counts since when a run is over');
 select throws_ok($$select tidebase.get_run('age 1')$$, 'TB001', null, 'then nobody knows it');
@@ -142,15 +142,15 @@ select is(tidebase.purge_runs('1 day', max => 3), 2, 'and the rest');
 
 -- forks
 select pg_temp.leased('source');
-select tidebase.begin_step('source', 1, 's');
-select tidebase.complete_step('source', 1, 's', '"kept"');
-select tidebase.set_state('source', 1, '{"a": 1}');
+select tidebase.begin_step('source', pg_temp.token('source'), 's');
+select tidebase.complete_step('source', pg_temp.token('source'), 's', '"kept"');
+select tidebase.set_state('source', pg_temp.token('source'), '{"a": 1}');
 select tidebase.fork_run('source', 'fork'), tidebase.fork_run('source', 'fork of nobody'), tidebase.fork_run('fork', 'fork of fork');
-select tidebase.complete_run('source', 1);
+select tidebase.complete_run('source', pg_temp.token('source'));
 select pg_temp.age('source');
 select is(tidebase.purge_runs('1 day'), 1, 'a fork does not keep its source');
 select tidebase.acquire_run('fork', 'w');
-select results_eq($$select outcome, output from tidebase.begin_step('fork', 1, 's')$$, $$values ('replay', '"kept"'::jsonb)$$, 'it has what it needs itself');
+select results_eq($$select outcome, output from tidebase.begin_step('fork', pg_temp.token('fork'), 's')$$, $$values ('replay', '"kept"'::jsonb)$$, 'it has what it needs itself');
 select is((tidebase.get_state('fork')).value, '{"a": 1}', 'its states, too');
 select is_empty($$select * from tidebase.edges where run_id = 'source' or child_run_id = 'fork'$$, 'nothing leads to what is gone');
 select results_eq($$select run_id from tidebase.run_tree('fork')$$, $$values ('fork'), ('fork of fork')$$, 'the tree begins with the fork');
@@ -162,15 +162,16 @@ select results_eq($$select run_id from tidebase.run_tree('fork')$$, $$values ('f
 -- all that hangs on a run
 select tidebase.create_run('wf', run_id => 'full', recovery_webhook => 'http://hook', budget => '{"tokens": 10}');
 select tidebase.acquire_run('full', 'w');
-select tidebase.begin_step('full', 1, 's', side_effects => '{write}');
-select tidebase.fail_step('full', 1, 's');
+select tidebase.begin_step('full', pg_temp.token('full'), 's', side_effects => '{write}');
+select tidebase.fail_step('full', pg_temp.token('full'), 's');
 select tidebase.resolve_review('full', 's', 'accept', '1');
-select tidebase.open_gate('full', 1, 'g', required_approvals => 2);
+select tidebase.open_gate('full', pg_temp.token('full'), 'g', required_approvals => 2);
 select tidebase.decide_gate('full', 'g', 'approved', 'ann');
 select tidebase.record_recovery('full');
-select tidebase.record_usage('full', 1, output_tokens => 1);
-select tidebase.set_state('full', 1, '{"a": 1}');
-select tidebase.create_child('full', 1, 'c', 'wf');
+select tidebase.record_usage('full', pg_temp.token('full'), output_tokens => 1);
+select tidebase.set_state('full', pg_temp.token('full'), '{"a": 1}');
+select tidebase.acquire_run(c.run_id, 'w') from tidebase.create_child('full', pg_temp.token('full'), 'c', 'wf') c;
+select tidebase.suspend_for_children('full', pg_temp.token('full'), '{c}');
 select set_eq($$select * from pg_temp.tables_with('full')$$,
   $$select c.relname::text from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'run_id' where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r'$$,
   'a run may have rows in every table');
@@ -179,8 +180,8 @@ create temp table child as select child_run_id as id from tidebase.edges where r
 select pg_temp.age(id) from (values ('full'), ((select id from child))) v (id);
 select tidebase.create_run('wf', run_id => 'bystander');
 select tidebase.acquire_run('bystander', 'w');
-select tidebase.set_state('bystander', 1, '1');
-select tidebase.record_usage('bystander', 1);
+select tidebase.set_state('bystander', pg_temp.token('bystander'), '1');
+select tidebase.record_usage('bystander', pg_temp.token('bystander'));
 create temp table bystander as select array(select * from pg_temp.tables_with('bystander') order by 1) as tables;
 select is(tidebase.purge_runs('1 day'), 2, 'it is purged');
 select is_empty($$select * from pg_temp.tables_with('full')$$, 'then it has a row in none');
@@ -192,17 +193,17 @@ select is(array(select * from pg_temp.tables_with('bystander') order by 1), tabl
 create function pg_temp.worked(id text) returns void language plpgsql as $$
 begin
   perform pg_temp.leased(id);
-  perform tidebase.begin_step(id, 1, 'one', to_jsonb(repeat('in', 1000)));
-  perform tidebase.complete_step(id, 1, 'one', to_jsonb(repeat('out', 1000)));
-  perform tidebase.begin_step(id, 1, 'two', '{"x": 1}');
-  perform tidebase.fail_step(id, 1, 'two', '{"message": "no"}');
-  perform tidebase.begin_step(id, 1, 'three', '{"x": 1}');
-  perform tidebase.set_state(id, 1, jsonb_build_object('list', jsonb_build_array(n), 'same', repeat('x', 100)), label => 'v' || n) from generate_series(1, 40) n;
-  perform tidebase.set_state(id, 1, '"only"', 'second');
-  perform tidebase.create_snapshot(id, 1, 'shot ' || n, 'file', 'f', to_jsonb(n)) from generate_series(1, 3) n;
-  perform tidebase.open_gate(id, 1, 'g', 'Go?', '{"y": 1}');
+  perform tidebase.begin_step(id, pg_temp.token(id), 'one', to_jsonb(repeat('in', 1000)));
+  perform tidebase.complete_step(id, pg_temp.token(id), 'one', to_jsonb(repeat('out', 1000)));
+  perform tidebase.begin_step(id, pg_temp.token(id), 'two', '{"x": 1}');
+  perform tidebase.fail_step(id, pg_temp.token(id), 'two', '{"message": "no"}');
+  perform tidebase.begin_step(id, pg_temp.token(id), 'three', '{"x": 1}');
+  perform tidebase.set_state(id, pg_temp.token(id), jsonb_build_object('list', jsonb_build_array(n), 'same', repeat('x', 100)), label => 'v' || n) from generate_series(1, 40) n;
+  perform tidebase.set_state(id, pg_temp.token(id), '"only"', 'second');
+  perform tidebase.create_snapshot(id, pg_temp.token(id), 'shot ' || n, 'file', 'f', to_jsonb(n)) from generate_series(1, 3) n;
+  perform tidebase.open_gate(id, pg_temp.token(id), 'g', 'Go?', '{"y": 1}');
   perform tidebase.decide_gate(id, 'g', 'approved', 'ann', '{"z": 1}');
-  perform tidebase.record_usage(id, 1, input_tokens => 7, cost_usd => 0.5);
+  perform tidebase.record_usage(id, pg_temp.token(id), input_tokens => 7, cost_usd => 0.5);
 end
 $$;
 select pg_temp.worked(id) from unnest(array['c', 'cc']) id;
@@ -211,7 +212,7 @@ select throws_ok($$select tidebase.compact_run('c')$$, 'TB002', null, 'a run tha
 select throws_ok(format('select tidebase.compact_run(%L)', 'c ' || status), 'TB002', null, 'so does one that is ' || status)
 from unnest(array['pending', 'queued', 'waiting', 'review', 'failed']) status, pg_temp.old('c ' || status, status);
 select throws_ok(format('select tidebase.compact_run(%L)', id), 'TB001', null, format('there is no run %L', id)) from unnest(array['none', '', null]) id;
-select tidebase.complete_run('c', 1, '{"result": 1}');
+select tidebase.complete_run('c', pg_temp.token('c'), '{"result": 1}');
 select tidebase.cancel_run('cc');
 create temp table before as
   select (select jsonb_agg(e order by e.seq) from tidebase.events e where run_id = 'c') as log, (select jsonb_agg(g) from tidebase.gates g where run_id = 'c') as gates,
@@ -226,7 +227,7 @@ select results_eq($$select steps, events, state_versions, run_bytes > 0, step_by
 select is(tidebase.compact_run('c'), true, 'a run that is completed is compacted');
 select ok((select compacted_at > clock_timestamp() - interval '1 min' from tidebase.get_run('c')), 'which is kept in mind');
 select results_eq($$select name, status, input, output, error from tidebase.step_timeline where run_id = 'c' order by name$$,
-  $$values ('one', 'completed', null::jsonb, 'null'::jsonb, null::jsonb), ('three', 'running', null, null, null), ('two', 'failed', null, null, null)$$, 'inputs, outputs and errors of its steps are gone');
+  $$values ('one', 'completed', null::jsonb, 'null'::jsonb, null::jsonb), ('three', 'failed', null, null, null), ('two', 'failed', null, null, null)$$, 'inputs, outputs and errors of its steps are gone');
 select is((select jsonb_agg(to_jsonb(s) - array['input', 'output', 'error'] order by name) from tidebase.steps s where run_id = 'c'), steps, 'what else is known of the steps stays') from before;
 select is((select jsonb_agg(e order by e.seq) from tidebase.events e where run_id = 'c'), log, 'the log stays') from before;
 select is((select jsonb_agg(g) from tidebase.gates g where run_id = 'c'), gates, 'so do the gates') from before;
@@ -255,13 +256,13 @@ select is((select output from tidebase.step_timeline where run_id = 'cc' and nam
 select is(tidebase.compact_run('cc'), true, 'a cancelled run is compacted, too');
 select is((tidebase.get_state('cc')).version, 40, 'and has its newest state');
 select pg_temp.leased('bare');
-select tidebase.complete_run('bare', 1);
+select tidebase.complete_run('bare', pg_temp.token('bare'));
 select is(tidebase.compact_run('bare'), true, 'also one that has nothing to lose');
 select results_eq($$select steps, step_bytes, events, state_versions, state_bytes from tidebase.run_sizes where run_id = 'bare'$$,
   $$values (0::bigint, 0::bigint, 3::bigint, 0::bigint, 0::bigint)$$, 'which has sizes of 0');
 select pg_temp.worked('d');
 select tidebase.fork_run('d', 'fork of d');
-select tidebase.complete_run('d', 1);
+select tidebase.complete_run('d', pg_temp.token('d'));
 select tidebase.compact_run('d');
 select is((select output from tidebase.load_checkpoints('fork of d')), to_jsonb(repeat('out', 1000)), 'a fork that was made before keeps its checkpoints');
 select is((tidebase.get_state('fork of d', version => 7)).value -> 'list', '[7]', 'and every version');

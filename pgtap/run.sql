@@ -6,9 +6,9 @@ select no_plan();
 -- ids
 select matches(tidebase.create_run('wf'), '^run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$', 'a run without an id gets run_ and a UUIDv7');
 select isnt(tidebase.create_run('wf'), tidebase.create_run('wf'), 'another one each time');
-select is((select count(distinct tidebase_private.new_run_id()) from generate_series(1, 1000)), 1000::bigint, 'a thousand of them are a thousand');
+select is((select count(distinct tidebase.new_run_id()) from generate_series(1, 1000)), 1000::bigint, 'a thousand of them are a thousand');
 select ok(abs(extract(epoch from clock_timestamp()) * 1000
-    - ('x' || translate(substring(tidebase_private.new_run_id() from 5 for 13), '-', ''))::bit(48)::bigint) < 60000,
+    - ('x' || translate(substring(tidebase.new_run_id() from 5 for 13), '-', ''))::bit(48)::bigint) < 60000,
   'they begin with the milliseconds of now, so that new runs are neighbours');
 
 -- creating
@@ -76,10 +76,50 @@ select is(tidebase.complete_run('open gate', 1), 4::bigint, 'so the completion m
 select pg_temp.leased('open step');
 select tidebase.begin_step('open step', 1, 's', side_effects => '{mail}');
 select tidebase.fail_step('open step', 1, 's');
-select tidebase.complete_run('open step', 1);
-select is_empty($$select step from tidebase.review_inbox where run_id = 'open step'$$, 'nobody is asked about a step of a run that is over');
-select throws_ok($$select tidebase.resolve_review('open step', 's', 'accept', '1')$$, 'TB005', null, 'a review of a completed run is not decided any more');
-select is((select type from tidebase.events where run_id = 'open step' order by seq desc limit 1), 'run.completed', 'and adds nothing to the log either');
+select throws_ok($$select tidebase.complete_run('open step', 1)$$, 'TB014', null, 'a run is not completed over a question to a person');
+select results_eq($$select status from tidebase.fail_run('open step', 1)$$, $$values ('review')$$, 'its attempt is ended, and the run waits for the answer');
+select tidebase.resolve_review('open step', 's', 'accept', '1');
+select tidebase.acquire_run('open step', 'w');
+select lives_ok($$select tidebase.complete_run('open step', pg_temp.token('open step'))$$, 'then it is completed');
+select pg_temp.leased('bypass');
+select tidebase.begin_step('bypass', 1, 'charge', side_effects => '{card}');
+select throws_ok($$select tidebase.complete_run('bypass', 1)$$, 'TB014', null, 'nor over a write to the outside that has not ended');
+select pg_temp.take_over('bypass');
+select throws_ok($$select tidebase.complete_run('bypass', 2)$$, 'TB014', null, 'nor when an earlier attempt left it');
+select results_eq($$select status from tidebase.fail_run('bypass', 2)$$, $$values ('review')$$, 'a person is asked about it');
+select results_eq($$select step, cause from tidebase.review_inbox where run_id = 'bypass'$$, $$values ('charge', 'crash')$$, 'who finds it in the inbox');
+select pg_temp.leased('renamed');
+select tidebase.begin_step('renamed', 1, 'charge', side_effects => '{card}');
+select pg_temp.take_over('renamed');
+select is((tidebase.begin_step('renamed', 2, 'look', side_effects => '{read}')).outcome, 'execute', 'what is harmless is executed beside it');
+select results_eq($$select outcome, output from tidebase.begin_step('renamed', 2, 'charge again', side_effects => '{card}')$$,
+  $$values ('review', '{"step": "charge"}'::jsonb)$$, 'under another name it is not done a second time');
+select is(pg_temp.status('renamed'), 'review', 'before a person has decided');
+select ok(pg_temp.dense('renamed'), 'and the log has no gap');
+select pg_temp.leased('closed');
+select tidebase.begin_step('closed', 1, step) from unnest(array['b', 'a', 'done']) step;
+select tidebase.complete_step('closed', 1, 'done');
+select tidebase.complete_run('closed', 1);
+select results_eq($$select name, status, error ->> 'type' from tidebase.step_timeline where run_id = 'closed' order by name$$,
+  $$values ('a', 'failed', 'Unfinished'), ('b', 'failed', 'Unfinished'), ('done', 'completed', null)$$, 'steps that never ended are closed with their run');
+select is((select payload -> 'unfinished' from tidebase.events where run_id = 'closed' order by seq desc limit 1), '["a", "b"]', 'and the log names them');
+
+-- attempts that end without a word
+select tidebase.create_run('wf', run_id => 'deadly', max_attempts => 2);
+select tidebase.acquire_run('deadly', 'w');
+select pg_temp.take_over('deadly');
+select pg_temp.lapse('deadly');
+select results_eq($$select outcome, token from tidebase.acquire_run('deadly', 'w')$$, $$values ('failed', null::bigint)$$, 'a run that has killed as many workers as it may is not granted any more');
+select results_eq($$select status, failure_class, error ->> 'type' from tidebase.get_run('deadly')$$, $$values ('failed', 'crashed', 'WorkerLost')$$, 'it has failed, and says why');
+select results_eq($$select outcome from tidebase.acquire_run('deadly', 'w')$$, $$values ('failed')$$, 'for everybody who asks');
+select tidebase.recover_run('deadly');
+select results_eq($$select outcome, attempt from tidebase.acquire_run('deadly', 'w')$$, $$values ('granted', 3)$$, 'an operator gives it its attempts again');
+select pg_temp.take_over('deadly');
+select pg_temp.lapse('deadly');
+select is((tidebase.acquire_run('deadly', 'w')).outcome, 'failed', 'as many as before');
+select ok(pg_temp.dense('deadly'), 'the log has no gap');
+select pg_temp.leased('unbounded');
+select is(count(pg_temp.take_over('unbounded')), 20::bigint, 'without max_attempts a crash is never the last') from generate_series(1, 20);
 
 -- failing
 select pg_temp.leased('f');
@@ -141,13 +181,14 @@ select tidebase.suspend_run('patient', 2, 't');
 update tidebase.gates set timeout_at = clock_timestamp() where run_id = 'patient';
 select tidebase.acquire_run('patient', 'w');
 select is((tidebase.fail_run('patient', 3)).status, 'pending', 'a lease that was released or suspended is no failed attempt');
-select pg_temp.take_over('patient') from tidebase.acquire_run('patient', 'w');
-select is((tidebase.fail_run('patient', 5)).status, 'failed', 'one that lapsed is');
+select tidebase.acquire_run('patient', 'w');
+select pg_temp.lapse('patient');
+select is((tidebase.acquire_run('patient', 'w')).outcome, 'failed', 'one that lapsed is');
 
 -- looking
 select columns_are('tidebase', 'run_overview', '{run_id,workflow,status,attempt,lease_token,holder,lease_expires_at,lease_lapsed,steps_completed,last_seq,
   code_version,input,metadata,result,error,created_at,updated_at,finished_at,waiting_for,available_at,deadline_at,max_attempts,recovery_webhook,
-  cancelled_at,cancel_reason,cancel_actor,compacted_at}', 'run_overview has its columns');
+  cancelled_at,cancel_reason,cancel_actor,compacted_at,failure_class}', 'run_overview has its columns');
 select throws_ok($$select tidebase.get_run('none')$$, 'TB001', null, 'an unknown run is not found');
 select throws_ok($$select tidebase.get_run(null)$$, 'TB001', null, 'nor is none');
 select tidebase.create_run('wf', run_id => 'seen');
@@ -203,5 +244,20 @@ select is_empty($$select tidebase.list_runs(created_after => 'infinity')$$, 'no 
 select ok((select count(*) from tidebase.list_runs(created_after => '-infinity', created_before => 'infinity')) > 5, 'all are created between its ends');
 select throws_ok(format($$select tidebase.list_runs(max => %L)$$, max), 'TB002', null, format('max is not %L', max)) from unnest(array[0, -1, 1001, null]) max;
 select lives_ok($$select tidebase.list_runs(max => 1000)$$, 'it may be 1000');
+
+-- ids that lie together
+select ok(tidebase_private.bucket_of(id) between 0 and 65535, id || ' has a bucket')
+from unnest(array['r', '', '{}', '{', 'x{y', '{a}b', E'\\x41', 'ü', repeat('x', 255), 'run_x']) id;
+select is(tidebase_private.bucket_of('run_01890a5d-ac96-774b-bcce-b302099a8057'), 32855, 'a generated id says its bucket');
+select is(tidebase_private.bucket_of(id), tidebase_private.bucket_of('order-7'), id || ' is where its tag is')
+from unnest(array['{order-7}', '{order-7}:step', 'a{order-7}{b}', 'run_{order-7}']) id;
+select isnt(tidebase_private.bucket_of('{}order-7'), tidebase_private.bucket_of('order-7'), 'an empty tag is none');
+select is((select count(distinct tidebase_private.bucket_of('r' || n)) > 9000 from generate_series(1, 10000) n), true, 'ids of one''s own are spread');
+select is(tidebase_private.bucket_of(tidebase.new_run_id(beside => id)), tidebase_private.bucket_of(id), 'an id is made beside ' || id)
+from unnest(array['r', '{t}x', tidebase.new_run_id()]) id;
+select matches(tidebase.new_run_id('r'), '^run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$', 'it is a UUIDv7 like any other');
+select throws_ok($$select tidebase.new_run_id(' ')$$, 'TB002', null, 'beside is the id of a run');
+select results_eq($$select provolatile::text, prolang = (select oid from pg_language where lanname = 'sql') from pg_proc where proname = 'bucket_of'$$, $$values ('i', true)$$, 'a bucket can be inlined');
+select lives_ok($$create index on tidebase.runs (tidebase_private.bucket_of(run_id))$$, 'and indexed');
 select * from finish();
 rollback;

@@ -252,7 +252,7 @@ select is((select array_agg(type order by seq) from tidebase.read_events('v', 4)
 select is((select outcome from tidebase.run_attempts where run_id = 'v' and attempt = 2), 'released', 'the lease is given up');
 select throws_ok($$select tidebase.begin_step('v', 2, 'pay', '{"eur": 5}', request_id => 'q')$$, 'TB003', null, 'so the call repeated is told that, too');
 select results_eq($$select outcome, token from tidebase.acquire_run('v', 'w')$$, $$values ('review', null::bigint)$$, 'nobody works on the run meanwhile');
-select throws_ok($$select tidebase.complete_step('v', 2, 'pay')$$, 'TB003', null, 'not even who found it');
+select throws_ok($$select tidebase.complete_step('v', 2, 'pay')$$, 'TB007', null, 'not even who found it');
 select results_eq($$select workflow, step, attempt, cause, side_effects, verified_by, checkpoint_invariant, input from tidebase.review_inbox where run_id = 'v'$$,
   $$values ('wf', 'pay', 1, 'crash', '{card}'::text[], 'the bank', 'paid once', '{"eur": 5}'::jsonb)$$, 'a person is asked, and told how to find out');
 select throws_ok(format($$select tidebase.resolve_review('v', 'pay', %L)$$, decision), 'TB002', null, format('%L is no answer', decision)) from unnest(array['maybe', '', null, 'RETRY']) decision;
@@ -355,16 +355,16 @@ select lives_ok($$select tidebase.complete_step('a', 1, 'x''; drop table tidebas
 select results_eq($$select name from tidebase.load_checkpoints('a')$$, $$values ('x''; drop table tidebase.runs; --')$$, 'and is kept as it is');
 select columns_are('tidebase', 'step_timeline', '{run_id,name,status,attempt,lease_token,started_at,completed_at,duration,completed_seq,decision,retry_at,error,
   input,input_hash,output,side_effects,idempotency_key,replay,checkpoint_invariant,verified_by,credentials,retries,timeout}', 'step_timeline has its columns');
-select columns_are('tidebase', 'review_inbox', '{run_id,workflow,step,attempt,cause,opened_at,side_effects,verified_by,checkpoint_invariant,input,error}', 'review_inbox has its columns');
+select columns_are('tidebase', 'review_inbox', '{run_id,workflow,step,attempt,cause,opened_at,side_effects,verified_by,checkpoint_invariant,input,error,explanation}', 'review_inbox has its columns');
 select tidebase.begin_step('a', 1, 'all', '1', '{a,b}', 'k', 'manual', 'i', 'v', credentials => '{c}', retries => 3, retry_delay => '1 s',
   retry_max_delay => '1 min', timeout => '1 min');
 select results_eq($$select input, input_hash, side_effects, idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, timeout from tidebase.step_timeline where run_id = 'a' and name = 'all'$$,
   $$values ('1'::jsonb, encode(sha256('1'), 'hex'), '{a,b}'::text[], 'k', 'manual', 'i', 'v', '{c}'::text[], 3, interval '1 min')$$, 'the contract is kept');
 select results_eq($$select replay, retries from tidebase.step_timeline where run_id = 'a' and name = 'x3'$$, $$values ('auto', 0)$$, 'and shown with its defaults');
 select tidebase.fail_step('a', 1, 'all');
-select tidebase.begin_step('a', 1, 'all', '1', '{d}', 'l', 'auto', retries => 9);
+select tidebase.begin_step('a', 1, 'all', '1', '{d}', 'k', 'auto', retries => 9);
 select results_eq($$select side_effects, idempotency_key, replay, checkpoint_invariant, retries from tidebase.step_timeline where run_id = 'a' and name = 'all'$$,
-  $$values ('{d}'::text[], 'l', 'auto', null::text, 9)$$, 'a step that is begun again has the contract of that beginning');
+  $$values ('{d}'::text[], 'k', 'auto', null::text, 9)$$, 'a step that is begun again has the contract of that beginning');
 select tidebase.create_run('wf', run_id => 'hurried', deadline => clock_timestamp() + interval '1 hour');
 select tidebase.acquire_run('hurried', 'w');
 select results_eq($$select outcome from tidebase.record_step('hurried', 1, 'in time')$$, $$values ('recorded')$$, 'a step may be recorded before the deadline');
@@ -372,5 +372,69 @@ update tidebase.run_heads set deadline_at = clock_timestamp() - interval '1 s' w
 select throws_ok($$select tidebase.record_step('hurried', 1, 'too late')$$, 'TB004', null, 'none after it');
 select throws_ok($$select tidebase.begin_step('hurried', 1, 'too late')$$, 'TB004', null, 'or begun');
 select throws_ok($$select tidebase.open_gate('hurried', 1, 'too late')$$, 'TB004', null, 'or asked about');
+
+-- two contracts
+create temp table contracts (n integer, side_effects text[], idempotency_key text, replay text, strict boolean);
+insert into contracts values
+  (1, null, null, null, false), (2, '{read}', null, 'auto', false), (3, '{card}', 'k', null, false), (4, '{card}', 'l', null, false),
+  (5, '{card}', null, null, true), (6, null, null, 'never', true), (7, null, null, 'manual', true), (8, null, 'k', null, false);
+create function pg_temp.begun_twice(a contracts, b contracts) returns text language plpgsql as $$
+declare
+  id text := format('contracts %s %s', a.n, b.n);
+  token bigint := pg_temp.leased(id);
+begin
+  perform tidebase.begin_step(id, token, 's', side_effects => a.side_effects, idempotency_key => a.idempotency_key, replay => a.replay);
+  token := pg_temp.take_over(id);
+  return (tidebase.begin_step(id, token, 's', side_effects => b.side_effects, idempotency_key => b.idempotency_key, replay => b.replay)).outcome;
+end $$;
+select is(pg_temp.begun_twice(a, b),
+  case when a.strict or b.strict or a.idempotency_key is distinct from b.idempotency_key then 'review' else 'execute' end,
+  format('begun as %s, begun again as %s: the stricter of two contracts counts, and the key must be the same', a, b)) from contracts a, contracts b;
+select results_eq($$select distinct i.cause, i.explanation from contracts a, contracts b, tidebase.review_inbox i
+    where not a.strict and i.run_id = format('contracts %s %s', a.n, b.n) order by 2$$,
+  $$values ('contract', 'it declares now that it must not be repeated'), ('contract', 'its idempotency key was another one')$$, 'the person is told what has changed');
+select set_eq($$select i.cause, i.explanation from contracts a, contracts b, tidebase.review_inbox i
+    where a.strict and i.run_id = format('contracts %s %s', a.n, b.n)$$, $$values ('crash', null::text)$$, 'or that nothing of it could be repeated');
+select pg_temp.leased('retried');
+select tidebase.begin_step('retried', 1, 's', side_effects => '{card}', idempotency_key => 'k', retries => 3, replay => 'never');
+select is((tidebase.fail_step('retried', 1, 's')).decision, 'auto_retry', 'a failure is retried');
+select is((tidebase.begin_step('retried', 1, 's', side_effects => '{card}', idempotency_key => 'k', retries => 3, replay => 'never')).outcome, 'execute', 'under the same key');
+select tidebase.fail_step('retried', 1, 's');
+select is((tidebase.begin_step('retried', 1, 's', side_effects => '{card}', idempotency_key => 'l', retries => 3, replay => 'never')).outcome, 'review', 'not under another one');
+select tidebase.resolve_review('retried', 's', 'retry');
+select tidebase.acquire_run('retried', 'w');
+select is((tidebase.begin_step('retried', 2, 's', side_effects => '{card}', idempotency_key => 'm')).outcome, 'execute', 'unless a person has allowed it');
+select is((tidebase.record_step('contracts 3 3', 2, 'plain')).outcome, 'recorded', 'a plain step is recorded');
+select pg_temp.leased('keyed');
+select tidebase.begin_step('keyed', 1, 's', side_effects => '{card}', idempotency_key => 'k');
+select pg_temp.take_over('keyed');
+select is((tidebase.record_step('keyed', 2, 's')).outcome, 'review', 'not in the place of one that had a key');
+
+-- what was done when the lease was given up
+create function pg_temp.given_up(id text, how text) returns bigint language plpgsql as $$
+declare
+  token bigint := pg_temp.leased(id);
+begin
+  perform tidebase.begin_step(id, token, s) from unnest(array['done', 'failed']) s;
+  case how
+    when 'released' then perform tidebase.release_run(id, token);
+    when 'suspended' then perform tidebase.open_gate(id, token, 'g'), tidebase.suspend_run(id, token, 'g');
+    when 'failed' then perform tidebase.fail_run(id, token);
+    when 'in review' then
+      perform tidebase.begin_step(id, token, 'pay', side_effects => '{card}'), tidebase.fail_step(id, token, 'pay'),
+        tidebase.begin_step(id, token, 'pay', side_effects => '{card}');
+  end case;
+  return token;
+end $$;
+create temp table ways as select how, pg_temp.given_up('was ' || how, how) as token from unnest(array['released', 'suspended', 'failed', 'in review']) how;
+create temp table stati as select how, pg_temp.status('was ' || how) as status from ways;
+select throws_ok(format('select tidebase.begin_step(%L, %s, ''new'')', 'was ' || how, token), 'TB003', null, 'nothing is begun under a lease that was ' || how) from ways;
+select pg_temp.same_again(format('select tidebase.complete_step(%L, %s, ''done'', ''1'')', 'was ' || how, token), 'what was done when it was ' || how) from ways;
+select is((tidebase.fail_step('was ' || how, token, 'failed')).decision, 'safe_replay', 'a failure, too: ' || how) from ways;
+select is((tidebase.record_step('was ' || how, token, 'recorded')).outcome, 'recorded', 'and what was not begun: ' || how) from ways;
+select is(pg_temp.status('was ' || how), status, 'the run stays as it is: ' || how) from stati;
+select ok(pg_temp.dense('was ' || how), 'its log has no gap: ' || how) from ways;
+select tidebase.acquire_run('was released', 'next');
+select throws_ok($$select tidebase.record_step('was released', 1, 'late')$$, 'TB003', null, 'a newer lease ends that');
 select * from finish();
 rollback;

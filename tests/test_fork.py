@@ -18,6 +18,7 @@ from tidebase import (
     StepNotRunning,
     Tidebase,
 )
+from tidebase.workflow import bucket_of, new_run_id
 
 from .probe_support import Connection, audit, grant, image_of, value, values
 
@@ -197,3 +198,61 @@ async def test_the_same_awaited(atide: AsyncTidebase) -> None:
     assert await atide.run("w", work, run_id=fork.run_id) == [1, 2]
     assert [d.kind for d in await atide.diff("r", fork.run_id)] == ["input", "step", "result"]
     assert [node.depth for node in await atide.runs.tree("r")] == [0, 1]
+
+
+def test_the_bucket_of_an_id_is_the_same_here_and_in_the_database(db: Connection) -> None:
+    ids = [
+        "r",
+        "{}",
+        "{a}b",
+        "x{y",
+        "{{a}",
+        "a}{b}",
+        "\\x41",
+        "back\\slash",
+        "ü",
+        "\n",
+        "run_x",
+        new_run_id(),
+        "x" * 255,
+    ]
+    ids += [new_run_id(beside=id) for id in ids]
+    for id in ids:
+        assert value(db, "select tidebase_private.bucket_of(%s)", id) == bucket_of(id), id
+        assert bucket_of(new_run_id(beside=id)) == bucket_of(id)
+
+
+def test_a_tree_of_runs_and_forks_lies_in_one_bucket(tide: Tidebase, db: Connection) -> None:
+    def grandchild(run: Run, input: Any) -> str:
+        return run.run_id
+
+    def child(run: Run, input: Any) -> list[str]:
+        return [run.run_id, run.child("grandchild", grandchild)]
+
+    ids = tide.run("root", lambda run, input: run.child("child", child), run_id="order {7}")
+    ids.append(tide.runs.fork("order {7}").run_id)
+    ids.append(tide.runs.fork(ids[1]).run_id)
+    assert {bucket_of(id) for id in ids} == {bucket_of("order {7}")}
+
+
+def test_a_fork_takes_the_results_of_children_that_were_paid_for(tide: Tidebase, db: Connection) -> None:
+    worked: list[str] = []
+
+    def child(run: Run, input: Any) -> str:
+        worked.append(input)
+        run.usage.record(input_tokens=100)
+        return f"result of {input}"
+
+    def parent(run: Run, input: Any) -> list[str]:
+        first = run.child("work", child, name="first", input="a")
+        run.step("between", lambda: None)
+        return [first, run.child("work", child, name="second", input="b")]
+
+    tide.run("parent", parent, run_id="p")
+    fork = tide.runs.fork("p", through_step="between")
+    assert tide.run("parent", parent, run_id=fork.run_id) == ["result of a", "result of b"]
+    assert worked == ["a", "b", "b"]
+    whole = tide.runs.fork("p")
+    assert tide.run("parent", parent, run_id=whole.run_id) == ["result of a", "result of b"]
+    assert worked == ["a", "b", "b"]
+    assert values(db, "select tree_input_tokens from tidebase.usage_totals where run_id = %s", whole.run_id) == [0]

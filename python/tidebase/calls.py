@@ -100,7 +100,8 @@ class RunInfo:
     """A run, as the view run_overview has it.
 
     ``lease_lapsed``: the holder has gone silent and another worker may take over. ``code_version``: of the latest
-    attempt. ``finished_at``: None while the run may go on by itself.
+    attempt. ``finished_at``: None while the run may go on by itself. ``failure_class``: of a failed run, error (its
+    work raised one) or crashed (it lost its worker ``max_attempts`` times).
     """
 
     run_id: str
@@ -130,11 +131,15 @@ class RunInfo:
     cancel_reason: str | None
     cancel_actor: str | None
     compacted_at: datetime | None
+    failure_class: str | None
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A lease that was granted, as the view run_attempts has it; ``outcome`` is None while it lasts."""
+    """A lease that was granted, as the view run_attempts has it; ``outcome`` is None while it lasts.
+
+    ``lapsed_at``: the end of its lease that ``reconcile`` saw pass last; nothing has ended by that.
+    """
 
     run_id: str
     attempt: int
@@ -146,6 +151,7 @@ class Attempt:
     outcome: str | None
     error: Value
     traceparent: str | None
+    lapsed_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,11 @@ class GateInfo:
 
 @dataclass(frozen=True)
 class ReviewInfo:
-    """A step that waits for a person's decision, as the view review_inbox has it. ``cause``: crash or error."""
+    """A step that waits for a person's decision, as the view review_inbox has it.
+
+    ``cause``: crash (it was begun and did not end), error (it failed), or contract (it is begun now with another contract
+    or idempotency key than it was; ``explanation`` says which).
+    """
 
     run_id: str
     workflow: str
@@ -264,6 +274,7 @@ class ReviewInfo:
     checkpoint_invariant: str | None
     input: Value
     error: Value
+    explanation: str | None
 
 
 @dataclass(frozen=True)
@@ -626,6 +637,7 @@ acquire_run = one(
 renew_lease = scalar("renew_lease", run_id="text", token="bigint", ttl="interval")
 renew_leases = many("renew_leases", Renewal, run_ids="text[]", tokens="bigint[]", ttl="interval")
 release_run = scalar("release_run", run_id="text", token="bigint")
+withdraw_grant = scalar("withdraw_grant", run_id="text", request_id="text")
 complete_run = scalar("complete_run", run_id="text", token="bigint", result="jsonb")
 fail_run = one("fail_run", RunFailure, run_id="text", token="bigint", error="jsonb", retryable="boolean")
 cancel_run = scalar("cancel_run", run_id="text", reason="text", actor="text", cascade="boolean")
@@ -757,6 +769,7 @@ create_child = one(
     budget="jsonb",
     traceparent="text",
 )
+suspend_for_children = scalar("suspend_for_children", run_id="text", token="bigint", names="text[]")
 run_tree = many("run_tree", TreeNode, run_id="text")
 fork_run = scalar(
     "fork_run",

@@ -21,7 +21,7 @@ class TidebaseError(Exception):
     """Base of all ordinary errors.
 
     Attributes:
-        sqlstate: the SQLSTATE of the database's error (``TB001`` to ``TB012``), or None.
+        sqlstate: the SQLSTATE of the database's error (``TB001`` to ``TB014``), or None.
         detail: the error's DETAIL as a dict: ``run_id``, ``step``, ``token`` ... as far as they apply.
         hint: what to do next, or None.
     """
@@ -135,7 +135,13 @@ class RunHeld(TidebaseError):
 
 
 class RunNeedsReview(TidebaseError):
-    """A person must decide about a step before the run can go on."""
+    """A person must decide about a step before the run can go on; TB014 when the run was to be completed over it."""
+
+
+class RunCrashed(TidebaseError):
+    """The run has lost as many workers as its ``max_attempts`` allows, and is failed: it is not worked on again before
+    an operator recovers it.
+    """
 
 
 class ChildFailed(TidebaseError):
@@ -219,6 +225,7 @@ _BY_SQLSTATE: dict[str, type[TidebaseError]] = {
     "TB010": BudgetExhausted,
     "TB011": VersionConflict,
     "TB012": NotFound,
+    "TB014": RunNeedsReview,
     "42501": NotEntitled,  # insufficient_privilege
     "3F000": NotMigrated,  # invalid_schema_name
     "42883": NotMigrated,  # undefined_function

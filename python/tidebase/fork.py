@@ -20,7 +20,7 @@ def fork(
     """The call that makes a fork, or finds it again."""
     return calls.fork_run(
         run_id=run_id,
-        new_run_id=new_run_id() if fork_id is None else fork_id,
+        new_run_id=new_run_id(beside=run_id) if fork_id is None else fork_id,
         through_step=through_step,
         through_seq=through_seq,
         input=None if input is None else codec.encode(input),

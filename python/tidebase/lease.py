@@ -24,6 +24,7 @@ from .database import AsyncDatabase, Database
 from .errors import (
     LeaseLostError,
     RunCancelledError,
+    RunCrashed,
     RunFinal,
     RunHeld,
     RunNeedsReview,
@@ -117,6 +118,7 @@ def acquire(
     Raises:
         RunHeld: somebody else holds it.
         RunSuspendedError, RunNeedsReview: it waits for something else than a worker.
+        RunCrashed: it has killed as many workers as it may.
     """
     request_id = new_request_id()
     give_up = None if wait_s is None else time.monotonic() + wait_s
@@ -138,6 +140,12 @@ def acquire(
                 f"run {run_id!r} waits for a person's review",
                 detail={"run_id": run_id},
                 hint="See tide.runs.reviews().",
+            )
+        if lease.outcome == "failed":
+            raise RunCrashed(
+                f"run {run_id!r} has lost its worker too often",
+                detail={"run_id": run_id, "attempt": lease.attempt},
+                hint="See what kills its workers; tide.runs.recover gives it its attempts again.",
             )
         held = lease.outcome == "held"
         hopeless = (seen is not None and lease.expires_at != seen) if held else not patient

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -90,9 +92,28 @@ class Worker(Protocol):
     def _leave(self, hold: Hold) -> None: ...
 
 
-def new_run_id() -> str:
-    """A fresh id: ``run_`` and a UUIDv7 (RFC 9562, section 5.7), made here so that creating a run can be repeated."""
+_GENERATED = re.compile(r"run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def bucket_of(run_id: str) -> int:
+    """The bucket of a run, as ``tidebase_private.bucket_of`` in the database has it: the last four digits of a
+    generated id, else the first 16 bits of the SHA-256 of the id, or of what stands in its first {braces}.
+    """
+    if _GENERATED.fullmatch(run_id):
+        return int(run_id[-4:], 16)
+    tag = re.search(r"\{([^}]*)\}", run_id)
+    return int.from_bytes(hashlib.sha256((tag[1] if tag and tag[1] else run_id).encode()).digest()[:2], "big")
+
+
+def new_run_id(beside: str | None = None) -> str:
+    """A fresh id: ``run_`` and a UUIDv7 (RFC 9562, section 5.7), made here so that creating a run can be repeated.
+
+    Args:
+        beside: a run into whose bucket it shall fall, as ``tidebase.new_run_id`` in the database does it.
+    """
     number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    if beside is not None:
+        number = number & ~0xFFFF | bucket_of(beside)
     number = number & ~(0xF << 76) | 0x7 << 76
     number = number & ~(0x3 << 62) | 0x2 << 62
     return f"run_{UUID(int=number)}"

@@ -18,8 +18,10 @@ begin
   update tidebase.run_heads h
   set status = 'cancelled', lease_expires_at = null, waiting_for = null, available_at = null, due_at = null
   where h.run_id = head.run_id;
+  delete from tidebase.awaited w where w.run_id = head.run_id;
   perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.cancelled',
     jsonb_build_object('reason', reason, 'actor', actor));
+  perform tidebase_private.wake_parents(head.run_id);
   return true;
 end
 $$;
@@ -40,7 +42,7 @@ begin
   loop
     select array_agg(distinct e.child_run_id order by e.child_run_id) into level
     from tidebase.edges e
-    where e.run_id = any (level) and e.edge_type <> 'fork';
+    where e.run_id = any (level) and e.edge_type <> 'fork' and e.source_run_id is null;
     exit when level is null;
     foreach child in array level loop
       cancelled := cancelled

@@ -35,7 +35,7 @@ begin
     return row(edge.child_run_id, false)::child;
   end if;
 
-  child_id := create_run(workflow, input, metadata => metadata, deadline => head.deadline_at, max_attempts => max_attempts,
+  child_id := create_run(workflow, input, run_id => new_run_id(beside => head.run_id), metadata => metadata, deadline => head.deadline_at, max_attempts => max_attempts,
     retry_delay => retry_delay, recovery_webhook => recovery_webhook, budget => budget, traceparent => traceparent);
   if head.has_budget then
     update run_heads h set has_budget = true where h.run_id = child_id;
@@ -49,7 +49,155 @@ begin
 end
 $$;
 comment on function tidebase.create_child(text, bigint, text, text, jsonb, text, jsonb, jsonb, integer, interval, text, jsonb, text) is
-  'Makes a child of the run, or finds the one that was made under this edge name. The child has the parent''s deadline, shares its budget (beside a smaller one of its own), and is cancelled with it. edge_type: any word but fork; metadata: of the child; edge_metadata: of the edge; the rest is as for create_run. Errors: TB001, TB002, TB003, TB004, TB005, TB006 (the name stands for a child with another workflow or input).';
+  'Makes a child of the run, or finds the one that was made under this edge name. The child''s id lies beside its parent''s (see new_run_id). The child has the parent''s deadline, shares its budget (beside a smaller one of its own), and is cancelled with it. edge_type: any word but fork; metadata: of the child; edge_metadata: of the edge; the rest is as for create_run. Errors: TB001, TB002, TB003, TB004, TB005, TB006 (the name stands for a child with another workflow or input).';
+
+-- Whether a run that is waited for has become something to go on with: it has ended, or a worker may take it up. Of one that
+-- waits itself, for children of its own, that is known when these have woken it.
+create or replace function tidebase_private.is_ready(child tidebase.run_heads)
+returns boolean
+language plpgsql volatile
+as $$
+begin
+  if child.status = 'waiting' then
+    return exists (
+      select from tidebase.gates g
+      where g.run_id = child.run_id and g.name = child.waiting_for and g.timeout_at <= clock_timestamp());
+  end if;
+  return child.status in ('completed', 'cancelled', 'failed') or not tidebase_private.is_taken(child, null);
+end
+$$;
+comment on function tidebase_private.is_ready(tidebase.run_heads) is 'Whether the parent of a run need not wait for it any more.';
+
+-- One after the other: in a condition of the join, is_ready could be asked about every run there is.
+create or replace function tidebase_private.find_ready_child(run_id text)
+returns tidebase.run_heads
+language plpgsql volatile
+as $$
+declare
+  child tidebase.run_heads;
+begin
+  for child in
+    select c.* from tidebase.awaited w
+    join tidebase.run_heads c on c.run_id = w.child_run_id
+    where w.run_id = find_ready_child.run_id
+    order by c.run_id
+  loop
+    if tidebase_private.is_ready(child) then
+      return child;
+    end if;
+  end loop;
+  return null;
+end
+$$;
+comment on function tidebase_private.find_ready_child(text) is 'One of the children that a run waits for which is ready; a row of NULLs if none is.';
+
+create or replace function tidebase_private.has_ready_child(run_id text)
+returns boolean
+language plpgsql volatile
+as $$
+begin
+  return (tidebase_private.find_ready_child(run_id)).run_id is not null;
+end
+$$;
+comment on function tidebase_private.has_ready_child(text) is 'Whether one of the children that a run waits for is ready.';
+
+create or replace function tidebase_private.go_on(run_id text, child tidebase.run_heads)
+returns void
+language plpgsql volatile
+as $$
+declare
+  edge text := (
+    select min(e.name) from tidebase.edges e
+    where e.run_id = go_on.run_id and e.child_run_id = child.run_id and e.edge_type <> 'fork');
+begin
+  delete from tidebase.awaited w where w.run_id = go_on.run_id;
+  update tidebase.run_heads h set status = 'pending', waiting_for = null where h.run_id = go_on.run_id;
+  perform tidebase_private.emit(tidebase_private.advance(run_id), 'run.child.ready',
+    jsonb_build_object('name', edge, 'child_run_id', child.run_id, 'status', child.status));
+end
+$$;
+comment on function tidebase_private.go_on(text, tidebase.run_heads) is
+  'Ends a run''s wait for its children, of which this one is ready. The caller holds the head''s lock.';
+
+-- Called when a run has ended, or may be taken up by a worker: whoever waits for it may go on, and whoever waits for that one.
+-- The child's lock is held, and a parent's comes before its child's, so nobody is waited for: where somebody has the parent's
+-- lock, the child is due at once, and reconcile tries again.
+create or replace function tidebase_private.wake_parents(run_id text)
+returns void
+language plpgsql volatile
+as $$
+declare
+  ready text[] := array[run_id];
+  child tidebase.run_heads;
+  parent text;
+begin
+  while cardinality(ready) > 0 loop
+    child.run_id := ready[1];
+    ready := ready[2:];
+    continue when not exists (select from tidebase.awaited w where w.child_run_id = child.run_id);
+    select h.* into child from tidebase.run_heads h where h.run_id = child.run_id;
+    continue when not tidebase_private.is_ready(child);
+    for parent in
+      select h.run_id
+      from tidebase.run_heads h
+      where h.run_id in (select w.run_id from tidebase.awaited w where w.child_run_id = child.run_id) and h.status = 'waiting'
+      for no key update skip locked
+    loop
+      perform tidebase_private.go_on(parent, child);
+      ready := ready || parent;
+    end loop;
+    update tidebase.run_heads h set due_at = clock_timestamp()
+    where h.run_id = child.run_id and exists (select from tidebase.awaited w where w.child_run_id = child.run_id);
+  end loop;
+end
+$$;
+comment on function tidebase_private.wake_parents(text) is
+  'Lets the runs go on that wait for this one, if it is ready. The caller holds its head''s lock.';
+
+-- Ends the work of this process on the run until one of its children has come further.
+--
+-- The children's heads are locked against change while they are looked at, a parent's lock before its child's: what becomes
+-- of a child afterwards finds its parent waiting.
+create or replace function tidebase.suspend_for_children(run_id text, token bigint, names text[])
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  head run_heads;
+  children text[];
+begin
+  perform tidebase_private.require_list(names, 'names');
+  if coalesce(cardinality(names), 0) = 0 then
+    perform tidebase_private.raise_invalid('names', 'must not be empty');
+  end if;
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.lock_head(run_id);
+  if tidebase_private.was_suspended(head, token) then
+    return true;  -- the same call again, whatever came since
+  end if;
+  head := tidebase_private.fence(run_id, token, 1);
+  select array_agg(distinct e.child_run_id order by e.child_run_id) into children
+  from edges e
+  where e.run_id = suspend_for_children.run_id and e.name = any (names) and e.edge_type <> 'fork';
+  if children is null then
+    perform tidebase_private.raise('TB012', format('run %L has no child %L', run_id, names[1]),
+      jsonb_build_object('run_id', run_id, 'names', names), 'Children are made by create_child; see run_tree.');
+  end if;
+  perform from run_heads h where h.run_id = any (children) order by h.run_id for share;
+  insert into awaited (run_id, child_run_id) select head.run_id, c from unnest(children) c;
+  if tidebase_private.has_ready_child(run_id) then
+    delete from awaited w where w.run_id = suspend_for_children.run_id;
+    perform tidebase_private.give_back(head, 1);
+    return false;
+  end if;
+  perform tidebase_private.suspend(head, left(array_to_string(names, ', '), 1024), names);
+  return true;
+end
+$$;
+comment on function tidebase.suspend_for_children(text, bigint, text[]) is
+  'Gives the lease up and lets the run wait for children of it, with no process alive: once one of them has ended, or may be taken up by a worker (its gate was decided, its lease was given up or has run out), acquire_run grants the run again. names: of their edges, at least one. False when one is that far already: go on. Errors: TB001, TB002, TB003, TB004, TB005, TB012.';
 
 -- Depth first, brothers in the order in which they were made.
 create or replace function tidebase.run_tree(run_id text)
@@ -83,4 +231,5 @@ comment on function tidebase.run_tree(text) is
   'The run with everything below it, to any depth: children and (edge_type fork) forks, each behind its parent. Errors: TB001.';
 
 select tidebase_private.allow('function tidebase.create_child', 'worker');
+select tidebase_private.allow('function tidebase.suspend_for_children', 'worker');
 select tidebase_private.allow('function tidebase.run_tree', 'worker', 'approver', 'operator', 'reader');

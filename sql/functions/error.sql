@@ -6,6 +6,7 @@
 --   TB004 run cancelled            TB010 budget exhausted
 --   TB005 run is final             TB011 version conflict
 --   TB006 input mismatch           TB012 gate, stream, snapshot or child not found
+--   TB014 a step's effect is undecided
 
 create or replace function tidebase_private.raise(code text, message text, detail jsonb, hint text)
 returns void

@@ -5,17 +5,18 @@
 --   run.created     workflow
 --   run.started     attempt, token, holder, code_version; lapsed: {token, holder, expired_at} when an expired lease was taken over
 --   run.released    attempt, token
---   run.completed   attempt, token
+--   run.completed   attempt, token; unfinished: the names of steps that were begun and never ended
 --   run.failed      attempt, token, error, status (failed, pending, review), retry_after (seconds; when pending)
---   run.suspended   attempt, token, name (of the gate or timer it waits for)
+--   run.suspended   attempt, token, name (of the gate or timer it waits for); children: the names of those, where it waits for children
 --   run.review      name (of the step that a person must decide about)
---   run.lapsed      attempt, token, holder (reconcile found the lease run out; the run is pending)
+--   run.lapsed      attempt, token, holder, expired_at (reconcile found the lease run out: it may be taken over; until then its holder may go on)
 --   run.cancelled   reason, actor
 --   run.child.created   name, child_run_id, workflow, edge_type
+--   run.child.ready     name, child_run_id, status (the run waited for this child, and may go on now)
 --   step.started    name, attempt, token
 --   step.completed  name, attempt
 --   step.failed     name, attempt, error, decision, retry_after (seconds; absent unless the step is retried)
---   step.review     name, attempt, cause (crash, error): it may have taken effect, and a person must decide
+--   step.review     name, attempt, cause (crash, error, contract), explanation: it may have taken effect, and a person must decide
 --   step.reviewed   name, attempt, decision (retry, accept, fail), actor, reason
 --   gate.created    name, prompt, data, options, timeout_at, required
 --   gate.voted      name, voter, decision, approvals, required

@@ -3,7 +3,7 @@
 
 -- What of a log a fork begins with: the events that its checkpoints, decisions and states are about, renumbered from 2
 -- on, each with the number it had. So a fork can be forked again at any point, too.
-create or replace function tidebase_private.copy_events(source text, fork text, through bigint)
+create or replace function tidebase_private.copy_events(source text, fork text, through bigint, children text[])
 returns bigint
 language plpgsql volatile
 as $$
@@ -15,6 +15,7 @@ begin
   from tidebase.events e
   where e.run_id = source and e.seq <= through and (
     e.type in ('step.completed', 'state.updated', 'state.saved', 'state.restored', 'snapshot.created')
+    or e.type = 'run.child.created' and e.payload ->> 'name' = any (children)
     or e.type in ('gate.created', 'gate.voted', 'gate.resolved', 'timer.started', 'timer.fired') and e.payload ->> 'name' in (
       select d.payload ->> 'name' from tidebase.events d
       where d.run_id = source and d.seq <= through and d.type in ('gate.resolved', 'timer.fired')));
@@ -22,8 +23,36 @@ begin
   return copied;
 end
 $$;
-comment on function tidebase_private.copy_events(text, text, bigint) is
-  'Copies the events that a fork begins with, from number 2 on, and returns how many; payload.source_seq is the number in the source.';
+comment on function tidebase_private.copy_events(text, text, bigint, text[]) is
+  'Copies the events that a fork begins with, those of the children with these names among them, from number 2 on, and returns how many; payload.source_seq is the number in the source.';
+
+-- The children that had a result when the source's log went on from there. They are not made, and paid for, again: the fork
+-- gets their results from the same runs. These are locked against purge_runs until the fork's edges hold them.
+create or replace function tidebase_private.children_before(head tidebase.run_heads, through bigint)
+returns text[]
+language plpgsql volatile
+as $$
+declare
+  until timestamptz := (select e.created_at from tidebase.events e where e.run_id = head.run_id and e.seq = through + 1);
+  names text[];
+begin
+  perform from tidebase.run_heads h
+  where h.run_id in (select d.child_run_id from tidebase.edges d where d.run_id = head.run_id and d.edge_type <> 'fork')
+    and h.status = 'completed'
+  order by h.run_id
+  for key share;
+  select array_agg(d.name) into names
+  from tidebase.edges d
+  join tidebase.run_heads h on h.run_id = d.child_run_id and h.status = 'completed'
+  join tidebase.runs r on r.run_id = d.child_run_id and r.finished_at <= coalesce(until, 'infinity')
+  where d.run_id = head.run_id and d.edge_type <> 'fork' and exists (
+    select from tidebase.events e
+    where e.run_id = head.run_id and e.seq <= through and e.type = 'run.child.created' and e.payload ->> 'name' = d.name);
+  return coalesce(names, '{}');
+end
+$$;
+comment on function tidebase_private.children_before(tidebase.run_heads, bigint) is
+  'The names of the edges to children that were completed when the run''s log went on after this event.';
 
 -- The rows that these events are about. Gates keep their decision; their secrets are derived from the run's id, so
 -- those of the source decide nothing here.
@@ -55,6 +84,12 @@ begin
     lateral jsonb_populate_record(v, jsonb_build_object('run_id', fork, 'request_id', null)) copy
   where g.run_id = fork;
 
+  insert into tidebase.edges (run_id, name, child_run_id, edge_type, metadata, created_at, source_run_id)
+  select fork, d.name, d.child_run_id, d.edge_type, d.metadata, d.created_at, coalesce(d.source_run_id, source)
+  from tidebase.events e
+  join tidebase.edges d on d.run_id = source and d.name = e.payload ->> 'name' and d.edge_type <> 'fork'
+  where e.run_id = fork and e.type = 'run.child.created';
+
   insert into tidebase.state_versions
   select copy.*
   from tidebase.events e
@@ -70,7 +105,7 @@ begin
 end
 $$;
 comment on function tidebase_private.copy_rows(text, text) is
-  'Copies the checkpoints, decided gates and versions of state whose events the fork has; returns how many checkpoints.';
+  'Copies the checkpoints, decided gates, edges and versions of state whose events the fork has; returns how many checkpoints.';
 
 create or replace function tidebase_private.fork_point(head tidebase.run_heads, through_step text, through_seq bigint)
 returns bigint
@@ -135,14 +170,16 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 declare
-  id text := coalesce(new_run_id, tidebase_private.new_run_id());
+  id text := new_run_id;
   origin record;
   head run_heads;
   through bigint;
   copied bigint;
   steps integer;
 begin
-  perform tidebase_private.require_name(id, 'new_run_id', 255);
+  if id is not null then
+    perform tidebase_private.require_name(id, 'new_run_id', 255);
+  end if;
   perform tidebase_private.require_size(input, 'input');
   perform tidebase_private.commit_durably();
   perform from run_heads h where h.run_id = fork_run.run_id for key share;
@@ -151,8 +188,9 @@ begin
   elsif exists (select from runs r where r.run_id = id) then
     return tidebase_private.find_fork(run_id, id, through_step, through_seq, input);  -- the same call again
   end if;
+  id := coalesce(id, tidebase.new_run_id(beside => run_id));
   -- All of one moment: how far the log goes, and the limits that are not in what is copied of it.
-  select h as head, r.*, a.cost_limit_usd, a.token_limit into origin
+  select h as head, r.*, a.cost_limit_usd, a.token_limit, a.parent_run_id as budget_parent into origin
   from run_heads h
   join runs r on r.run_id = h.run_id
   left join accounts a on a.run_id = h.run_id
@@ -174,15 +212,16 @@ begin
   perform tidebase_private.emit(head, 'run.forked', jsonb_strip_nulls(jsonb_build_object('source_run_id', run_id,
     'through_seq', through, 'through_step', through_step, 'workflow', origin.workflow, 'reason', reason,
     'actor', coalesce(actor, tidebase_private.caller()))));
-  copied := tidebase_private.copy_events(run_id, id, through);
+  copied := tidebase_private.copy_events(run_id, id, through, tidebase_private.children_before(origin.head, through));
   steps := tidebase_private.copy_rows(run_id, id);
   update run_heads h
-  set last_seq = 1 + copied, durable_seq = 1 + copied, steps_completed = steps,
-      has_budget = num_nonnulls(origin.cost_limit_usd, origin.token_limit) > 0
+  set last_seq = 1 + copied, durable_seq = 1 + copied, steps_completed = steps, has_budget = (origin.head).has_budget
   where h.run_id = id
   returning h.* into head;
   if head.has_budget then
-    insert into accounts (run_id, cost_limit_usd, token_limit) values (id, origin.cost_limit_usd, origin.token_limit);
+    insert into accounts (run_id, parent_run_id, cost_limit_usd, token_limit)
+    values (id, origin.budget_parent, origin.cost_limit_usd, origin.token_limit);
+    update accounts a set has_forks = true where a.run_id = origin.budget_parent and not a.has_forks;
   end if;
   insert into edges (run_id, name, child_run_id, edge_type, metadata)
   values (fork_run.run_id, 'fork:' || id, id, 'fork', jsonb_strip_nulls(jsonb_build_object('through_seq', through,
@@ -191,6 +230,6 @@ begin
 end
 $$;
 comment on function tidebase.fork_run(text, text, text, bigint, jsonb, text, text) is
-  'Makes a new run that begins with what another one had at a point, and returns its id, generated when new_run_id is NULL: the checkpoints, the states with their history, and the gates that were decided up to then. through_step: up to and with that step''s completion; through_seq: up to and with that event (0: nothing but the input); neither: all there is. Working on the fork executes only what comes after. Its log begins at 1 with run.forked and has the events of what it took over; usage does not come along, nor does the deadline; the limits of a budget do, with nothing used. input: another one, by default the source''s. The source is untouched, whatever its status; an edge of type fork leads to the new run. The same call with the same new_run_id finds the fork. Errors: TB001, TB002, TB005 (it was compacted), TB006 (new_run_id is another run, or a fork that was asked for otherwise), TB007 (through_step is not completed).';
+  'Makes a new run that begins with what another one had at a point, and returns its id, generated when new_run_id is NULL: the checkpoints, the states with their history, and the gates that were decided up to then. through_step: up to and with that step''s completion; through_seq: up to and with that event (0: nothing but the input); neither: all there is. Working on the fork executes only what comes after. Children that were completed by then are its children, too: their results are taken, they are not executed again. Its log begins at 1 with run.forked and has the events of what it took over; usage does not come along, nor does the deadline. The limits of a budget do, with nothing used; and a fork of a child draws on the budget that the child shares with its tree. A generated id lies beside the source''s (see new_run_id). input: another one, by default the source''s. The source is untouched, whatever its status; an edge of type fork leads to the new run. The same call with the same new_run_id finds the fork. Errors: TB001, TB002, TB005 (it was compacted), TB006 (new_run_id is another run, or a fork that was asked for otherwise), TB007 (through_step is not completed).';
 
 select tidebase_private.allow('function tidebase.fork_run', 'worker', 'operator');

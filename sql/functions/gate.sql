@@ -106,6 +106,7 @@ begin
   returning g.* into settled;
   if head.status = 'waiting' and head.waiting_for = gate.name then
     update tidebase.run_heads h set status = 'pending', waiting_for = null where h.run_id = gate.run_id;
+    perform tidebase_private.wake_parents(gate.run_id);
   end if;
   if gate.kind = 'timer' then
     perform tidebase_private.emit(head, 'timer.fired', jsonb_build_object('name', gate.name));
@@ -404,6 +405,35 @@ $$;
 comment on function tidebase.decide_gate(text, text, text, text, jsonb, text, text, text) is
   'Decides a gate. accepted: whether this decision was taken; false when another one stands already, which is returned. Entitled is who gives the gate''s secret, or, without one, a member of the approver role. decision: one of the gate''s options. actor: who decides, for the log; the database role unless told. payload: the answer, or the changed arguments. request_id: an id made up for this call; the call repeated with it, by the same voter for the same decision, is accepted again. Errors: TB001, TB002, TB004, TB005, TB009, TB012.';
 
+create or replace function tidebase_private.was_suspended(head tidebase.run_heads, token bigint)
+returns boolean
+language sql stable
+as $$
+  select head.lease_token = token and head.status <> 'cancelled' and exists (
+    select from tidebase.attempts a
+    where a.run_id = head.run_id and a.attempt = head.attempt and a.outcome = 'suspended');
+$$;
+comment on function tidebase_private.was_suspended(tidebase.run_heads, bigint) is
+  'Whether the lease with this token, the newest, was ended by a suspension.';
+
+create or replace function tidebase_private.suspend(head tidebase.run_heads, waiting_for text, children text[] default null)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.end_attempt(head, 'suspended');
+  update tidebase.run_heads h
+  set status = 'waiting', waiting_for = suspend.waiting_for, lease_expires_at = null
+  where h.run_id = head.run_id
+  returning h.* into head;
+  update tidebase.run_heads h set due_at = tidebase_private.next_due(head) where h.run_id = head.run_id;
+  perform tidebase_private.emit(head, 'run.suspended', jsonb_strip_nulls(jsonb_build_object(
+    'attempt', head.attempt, 'token', head.lease_token, 'name', waiting_for, 'children', children)));
+end
+$$;
+comment on function tidebase_private.suspend(tidebase.run_heads, text, text[]) is
+  'Ends the attempt and lets the run wait for a gate, a timer, or children. The caller has passed the fence for one event.';
+
 -- Ends the work of this process on the run until the gate or timer is decided.
 create or replace function tidebase.suspend_run(run_id text, token bigint, name text)
 returns boolean
@@ -417,9 +447,7 @@ declare
 begin
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
-  if head.lease_token = token and head.status <> 'cancelled' and exists (
-    select from attempts a where a.run_id = head.run_id and a.attempt = head.attempt and a.outcome = 'suspended')
-  then
+  if tidebase_private.was_suspended(head, token) then
     return true;  -- the same call again, whatever was decided since
   end if;
   head := tidebase_private.fence(run_id, token, 1);
@@ -430,14 +458,7 @@ begin
     perform tidebase_private.give_back(head, 1);
     return false;
   end if;
-  perform tidebase_private.end_attempt(head, 'suspended');
-  update run_heads h
-  set status = 'waiting', waiting_for = suspend_run.name, lease_expires_at = null
-  where h.run_id = suspend_run.run_id
-  returning h.* into head;
-  update run_heads h set due_at = tidebase_private.next_due(head) where h.run_id = suspend_run.run_id;
-  perform tidebase_private.emit(head, 'run.suspended',
-    jsonb_build_object('attempt', head.attempt, 'token', token, 'name', name));
+  perform tidebase_private.suspend(head, name);
   return true;
 end
 $$;

@@ -36,8 +36,13 @@ as $$
       select count(*) from tidebase.steps s where s.run_id = h.run_id and s.status = 'completed')),
     ('a run is in review while a step of it is', h.status <> 'review' or exists (
       select from tidebase.steps s where s.run_id = h.run_id and s.status = 'review')),
-    ('a run that waits does so for a gate or a timer of its own', h.waiting_for is null or exists (
-      select from tidebase.gates g where g.run_id = h.run_id and g.name = h.waiting_for)),
+    ('a run that waits does so for a gate, a timer or children of its own', h.waiting_for is null or exists (
+        select from tidebase.gates g where g.run_id = h.run_id and g.name = h.waiting_for)
+      or exists (select from tidebase.awaited w where w.run_id = h.run_id)),
+    ('only a run that waits has children that it waits for', h.status = 'waiting' or not exists (
+      select from tidebase.awaited w where w.run_id = h.run_id)),
+    ('a run that is completed has no step that has not ended', h.status <> 'completed' or not exists (
+      select from tidebase.steps s where s.run_id = h.run_id and s.status in ('running', 'review'))),
     ('a run that is cancelled waits for nobody''s decision', h.status <> 'cancelled' or not exists (
       select from tidebase.gates g where g.run_id = h.run_id and g.status = 'pending'))
   ) rule (invariant, holds)
@@ -108,6 +113,11 @@ as $$
     where e.run_id = d.run_id and e.type = 'run.child.created' and e.payload ->> 'name' = d.name
       and e.payload ->> 'child_run_id' = d.child_run_id)
   union all
+  select w.run_id, 'a run waits only for children of its own', to_jsonb(w)
+  from tidebase.awaited w
+  where (of_run is null or w.run_id = of_run) and not exists (
+    select from tidebase.edges d where d.run_id = w.run_id and d.child_run_id = w.child_run_id and d.edge_type <> 'fork')
+  union all
   select a.run_id, 'what was used adds up', to_jsonb(a)
   from tidebase.accounts a
   cross join lateral (
@@ -125,10 +135,10 @@ as $$
     select a.input_tokens + a.output_tokens + coalesce(sum(c.shared_tokens), 0) as tokens,
       a.cost_usd + coalesce(sum(c.shared_cost_usd), 0) as cost_usd
     from tidebase.accounts c
-    where c.run_id in (select d.child_run_id from tidebase.edges d where d.run_id = a.run_id and d.edge_type <> 'fork')
-      and c.parent_run_id = a.run_id) shared
+    where c.parent_run_id = a.run_id) shared
   where (of_run is null or a.run_id = of_run)
-    and (a.shared_tokens, a.shared_cost_usd) is distinct from (shared.tokens, shared.cost_usd)
+    and (a.shared_tokens < shared.tokens or a.shared_cost_usd < shared.cost_usd
+      or not a.has_forks and (a.shared_tokens, a.shared_cost_usd) is distinct from (shared.tokens, shared.cost_usd))
     and not exists (  -- of a child that was purged nobody knows any more what it used
       select from tidebase.edges d
       where d.run_id = a.run_id and not exists (select from tidebase.runs r where r.run_id = d.child_run_id));

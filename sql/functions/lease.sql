@@ -70,7 +70,7 @@ end
 $$;
 comment on function tidebase_private.raise_fenced(text, bigint) is 'Raises TB001, TB003, TB004 or TB005: why a write with this token is refused.';
 
--- The gate of every write: takes the head's row lock, compares the token in the same statement, and counts the events
+-- The gate of a write: takes the head's row lock, compares the token in the same statement, and counts the events
 -- and checkpoints that the caller is about to write.
 --
 -- A holder whose lease has run out but whom nobody has replaced passes: its work is paid for, and the lock makes it safe.
@@ -97,7 +97,31 @@ $$;
 comment on function tidebase_private.fence(text, bigint, integer, integer) is
   'Locks the run''s head, checks the lease token, and takes the next event numbers (last_seq is the newest of them). Errors: TB001, TB003, TB004, TB005.';
 
--- For what is done to a run by others than its worker: they carry no token, so the lock is taken first, then numbers.
+-- The same for what ends a step: its work is done and paid for, so it is stored as long as nobody else can have begun it
+-- again. Giving the lease up (a release, a suspension, a review, a failure) stops what is to come, not what was done.
+create or replace function tidebase_private.fence_done(run_id text, token bigint, events integer, checkpoints integer default 0)
+returns tidebase.run_heads
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads;
+begin
+  update tidebase.run_heads h
+  set last_seq = h.last_seq + events,
+      durable_seq = case when tidebase_private.is_durable() then h.last_seq + events else h.durable_seq end,
+      steps_completed = h.steps_completed + checkpoints,
+      updated_at = clock_timestamp()
+  where h.run_id = fence_done.run_id and h.lease_token = fence_done.token and h.status not in ('completed', 'cancelled')
+  returning h.* into head;
+  if not found then
+    perform tidebase_private.raise_fenced(run_id, token);
+  end if;
+  return head;
+end
+$$;
+comment on function tidebase_private.fence_done(text, bigint, integer, integer) is
+  'As fence, but also under a lease that was given up, while no newer one was granted and the run is not over. Errors: TB001, TB003, TB004, TB005.';
+
 create or replace function tidebase_private.is_durable()
 returns boolean
 language sql stable
@@ -106,6 +130,7 @@ as $$
 $$;
 comment on function tidebase_private.is_durable() is 'Whether this transaction''s commit waits for the flush, as it stands now.';
 
+-- For what is done to a run by others than its worker: they carry no token, so the lock is taken first, then numbers.
 create or replace function tidebase_private.lock_head(run_id text)
 returns tidebase.run_heads
 language plpgsql volatile
@@ -250,8 +275,8 @@ $$;
 comment on function tidebase_private.require_traceparent(text) is
   'Raises TB002 unless it is NULL or a traceparent of W3C Trace Context (Recommendation of 2021, section 3.2).';
 
--- Whether acquire_run has nothing to grant now: somebody else holds the lease, or the run waits for a time to come or
--- for a gate.
+-- Whether acquire_run has nothing to grant now: somebody else holds the lease, the run waits for a time to come, for a gate
+-- or for its children, or it has killed as many workers as it may.
 create or replace function tidebase_private.is_taken(head tidebase.run_heads, request_id text)
 returns boolean
 language plpgsql volatile
@@ -265,8 +290,11 @@ begin
       where a.run_id = head.run_id and a.attempt = head.attempt and a.request_id = is_taken.request_id);
   elsif head.status = 'waiting' then
     return not exists (
-      select from tidebase.gates g
-      where g.run_id = head.run_id and g.name = head.waiting_for and g.timeout_at <= clock_timestamp());
+        select from tidebase.gates g
+        where g.run_id = head.run_id and g.name = head.waiting_for and g.timeout_at <= clock_timestamp())
+      and not tidebase_private.has_ready_child(head.run_id);
+  elsif head.status = 'failed' then
+    return (select r.failure_class = 'crashed' from tidebase.runs r where r.run_id = head.run_id);
   end if;
   return coalesce(head.status in ('completed', 'review'), false);
 end
@@ -274,25 +302,67 @@ $$;
 comment on function tidebase_private.is_taken(tidebase.run_heads, text) is
   'Whether acquire_run refuses the run; not when the very call that was granted the lease is made again.';
 
--- A standby that is promoted may not have the last grants of the server that it replaces (asynchronous replication, a
--- restored backup). It must not issue their tokens to somebody else, so tokens above those of every earlier timeline are
--- where it goes on. WAL file names begin with the timeline as eight hexadecimal digits; a server that has no WAL
--- functions to offer has storage that loses no commit, and stays at the first one.
+-- Where the tables are: on which server, since which promotion, which ones. It changes when a dump is restored, when the server
+-- is upgraded by pg_upgrade, when a standby takes over. A server that does not offer one of these functions is known by the
+-- others.
+create or replace function tidebase_private.whereabouts()
+returns text
+language plpgsql volatile
+as $$
+declare
+  server text := '';
+  timeline text := '';
+begin
+  begin
+    select c.system_identifier::text into server from pg_control_system() c;
+    timeline := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);  -- a WAL file's name begins with its timeline
+  exception when feature_not_supported or object_not_in_prerequisite_state or insufficient_privilege or undefined_function then
+    null;
+  end;
+  return concat_ws('/', server, timeline, 'tidebase.run_heads'::regclass::oid);
+end
+$$;
+comment on function tidebase_private.whereabouts() is
+  'Server, timeline and table: what tells this incarnation of the database from every other.';
+
+-- Called when the tables turn out to be somewhere else than they were: there may be grants that did not come along. By the
+-- clock, no earlier incarnation has come as far as this: it would have had to grant one run a million times a second.
+create or replace function tidebase_private.begin_incarnation(whereabouts text)
+returns bigint
+language sql volatile
+as $$
+  insert into tidebase_private.incarnation as i (whereabouts, tokens_before)
+  values (begin_incarnation.whereabouts, extract(epoch from clock_timestamp())::bigint << 20)
+  on conflict on constraint incarnation_pkey do update
+  set whereabouts = excluded.whereabouts, tokens_before = greatest(i.tokens_before, excluded.tokens_before), begun_at = clock_timestamp()
+  where i.whereabouts <> excluded.whereabouts
+  returning i.tokens_before;
+$$;
+comment on function tidebase_private.begin_incarnation(text) is
+  'Raises tokens_before above every token that another incarnation can have issued. NULL when somebody else just did.';
+
+-- A token must never be issued twice for an id, also where rows are lost: with the run that was purged, in a restored dump,
+-- on a promoted standby that did not get the last grants.
 create or replace function tidebase_private.tokens_before()
 returns bigint
 language plpgsql volatile
 as $$
 declare
-  timeline bigint;
+  here text := tidebase_private.whereabouts();
+  known tidebase_private.incarnation;
 begin
-  timeline := ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint;
-  return (timeline - 1) << 32;
-exception when feature_not_supported or object_not_in_prerequisite_state or insufficient_privilege or undefined_function then
-  return 0::bigint;
+  select i.* into known from tidebase_private.incarnation i;
+  if known.whereabouts is distinct from here then
+    known.tokens_before := tidebase_private.begin_incarnation(here);
+    if known.tokens_before is null then
+      select i.tokens_before into strict known.tokens_before from tidebase_private.incarnation i;
+    end if;
+  end if;
+  return known.tokens_before;
 end
 $$;
 comment on function tidebase_private.tokens_before() is
-  'No server before this one''s timeline can have issued a token above this number: 0 until a standby is promoted for the first time.';
+  'No token above this number was issued for a run that is not here any more, nor by another incarnation of the database.';
 
 -- Grants the run's lease to `holder`, or says who has it.
 --
@@ -310,6 +380,7 @@ as $$
 declare
   head run_heads;
   lapsed jsonb;
+  allowed integer;
 begin
   if not tidebase_private.is_name(holder, 255) then
     perform tidebase_private.require_name(holder, 'holder', 255);
@@ -352,6 +423,12 @@ begin
   if head.status = 'running' then
     lapsed := jsonb_build_object('token', head.lease_token, 'holder', head.holder, 'expired_at', head.lease_expires_at);
     perform tidebase_private.end_attempt(head, 'lapsed');
+    select r.max_attempts into allowed from runs r where r.run_id = acquire_run.run_id;
+    if tidebase_private.attempts_used(head) >= allowed then
+      return tidebase_private.lease_refused(tidebase_private.fail_crashed(head, allowed));
+    end if;
+  elsif head.status = 'waiting' then
+    delete from awaited w where w.run_id = acquire_run.run_id;
   end if;
   update run_heads h
   set status = 'running',
@@ -361,6 +438,7 @@ begin
       lease_expires_at = clock_timestamp() + ttl,
       due_at = least(h.due_at, clock_timestamp() + ttl),
       available_at = null,
+      waiting_for = null,
       last_seq = h.last_seq + 1,
       durable_seq = h.last_seq + 1,
       updated_at = clock_timestamp()
@@ -374,8 +452,10 @@ begin
 end
 $$;
 comment on function tidebase.acquire_run(text, text, interval, text, text, text) is
-  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate or timer, or until expires_at after a failed attempt), review (a person must decide about a step). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempts own span (W3C Trace Context), kept with the attempt; the answers traceparent is that of the attempt before it, or of who made the run, to link to. has_budget: whether a step may meet TB010. A failed run is granted again. Commits synchronously. Errors: TB001, TB002, TB004.';
+  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate, a timer or its children, or until expires_at after a failed attempt), review (a person must decide about a step), failed (it has killed max_attempts workers: recover_run gives it as many again). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempt''s own span (W3C Trace Context), kept with the attempt; the answer''s traceparent is that of the attempt before it, or of who made the run, to link to. has_budget: whether a step may meet TB010. A failed run is granted again. A lease that ran out is taken over, which counts as one of max_attempts. Commits synchronously. Errors: TB001, TB002, TB004.';
 
+-- due_at stays as it is while the lease is alive, so that a heartbeat is a HOT update; once reconcile has seen the lease run
+-- out it looks for the end of the new one.
 create or replace function tidebase.renew_lease(run_id text, token bigint, ttl interval default '60 seconds')
 returns timestamptz
 language plpgsql volatile security definer
@@ -388,7 +468,8 @@ begin
   perform tidebase_private.require_interval(ttl, 'ttl', '1 millisecond', '1 day');
   perform tidebase_private.commit_lazily();
   update run_heads h
-  set lease_expires_at = clock_timestamp() + ttl
+  set lease_expires_at = clock_timestamp() + ttl,
+      due_at = case when h.lease_expires_at > clock_timestamp() then h.due_at else least(h.due_at, clock_timestamp() + ttl) end
   where h.run_id = renew_lease.run_id and h.lease_token = renew_lease.token and h.status = 'running'
   returning h.lease_expires_at into renewed_until;
   if not found then
@@ -425,7 +506,8 @@ begin
       join run_heads h on h.run_id = lease.run_id and h.lease_token = lease.token and h.status = 'running'
       for no key update of h skip locked)
     update run_heads h
-    set lease_expires_at = clock_timestamp() + ttl
+    set lease_expires_at = clock_timestamp() + ttl,
+        due_at = case when h.lease_expires_at > clock_timestamp() then h.due_at else least(h.due_at, clock_timestamp() + ttl) end
     from held
     where h.run_id = held.run_id
     returning h.run_id, h.lease_expires_at;
@@ -434,7 +516,7 @@ $$;
 comment on function tidebase.renew_leases(text[], bigint[], interval) is
   'Extends many leases at once to ttl from now (1 millisecond to 1 day): run_ids and tokens are two lists of the same length, up to 10000. Returns those that were renewed. A lease that is not among them is lost, or its run was locked at that moment: renew_lease tells which. Commits asynchronously, as renew_lease does. Errors: TB002.';
 
--- A run is also pending under its last token when that lease ran out, or when a review of one of its steps was decided.
+-- A run is also pending under its last token when its gate, or a review of one of its steps, was decided.
 create or replace function tidebase_private.released_as(head tidebase.run_heads)
 returns bigint
 language sql stable
@@ -448,6 +530,20 @@ as $$
 $$;
 comment on function tidebase_private.released_as(tidebase.run_heads) is
   'The seq of the event with which the newest attempt gave its lease up; NULL when it ended in another way.';
+
+create or replace function tidebase_private.give_up(head tidebase.run_heads)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.end_attempt(head, 'released');
+  perform tidebase_private.emit(head, 'run.released', jsonb_build_object('attempt', head.attempt, 'token', head.lease_token));
+  update tidebase.run_heads h set status = 'pending', lease_expires_at = null where h.run_id = head.run_id;
+  perform tidebase_private.wake_parents(head.run_id);
+end
+$$;
+comment on function tidebase_private.give_up(tidebase.run_heads) is
+  'Makes a leased run pending. The caller has passed the fence for one event.';
 
 create or replace function tidebase.release_run(run_id text, token bigint)
 returns bigint
@@ -468,14 +564,38 @@ begin
     end if;
   end if;
   head := tidebase_private.fence(run_id, token, 1);
-  perform tidebase_private.end_attempt(head, 'released');
-  perform tidebase_private.emit(head, 'run.released', jsonb_build_object('attempt', head.attempt, 'token', token));
-  update run_heads h set status = 'pending', lease_expires_at = null where h.run_id = release_run.run_id;
+  perform tidebase_private.give_up(head);
   return head.last_seq;
 end
 $$;
 comment on function tidebase.release_run(text, bigint) is
-  'Gives the lease up at once, so that another worker can go on without waiting for it to run out (graceful shutdown). The run is pending again. Returns the event''s seq. Errors: TB001, TB003, TB004, TB005.';
+  'Gives the lease up at once, so that another worker can go on without waiting for it to run out (graceful shutdown). The run is pending again. What was done by then may still be stored (complete_step, fail_step, record_step), until a newer lease is granted. Returns the event''s seq. Errors: TB001, TB003, TB004, TB005.';
+
+-- For a worker that was interrupted in the moment of the grant and does not know the token it was given.
+create or replace function tidebase.withdraw_grant(run_id text, request_id text)
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  head run_heads;
+begin
+  perform tidebase_private.require_name(request_id, 'request_id', 255);
+  perform tidebase_private.commit_durably();
+  head := tidebase_private.lock_head(run_id);
+  if head.status <> 'running' or not exists (
+    select from attempts a
+    where a.run_id = head.run_id and a.attempt = head.attempt and a.request_id = withdraw_grant.request_id)
+  then
+    return false;
+  end if;
+  perform tidebase_private.give_up(tidebase_private.advance(run_id));
+  return true;
+end
+$$;
+comment on function tidebase.withdraw_grant(text, text) is
+  'Gives the lease back that the call of acquire_run with this request_id was granted, for who was interrupted before it had the answer; as release_run does. False when that call was granted nothing, or its lease is over. Make it after that call has ended, on whatever connection. Errors: TB001, TB002.';
 
 create or replace view tidebase.run_attempts with (security_barrier = true) as
   select
@@ -488,13 +608,22 @@ create or replace view tidebase.run_attempts with (security_barrier = true) as
     a.ended_at,
     a.outcome,
     a.error,
-    a.traceparent
+    a.traceparent,
+    a.lapsed_at
   from tidebase.attempts a;
 comment on view tidebase.run_attempts is
-  'One row a lease granted: who worked on the run, with which code, from when to when, how it ended (NULL while it lasts).';
+  'One row a lease granted: who worked on the run, with which code, from when to when, how it ended (NULL while it lasts). lapsed_at: the end of its lease that reconcile saw pass last; nothing has ended by that.';
 
 select tidebase_private.allow('table tidebase.run_attempts', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.acquire_run', 'worker');
 select tidebase_private.allow('function tidebase.renew_lease', 'worker');
 select tidebase_private.allow('function tidebase.renew_leases', 'worker');
 select tidebase_private.allow('function tidebase.release_run', 'worker');
+select tidebase_private.allow('function tidebase.withdraw_grant', 'worker');
+
+-- Known from the beginning, so that tokens are small numbers until something is lost. A schema of before this had the
+-- tokens of a promoted standby begin at the number of its timeline, in steps of 2^32.
+insert into tidebase_private.incarnation (whereabouts, tokens_before)
+select w.whereabouts, coalesce((('x' || nullif(split_part(w.whereabouts, '/', 2), ''))::bit(32)::bigint - 1) << 32, 0)
+from tidebase_private.whereabouts() w (whereabouts)
+on conflict do nothing;

@@ -11,25 +11,32 @@ as $$
     case when head.lease_expires_at > clock_timestamp()
       then greatest(head.lease_expires_at, clock_timestamp() + interval '1 minute') end,
     head.deadline_at,
-    (select min(g.timeout_at) from tidebase.gates g where g.run_id = head.run_id and g.status = 'pending'))
+    (select min(g.timeout_at) from tidebase.gates g where g.run_id = head.run_id and g.status = 'pending'),
+    (select min(c.available_at) from tidebase.awaited w join tidebase.run_heads c on c.run_id = w.child_run_id
+      where w.run_id = head.run_id and c.status = 'pending'))
   end;
 $$;
 comment on function tidebase_private.next_due(tidebase.run_heads) is 'The value of due_at for a run that was just looked at; NULL when there is nothing to wait for.';
 
--- A lease that ran out, seen by reconcile before anybody took over: the run is pending again. The token stays, so the
--- next grant raises it; who held the lease is fenced like one who gave it up.
-create or replace function tidebase_private.lapse(head tidebase.run_heads)
-returns void
+-- A lease that ran out, seen before anybody took over. It is written down, once, and that is all: time decides who may
+-- take over, not who is fenced. Its holder may be alive, with work in its hands that is paid for.
+create or replace function tidebase_private.mark_lapsed(head tidebase.run_heads)
+returns boolean
 language plpgsql volatile
 as $$
 begin
-  perform tidebase_private.end_attempt(head, 'lapsed');
-  update tidebase.run_heads h set status = 'pending', lease_expires_at = null where h.run_id = head.run_id;
-  perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.lapsed',
-    jsonb_build_object('attempt', head.attempt, 'token', head.lease_token, 'holder', head.holder));
+  update tidebase.attempts a set lapsed_at = head.lease_expires_at
+  where a.run_id = head.run_id and a.attempt = head.attempt and a.lapsed_at is distinct from head.lease_expires_at;
+  if not found then
+    return false;
+  end if;
+  perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.lapsed', jsonb_build_object('attempt', head.attempt,
+    'token', head.lease_token, 'holder', head.holder, 'expired_at', head.lease_expires_at));
+  return true;
 end
 $$;
-comment on function tidebase_private.lapse(tidebase.run_heads) is 'Makes a run whose lease has run out pending. The caller holds the head''s lock.';
+comment on function tidebase_private.mark_lapsed(tidebase.run_heads) is
+  'Records that a lease has run out; false when that was recorded before. The caller holds the head''s lock.';
 
 -- Looks at one run; `counts` is added up.
 create or replace function tidebase_private.look_at(head tidebase.run_heads, counts tidebase.reconciliation)
@@ -39,6 +46,7 @@ as $$
 declare
   gates integer;
   timers integer;
+  child tidebase.run_heads;
 begin
   counts.runs := counts.runs + 1;
   if head.deadline_at <= clock_timestamp() and head.status not in ('completed', 'cancelled') then
@@ -54,9 +62,14 @@ begin
   counts.timers := counts.timers + timers;
   head := tidebase_private.settle_overdue(head);
   if head.status = 'running' and not tidebase_private.is_live(head) then
-    perform tidebase_private.lapse(head);
-    counts.leases := counts.leases + 1;
+    counts.leases := counts.leases + tidebase_private.mark_lapsed(head)::integer;
+  elsif head.status = 'waiting' then
+    child := tidebase_private.find_ready_child(head.run_id);
+    if child.run_id is not null then
+      perform tidebase_private.go_on(head.run_id, child);
+    end if;
   end if;
+  perform tidebase_private.wake_parents(head.run_id);
   head := tidebase_private.lock_head(head.run_id);
   update tidebase.run_heads h set due_at = tidebase_private.next_due(head) where h.run_id = head.run_id;
   return counts;
@@ -93,7 +106,7 @@ begin
 end
 $$;
 comment on function tidebase.reconcile(integer) is
-  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (the run is pending again), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
+  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
 
 create or replace view tidebase.stalled_runs with (security_barrier = true) as
   select
@@ -118,9 +131,16 @@ create or replace view tidebase.stalled_runs with (security_barrier = true) as
   where h.status <> 'completed' and (
     h.status = 'running' and h.lease_expires_at <= clock_timestamp()
     or h.status in ('review', 'failed')
-    or h.status = 'waiting' and exists (
-      select from tidebase.gates g
-      where g.run_id = h.run_id and g.name = h.waiting_for and g.timeout_at <= clock_timestamp())
+    or h.status = 'waiting' and (
+      exists (
+        select from tidebase.gates g
+        where g.run_id = h.run_id and g.name = h.waiting_for and g.timeout_at <= clock_timestamp())
+      or exists (
+        select from tidebase.awaited w
+        join tidebase.run_heads c on c.run_id = w.child_run_id
+        where w.run_id = h.run_id and (c.status in ('completed', 'cancelled', 'failed')
+          or c.status = 'running' and c.lease_expires_at <= clock_timestamp()
+          or c.status = 'pending' and coalesce(c.available_at, '-infinity') <= clock_timestamp())))
     or h.status = 'pending' and h.attempt > 0 and coalesce(h.available_at, h.updated_at) <= clock_timestamp());
 comment on view tidebase.stalled_runs is
   'Runs that do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), failed, overdue (its time is over, and no reconcile has come round), not_taken_up (it was begun, may go on, and nobody works on it). since: from when. Longest first: order by since.';

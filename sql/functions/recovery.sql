@@ -104,8 +104,8 @@ $$;
 comment on function tidebase.finish_recovery(text, integer, text, integer, text, text) is
   'Records how an attempt to recover ended: succeeded or failed, with what the webhook answered. The first word stands. Errors: TB001, TB002, TB012.';
 
--- Gets a run going again as far as the database can: a lease that has run out and a failure are cleared away, so that
--- any worker may acquire the run at once; the webhook, if there is one, is told.
+-- Gets a run going again as far as the database can: a failure is cleared away, and the attempts that count towards
+-- max_attempts begin anew, so that any worker may acquire the run at once; the webhook, if there is one, is told.
 create or replace function tidebase.recover_run(
   run_id text, reason text default 'manual', actor text default null, request_id text default null)
 returns integer
@@ -128,11 +128,13 @@ begin
       'Wait for the lease to run out, or cancel the run.');
   end if;
   number := record_recovery(run_id, reason, actor, request_id);
+  update runs r set attempts_forgiven = head.attempt, failure_class = null where r.run_id = recover_run.run_id;
   if head.status = 'running' then
-    perform tidebase_private.lapse(head);
+    perform tidebase_private.mark_lapsed(head);
   elsif head.status in ('failed', 'pending') then
     update run_heads h set status = 'pending', available_at = null where h.run_id = recover_run.run_id;
   end if;
+  perform tidebase_private.wake_parents(run_id);
   if not exists (select from runs r where r.run_id = recover_run.run_id and r.recovery_webhook is not null) then
     perform finish_recovery(run_id, number, 'succeeded');
   end if;
@@ -140,7 +142,7 @@ begin
 end
 $$;
 comment on function tidebase.recover_run(text, text, text, text) is
-  'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002 (a worker holds it), TB004, TB005.';
+  'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. Whoever still holds a lease that has run out may go on until it is taken over. The attempts made so far do not count towards max_attempts any more. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002 (a worker holds it), TB004, TB005.';
 
 -- Hands out what is due of the outbox. A dispatcher that dies leaves its rows due again after ttl.
 create or replace function tidebase.claim_deliveries(max integer default 10, ttl interval default '1 minute')

@@ -19,11 +19,17 @@ as $$
 $$;
 comment on function tidebase_private.relatives(text[]) is 'Parents and children of runs, as far as they may still go on.';
 
+-- The tokens that go with the heads are remembered as one number, so that a run which is made with an old id begins above
+-- them: a worker of the old run must not get through the fence of the new one.
 create or replace function tidebase_private.forget(run_ids text[])
 returns void
 language plpgsql volatile
 as $$
 begin
+  update tidebase_private.incarnation i set tokens_before = highest.token
+  from (select max(h.lease_token) as token from tidebase.run_heads h where h.run_id = any (run_ids)) highest
+  where i.tokens_before < highest.token;
+  delete from tidebase.awaited t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.edges t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.deliveries t where t.run_id = any (run_ids);
   delete from tidebase.recoveries t where t.run_id = any (run_ids);

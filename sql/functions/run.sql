@@ -1,17 +1,41 @@
 -- Runs: made once, finished once, looked at by anyone who may.
 
--- A UUIDv7 (RFC 9562, section 5.7): milliseconds first, so that new runs are neighbours in the index.
-create or replace function tidebase_private.new_run_id()
-returns text
-language sql volatile
+-- Which of 65,536 buckets a run lies in: whoever spreads runs over several databases keeps a bucket together. A generated
+-- id says it in its last four digits, so that an id can be made for a bucket. Of another id it is a hash, or that of the
+-- {tag} in it, as Redis Cluster has it. Only built-in, immutable functions: it can be inlined, and the expression can stand
+-- in the row filter of a publication.
+create or replace function tidebase_private.bucket_of(run_id text)
+returns integer
+language sql immutable
 as $$
-  select 'run_' || encode(
-    set_bit(set_bit(
-      overlay(uuid_send(gen_random_uuid())
-        placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
-      52, 1), 53, 1), 'hex')::uuid;
+  select ('x' || case
+    when run_id ~ '^run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$' then right(run_id, 4)
+    else left(encode(sha256(replace(
+      coalesce(nullif(substring(run_id from '[{]([^}]*)[}]'), ''), run_id), '\', '\\')::bytea), 'hex'), 4)
+  end)::bit(16)::integer;
 $$;
-comment on function tidebase_private.new_run_id() is 'A fresh id: run_ and a UUIDv7.';
+comment on function tidebase_private.bucket_of(text) is
+  'The bucket of a run, 0 to 65535: the last four hexadecimal digits of a generated id, else the first 16 bits of the SHA-256 of the id, or of what stands in its first {braces}.';
+
+-- A UUIDv7 (RFC 9562, section 5.7): milliseconds first, so that new runs are neighbours in the index.
+create or replace function tidebase.new_run_id(beside text default null)
+returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  bytes bytea := uuid_send(gen_random_uuid());
+begin
+  bytes := overlay(bytes placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6);
+  if beside is not null then
+    perform tidebase_private.require_name(beside, 'beside', 255);
+    bytes := overlay(bytes placing substring(int4send(tidebase_private.bucket_of(beside)) from 3) from 15 for 2);
+  end if;
+  return 'run_' || encode(set_bit(set_bit(bytes, 52, 1), 53, 1), 'hex')::uuid;
+end
+$$;
+comment on function tidebase.new_run_id(text) is
+  'A fresh id: run_ and a UUIDv7. beside: a run into whose bucket it shall fall, as the ids of children and forks do with that of their root: so a tree of runs stays together wherever runs are spread over several databases. Errors: TB002.';
 
 create or replace function tidebase_private.require_same(run tidebase.runs, workflow text, input jsonb)
 returns void
@@ -40,7 +64,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
-  id text := coalesce(run_id, tidebase_private.new_run_id());
+  id text := coalesce(run_id, new_run_id());
   existing runs;
   head run_heads;
 begin
@@ -86,7 +110,44 @@ begin
 end
 $$;
 comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text, jsonb, text) is
-  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000, by default 1) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on. recovery_webhook: the URL that is told when the run is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. traceparent: of the W3C Trace Context in which the run is made, for its first attempt to link to. Errors: TB002, TB006.';
+  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on; where max_attempts is given, an attempt whose worker died counts, too, and the last one fails the run. Without it the first failure is final, and a crash never is. recovery_webhook: the URL that is told when the run is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. traceparent: of the W3C Trace Context in which the run is made, for its first attempt to link to. Errors: TB002, TB006.';
+
+-- What becomes of steps that have not ended when their run is completed: one that may have taken effect is a question that
+-- must not be buried; any other is closed.
+create or replace function tidebase_private.close_steps(head tidebase.run_heads)
+returns text[]
+language plpgsql volatile
+as $$
+declare
+  step tidebase.steps;
+  closed text[];
+begin
+  if not exists (select from tidebase.steps s where s.run_id = head.run_id and s.status in ('running', 'review')) then
+    return null;
+  end if;
+  select s.* into step from tidebase.steps s
+  where s.run_id = head.run_id and (s.status = 'review'
+    or s.status = 'running' and not tidebase_private.allows_repetition(s.side_effects, s.idempotency_key, s.replay))
+  order by s.started_at, s.name
+  limit 1;
+  if found then
+    perform tidebase_private.raise('TB014', format('run %L cannot be completed: its step %L may have taken effect, and nobody has decided what came of it',
+        head.run_id, step.name),
+      jsonb_build_object('run_id', head.run_id, 'step', step.name, 'status', step.status),
+      'End the attempt with fail_run, and decide with resolve_review; or complete the step, if its result is known.');
+  end if;
+  with closing as (
+    update tidebase.steps s
+    set status = 'failed', decision = 'safe_replay',
+        error = '{"type": "Unfinished", "message": "the run was completed while the step was at work"}'
+    where s.run_id = head.run_id and s.status = 'running'
+    returning s.name)
+  select array_agg(c.name order by c.name) into closed from closing c;
+  return closed;
+end
+$$;
+comment on function tidebase_private.close_steps(tidebase.run_heads) is
+  'Closes the steps of a run that is about to be completed, and returns their names; NULL if all have ended. Errors: TB014.';
 
 create or replace function tidebase.complete_run(run_id text, token bigint, result jsonb default null)
 returns bigint
@@ -97,6 +158,7 @@ as $$
 declare
   head run_heads;
   wanted jsonb := coalesce(result, 'null');
+  open_steps text[];
 begin
   if pg_column_size(result) > 1000000 then
     perform tidebase_private.require_size(result, 'result');
@@ -110,7 +172,9 @@ begin
       last_seq = h.last_seq + 1, durable_seq = h.last_seq + 1, updated_at = clock_timestamp()
   where h.run_id = complete_run.run_id and h.lease_token = complete_run.token and h.status = 'running'
   returning h.* into head;
-  if not found then
+  if found then
+    open_steps := tidebase_private.close_steps(head);
+  else
     select h.* into head from run_heads h
     join runs r on r.run_id = h.run_id and r.result = wanted
     where h.run_id = complete_run.run_id and h.lease_token = complete_run.token and h.status = 'completed';
@@ -122,12 +186,51 @@ begin
   update runs r set result = wanted, error = null, finished_at = clock_timestamp() where r.run_id = complete_run.run_id;
   perform tidebase_private.end_attempt(head, 'completed');
   update gates g set status = 'cancelled' where g.run_id = complete_run.run_id and g.status = 'pending';
-  perform tidebase_private.emit(head, 'run.completed', jsonb_build_object('attempt', head.attempt, 'token', head.lease_token));
+  perform tidebase_private.emit(head, 'run.completed', jsonb_strip_nulls(jsonb_build_object(
+    'attempt', head.attempt, 'token', head.lease_token, 'unfinished', open_steps)));
+  perform tidebase_private.wake_parents(run_id);
   return head.last_seq;
 end
 $$;
 comment on function tidebase.complete_run(text, bigint, jsonb) is
-  'Stores the result and ends the run for good, with its gates that are still open; returns the seq of its last event. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
+  'Stores the result and ends the run for good, with its gates that are still open, and the steps that were begun and never ended; returns the seq of its last event. The same call again returns the same. Errors: TB001, TB003, TB004, TB005, TB014 (a step is in review, or was left unfinished and may have taken effect: end the attempt with fail_run, and the run goes into review).';
+
+-- A lease that was given up, or suspended, has used no attempt up; a worker that died has.
+create or replace function tidebase_private.attempts_used(head tidebase.run_heads)
+returns integer
+language sql stable
+as $$
+  select count(*)::integer
+  from tidebase.runs r
+  join tidebase.attempts a on a.run_id = r.run_id and a.attempt > r.attempts_forgiven
+  where r.run_id = head.run_id and a.outcome in ('failed', 'lapsed');
+$$;
+comment on function tidebase_private.attempts_used(tidebase.run_heads) is
+  'How many attempts have failed, or lost their worker, since the run was recovered last.';
+
+-- Ends a run whose worker died, for the last time that max_attempts allows: it must not kill one worker after the other.
+create or replace function tidebase_private.fail_crashed(head tidebase.run_heads, attempts integer)
+returns tidebase.run_heads
+language plpgsql volatile
+as $$
+declare
+  failure jsonb := jsonb_build_object('type', 'WorkerLost', 'message',
+    format('%s attempts have failed or lost their worker, the last one without a word', attempts));
+begin
+  update tidebase.runs r set error = failure, finished_at = clock_timestamp(), failure_class = 'crashed'
+  where r.run_id = head.run_id;
+  update tidebase.run_heads h
+  set status = 'failed', lease_expires_at = null, last_seq = h.last_seq + 1, durable_seq = h.last_seq + 1, updated_at = clock_timestamp()
+  where h.run_id = head.run_id
+  returning h.* into head;
+  perform tidebase_private.emit(head, 'run.failed',
+    jsonb_build_object('attempt', head.attempt, 'token', head.lease_token, 'error', failure, 'status', 'failed'));
+  perform tidebase_private.wake_parents(head.run_id);
+  return head;
+end
+$$;
+comment on function tidebase_private.fail_crashed(tidebase.run_heads, integer) is
+  'Fails a run whose lease has run out and that has used up its attempts. The caller holds the head''s lock.';
 
 -- Ends an attempt with an error, and decides what becomes of the run.
 --
@@ -157,11 +260,10 @@ begin
   then
     return row(tidebase_private.last_of_type(run_id, 'run.failed'), head.status, head.available_at)::run_failure;  -- again
   end if;
-  head := tidebase_private.fence(run_id, token, 1);
+  head := tidebase_private.fence(run_id, token, 0);
+  perform tidebase_private.review_unsettled(head);
   select r.* into run from runs r where r.run_id = fail_run.run_id;
-  -- A lease that was given up, or suspended for a gate, has used no attempt up.
-  select count(*)::integer + 1 into failures from attempts a
-  where a.run_id = fail_run.run_id and a.outcome in ('failed', 'lapsed');
+  failures := tidebase_private.attempts_used(head) + 1;
   next_status := case
     when exists (select from steps s where s.run_id = fail_run.run_id and s.status = 'review') then 'review'
     when coalesce(retryable, true) and failures < coalesce(run.max_attempts, 1) then 'pending'
@@ -172,16 +274,19 @@ begin
   end if;
 
   update runs r
-  set error = wanted, finished_at = case when next_status = 'failed' then clock_timestamp() end
+  set error = wanted, finished_at = case when next_status = 'failed' then clock_timestamp() end,
+      failure_class = case when next_status = 'failed' then 'error' end
   where r.run_id = fail_run.run_id;
   perform tidebase_private.end_attempt(head, 'failed', wanted);
   update run_heads h
-  set status = next_status, lease_expires_at = null, available_at = clock_timestamp() + delay
+  set status = next_status, lease_expires_at = null, available_at = clock_timestamp() + delay,
+      last_seq = h.last_seq + 1, durable_seq = h.last_seq + 1
   where h.run_id = fail_run.run_id
   returning h.* into head;
   perform tidebase_private.emit(head, 'run.failed',
     jsonb_build_object('attempt', head.attempt, 'token', head.lease_token, 'error', wanted, 'status', next_status)
       || case when delay is null then '{}' else jsonb_build_object('retry_after', round(extract(epoch from delay), 3)) end);
+  perform tidebase_private.wake_parents(run_id);
   return row(head.last_seq, next_status, head.available_at)::run_failure;
 end
 $$;
@@ -216,12 +321,13 @@ create or replace view tidebase.run_overview with (security_barrier = true) as
     r.cancelled_at,
     r.cancel_reason,
     r.cancel_actor,
-    r.compacted_at
+    r.compacted_at,
+    case when h.status = 'failed' then r.failure_class end as failure_class
   from tidebase.runs r
   join tidebase.run_heads h on h.run_id = r.run_id
   left join tidebase.attempts a on a.run_id = h.run_id and a.attempt = h.attempt;
 comment on view tidebase.run_overview is
-  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder has gone silent, and another worker may take over. code_version: of the latest attempt. waiting_for: the gate or timer for which it was suspended.';
+  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder has gone silent, and another worker may take over. code_version: of the latest attempt. waiting_for: the gate, the timer or the children for which it was suspended. failure_class: of a failed run, error (its work raised one) or crashed (it lost its worker max_attempts times).';
 
 create or replace function tidebase.get_run(run_id text)
 returns setof tidebase.run_overview
@@ -270,6 +376,7 @@ $$;
 comment on function tidebase.list_runs(text, text, text, integer, timestamptz, timestamptz) is
   'Runs, newest first: of a workflow, in a status, older than the run `before` (to page on: the last row''s run_id), created after and before these times, at most max (1 to 1000). NULL means any. Errors: TB001, TB002.';
 
+select tidebase_private.allow('function tidebase.new_run_id', 'worker', 'operator');
 select tidebase_private.allow('function tidebase.create_run', 'worker');
 select tidebase_private.allow('function tidebase.complete_run', 'worker');
 select tidebase_private.allow('function tidebase.fail_run', 'worker');

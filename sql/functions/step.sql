@@ -36,16 +36,49 @@ $$;
 comment on function tidebase_private.decide_replay(tidebase.steps, boolean) is
   'What may become of a step that was begun and did not complete: auto_retry, safe_replay, manual_review or fail_hard. may_retry: whether the retries of the contract apply.';
 
-create or replace function tidebase_private.may_begin_again(step tidebase.steps, lease_token bigint)
+create or replace function tidebase_private.allows_repetition(side_effects text[], idempotency_key text, replay text)
 returns boolean
 language sql immutable
 as $$
-  select step.status = 'failed' and step.decision <> 'fail_hard'
-    or step.status = 'running' and step.lease_token <> lease_token
-      and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay';
+  select coalesce(replay, 'auto') = 'auto' and (idempotency_key is not null or not tidebase_private.writes_outside(side_effects));
 $$;
-comment on function tidebase_private.may_begin_again(tidebase.steps, bigint) is
-  'Whether a step may be executed again without asking anybody: it failed, or an earlier lease left it unfinished and its contract allows a repetition.';
+comment on function tidebase_private.allows_repetition(text[], text, text) is
+  'Whether a contract lets a step be executed again, without asking anybody, that was begun and did not complete.';
+
+-- Two contracts count: that under which the step may have taken effect, and that under which it would do so again. The
+-- outside recognises a repetition by its key, so the key must be the same. A failure that is retried has been judged by the
+-- former contract; retries come before what `replay` says.
+create or replace function tidebase_private.may_repeat(step tidebase.steps, side_effects text[], idempotency_key text, replay text)
+returns boolean
+language sql immutable
+as $$
+  select step.idempotency_key is not distinct from may_repeat.idempotency_key and case
+    when step.status = 'failed' and step.decision = 'auto_retry'
+      then tidebase_private.allows_repetition(may_repeat.side_effects, may_repeat.idempotency_key, 'auto')
+    else tidebase_private.allows_repetition(step.side_effects, step.idempotency_key, step.replay)
+      and tidebase_private.allows_repetition(may_repeat.side_effects, may_repeat.idempotency_key, may_repeat.replay)
+  end;
+$$;
+comment on function tidebase_private.may_repeat(tidebase.steps, text[], text, text) is
+  'Whether a step that did not complete may be executed again under this contract, by what it declared before and what it declares now.';
+
+create or replace function tidebase_private.may_begin_again(
+  step tidebase.steps, lease_token bigint, side_effects text[], idempotency_key text, replay text)
+returns boolean
+language sql stable
+as $$
+  select case step.status
+    when 'running' then step.lease_token <> may_begin_again.lease_token
+      and tidebase_private.may_repeat(step, side_effects, idempotency_key, replay)
+    when 'failed' then step.decision <> 'fail_hard' and (
+      tidebase_private.may_repeat(step, side_effects, idempotency_key, replay) or exists (
+        select from tidebase.reviews v
+        where v.run_id = step.run_id and v.step = step.name and v.attempt = step.attempt and v.decision = 'retry'))
+    else false
+  end;
+$$;
+comment on function tidebase_private.may_begin_again(tidebase.steps, bigint, text[], text, text) is
+  'Whether a step may be executed again, under this contract, without asking anybody: it failed, or an earlier lease left it unfinished, and both contracts allow a repetition; or a person has allowed this one.';
 
 -- Exponential backoff with "equal jitter" (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015):
 -- half of the delay is kept, the other half is random, so that failures which fell together do not return together.
@@ -101,20 +134,55 @@ $$;
 comment on function tidebase_private.raise_other_input(tidebase.steps, bytea) is 'Raises TB006 for a step.';
 
 -- Opens the review of a step that may have taken effect. Takes an event number of its own.
-create or replace function tidebase_private.open_review(run_id text, name text, attempt integer, cause text)
+create or replace function tidebase_private.open_review(
+  run_id text, name text, attempt integer, cause text, explanation text default null)
 returns void
 language plpgsql volatile
 as $$
 begin
-  update tidebase.steps s set status = 'review', decision = coalesce(s.decision, 'manual_review')
+  update tidebase.steps s set status = 'review', decision = 'manual_review'
   where s.run_id = open_review.run_id and s.name = open_review.name;
-  insert into tidebase.reviews (run_id, step, attempt, cause) values (run_id, name, attempt, cause);
-  perform tidebase_private.emit(tidebase_private.advance(run_id), 'step.review',
-    jsonb_build_object('name', name, 'attempt', attempt, 'cause', cause));
+  insert into tidebase.reviews (run_id, step, attempt, cause, explanation)
+  values (run_id, name, attempt, cause, explanation);
+  perform tidebase_private.emit(tidebase_private.advance(run_id), 'step.review', jsonb_strip_nulls(
+    jsonb_build_object('name', name, 'attempt', attempt, 'cause', cause, 'explanation', explanation)));
 end
 $$;
-comment on function tidebase_private.open_review(text, text, integer, text) is
-  'Puts a step into review; cause: crash (it was begun and neither completed nor failed) or error. The caller holds the head''s lock.';
+comment on function tidebase_private.open_review(text, text, integer, text, text) is
+  'Puts a step into review; cause: crash (it was begun and neither completed nor failed), error, or contract (what it declares now, or its idempotency key, is not what it was begun with). The caller holds the head''s lock.';
+
+-- The step of an earlier attempt that may have taken effect and was not begun again, so that nobody has asked about it:
+-- under another name it would do it a second time.
+create or replace function tidebase_private.find_unsettled(head tidebase.run_heads, name text default null)
+returns tidebase.steps
+language sql stable
+as $$
+  select s.* from tidebase.steps s
+  where s.run_id = head.run_id and s.status = 'running' and s.lease_token <> head.lease_token
+    and s.name is distinct from find_unsettled.name
+    and not tidebase_private.allows_repetition(s.side_effects, s.idempotency_key, s.replay)
+  order by s.started_at, s.name
+  limit 1;
+$$;
+comment on function tidebase_private.find_unsettled(tidebase.run_heads, text) is
+  'A step but this one which an earlier lease left unfinished and whose contract does not allow a repetition; a row of NULLs if there is none.';
+
+create or replace function tidebase_private.review_unsettled(head tidebase.run_heads)
+returns void
+language plpgsql volatile
+as $$
+declare
+  step tidebase.steps;
+begin
+  loop
+    step := tidebase_private.find_unsettled(head);
+    exit when step.name is null;
+    perform tidebase_private.open_review(head.run_id, step.name, step.attempt, 'crash');
+  end loop;
+end
+$$;
+comment on function tidebase_private.review_unsettled(tidebase.run_heads) is
+  'Asks a person about every step that an earlier lease left unfinished and that may have taken effect. The caller holds the head''s lock.';
 
 -- Parks the run: nobody works on it before a person has decided about the step.
 create or replace function tidebase_private.park(head tidebase.run_heads, name text)
@@ -122,12 +190,15 @@ returns void
 language plpgsql volatile
 as $$
 begin
-  perform tidebase_private.end_attempt(head, 'released');
-  update tidebase.run_heads h set status = 'review', lease_expires_at = null where h.run_id = head.run_id;
-  perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.review', jsonb_build_object('name', name));
+  if head.status = 'running' then
+    perform tidebase_private.end_attempt(head, 'released');
+    update tidebase.run_heads h set status = 'review', lease_expires_at = null where h.run_id = head.run_id;
+    perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.review', jsonb_build_object('name', name));
+  end if;
 end
 $$;
-comment on function tidebase_private.park(tidebase.run_heads, text) is 'Ends the attempt and puts the run into review. The caller holds the head''s lock.';
+comment on function tidebase_private.park(tidebase.run_heads, text) is
+  'Ends the attempt and puts the run into review, unless its lease was given up already. The caller holds the head''s lock.';
 
 create or replace function tidebase_private.raise_not_running(run_id text, token bigint, name text)
 returns void
@@ -171,8 +242,30 @@ $$;
 comment on function tidebase_private.find_checkpoint(text, bigint, text, bytea) is
   'The checkpoint of a completed step for who holds the lease; a row of NULLs if there is none. Errors: TB006.';
 
+-- Asks a person about a step, and parks the run for that.
+create or replace function tidebase_private.ask_about(head tidebase.run_heads, step tidebase.steps, idempotency_key text default null)
+returns void
+language plpgsql volatile
+as $$
+declare
+  repeatable boolean := step.status = 'failed' or tidebase_private.allows_repetition(step.side_effects, step.idempotency_key, step.replay);
+begin
+  if step.status <> 'review' then
+    perform tidebase_private.open_review(head.run_id, step.name, step.attempt,
+      case when repeatable then 'contract' else 'crash' end,
+      case when not repeatable then null
+        when step.idempotency_key is distinct from ask_about.idempotency_key then 'its idempotency key was another one'
+        else 'it declares now that it must not be repeated' end);
+  end if;
+  perform tidebase_private.park(head, step.name);
+end
+$$;
+comment on function tidebase_private.ask_about(tidebase.run_heads, tidebase.steps, text) is
+  'Puts a step into review, unless it is there, with the cause; idempotency_key: that with which it would be begun now. The caller holds the head''s lock.';
+
 -- What begin_step answers when the step could not simply be begun. Called under the head's lock, with one number taken.
-create or replace function tidebase_private.begun_already(head tidebase.run_heads, name text, input_hash bytea, request_id text)
+create or replace function tidebase_private.begun_already(
+  head tidebase.run_heads, name text, input_hash bytea, request_id text, idempotency_key text default null)
 returns tidebase.step_start
 language plpgsql volatile
 as $$
@@ -186,12 +279,10 @@ begin
   perform tidebase_private.give_back(head, 1);
   if step.status = 'completed' then
     return row('replay', step.attempt, step.output)::tidebase.step_start;
-  elsif step.status = 'review' then
-    perform tidebase_private.park(head, name);
-    return row('review', step.attempt, null)::tidebase.step_start;
-  elsif step.status = 'running' and step.lease_token <> head.lease_token then
-    perform tidebase_private.open_review(head.run_id, name, step.attempt, 'crash');
-    perform tidebase_private.park(head, name);
+  elsif step.status = 'review' or step.status = 'running' and step.lease_token <> head.lease_token
+    or step.status = 'failed' and step.decision <> 'fail_hard'
+  then
+    perform tidebase_private.ask_about(head, step, idempotency_key);
     return row('review', step.attempt, null)::tidebase.step_start;
   elsif step.status = 'failed' then
     perform tidebase_private.raise('TB007', format('step %L of run %L failed for good', name, head.run_id),
@@ -206,7 +297,7 @@ begin
   return null;
 end
 $$;
-comment on function tidebase_private.begun_already(tidebase.run_heads, text, bytea, text) is
+comment on function tidebase_private.begun_already(tidebase.run_heads, text, bytea, text, text) is
   'The answer of begin_step for a step that is completed, needs a review, was begun by the very same call, or cannot be begun: TB006, TB007.';
 
 -- Says what to do with a step: execute it, or take its checkpoint.
@@ -230,6 +321,7 @@ declare
   head run_heads;
   hash bytea := tidebase_private.hash_input(input);
   start step_start;
+  unsettled steps;
 begin
   start := tidebase_private.find_checkpoint(run_id, token, name, hash);
   if start.outcome = 'replay' then
@@ -259,6 +351,14 @@ begin
   if head.deadline_at is not null and (tidebase_private.find_checkpoint(run_id, token, name, hash)).outcome is null then
     perform tidebase_private.require_time_left(head);
   end if;
+  if head.attempt > 1 and tidebase_private.writes_outside(side_effects) then
+    unsettled := tidebase_private.find_unsettled(head, name);
+    if unsettled.name is not null then
+      perform tidebase_private.give_back(head, 1);
+      perform tidebase_private.ask_about(head, unsettled);
+      return row('review', unsettled.attempt, jsonb_build_object('step', unsettled.name))::step_start;
+    end if;
+  end if;
   start := row('execute', 1, null)::step_start;
   insert into steps (run_id, name, lease_token, attempt, tries, status, input_hash, input, request_id, side_effects,
     idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries, retry_delay, retry_max_delay, timeout)
@@ -279,10 +379,10 @@ begin
         tries = case when s.lease_token = head.lease_token then s.tries + 1 else 1 end,
         error = null, decision = null, retry_at = null
     where s.run_id = begin_step.run_id and s.name = begin_step.name and s.input_hash = hash
-      and tidebase_private.may_begin_again(s, head.lease_token)
+      and tidebase_private.may_begin_again(s, head.lease_token, begin_step.side_effects, begin_step.idempotency_key, begin_step.replay)
     returning s.attempt into start.attempt;
     if not found then
-      return tidebase_private.begun_already(head, name, hash, request_id);
+      return tidebase_private.begun_already(head, name, hash, request_id, idempotency_key);
     end if;
   end if;
   if head.has_budget then
@@ -294,7 +394,7 @@ begin
 end
 $$;
 comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, integer, interval, interval, interval, text[], text) is
-  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and its contract does not allow to repeat it: a person must decide; the run is in review, and the lease is given up). name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010 (a budget is used up; checkpoints are still handed out).';
+  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and the contract that it had then, or the one it has now, does not allow to repeat it, or its idempotency key is another one: a person must decide; the run is in review, and the lease is given up). A step that writes to the outside gets the same answer, with {"step": name} as output, while another one is undecided that an earlier attempt left unfinished. name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010 (a budget is used up; checkpoints are still handed out).';
 
 create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
 returns bigint
@@ -314,7 +414,7 @@ begin
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
   end if;
-  head := tidebase_private.fence(run_id, token, 1, checkpoints => 1);
+  head := tidebase_private.fence_done(run_id, token, 1, checkpoints => 1);
   update steps s
   set status = 'completed', output = wanted, completed_at = clock_timestamp(), completed_seq = head.last_seq
   where s.run_id = complete_step.run_id and s.name = complete_step.name
@@ -336,7 +436,7 @@ begin
 end
 $$;
 comment on function tidebase.complete_step(text, bigint, text, jsonb) is
-  'Stores the output of a running step as its checkpoint and returns the seq of the event. Commits synchronously: once it has returned, the step never runs again. A SQL NULL is stored as the JSON null. The same call again returns the same seq. Errors: TB001, TB003, TB004, TB005, TB007.';
+  'Stores the output of a running step as its checkpoint and returns the seq of the event. Commits synchronously: once it has returned, the step never runs again. A SQL NULL is stored as the JSON null. Also under a lease that was given up, as long as no newer one was granted: the work is done. The same call again returns the same seq. Errors: TB001, TB003, TB004, TB005, TB007.';
 
 -- Stores the checkpoint of a step that nobody has begun: one call and one flush, for work that may simply be done again
 -- when its worker dies. So it can declare nothing about the outside.
@@ -368,7 +468,7 @@ begin
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
   end if;
-  head := tidebase_private.fence(run_id, token, starts + 1, checkpoints => 1);
+  head := tidebase_private.fence_done(run_id, token, starts + 1, checkpoints => 1);
   if head.deadline_at is not null then
     perform tidebase_private.require_time_left(head);
   end if;
@@ -383,7 +483,7 @@ begin
         output = wanted, completed_at = clock_timestamp(), completed_seq = head.last_seq, request_id = null,
         attempt = s.attempt + 1, error = null, decision = null, retry_at = null
     where s.run_id = record_step.run_id and s.name = record_step.name and s.input_hash = hash
-      and tidebase_private.may_begin_again(s, head.lease_token)
+      and tidebase_private.may_begin_again(s, head.lease_token, null, null, null)
     returning s.attempt into nth;
     if not found then
       perform tidebase_private.give_back(head, starts, checkpoints => 1);
@@ -402,7 +502,7 @@ begin
 end
 $$;
 comment on function tidebase.record_step(text, bigint, text, jsonb, jsonb, interval, boolean) is
-  'Stores the output of a step that was not begun: instead of begin_step and complete_step, for work that does nothing to the outside and may be done again. outcome: recorded; replay (it was completed before: output is the checkpoint that stands, and this one is dropped); review (it was begun before, and may have taken effect). duration: how long it took. log_start: the log has a step.started before the step.completed, as if it had been begun. Commits synchronously: once it has returned, the step never runs again. The same call again says replay, with the same output. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007 (it failed for good, or was begun under this lease), TB010 (a budget is used up: nothing is stored).';
+  'Stores the output of a step that was not begun: instead of begin_step and complete_step, for work that does nothing to the outside and may be done again. outcome: recorded; replay (it was completed before: output is the checkpoint that stands, and this one is dropped); review (it was begun before, and may have taken effect). duration: how long it took. log_start: the log has a step.started before the step.completed, as if it had been begun. Also under a lease that was given up, as complete_step. Commits synchronously: once it has returned, the step never runs again. The same call again says replay, with the same output. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007 (it failed for good, or was begun under this lease), TB010 (a budget is used up: nothing is stored).';
 
 create or replace function tidebase.fail_step(run_id text, token bigint, name text, error jsonb default null, retryable boolean default true)
 returns tidebase.step_failure
@@ -419,7 +519,7 @@ begin
     perform tidebase_private.require_size(error, 'error');
   end if;
   perform tidebase_private.commit_durably();
-  head := tidebase_private.fence(run_id, token, 1);
+  head := tidebase_private.fence_done(run_id, token, 1);
   select s.* into step from steps s
   where s.run_id = fail_step.run_id and s.name = fail_step.name and s.lease_token = fail_step.token
     and s.status in ('running', 'failed', 'review');
@@ -512,7 +612,8 @@ begin
       select from steps s where s.run_id = resolve_review.run_id and s.status = 'failed' and s.decision = 'fail_hard');
     update run_heads h set status = case when hopeless then 'failed' else 'pending' end
     where h.run_id = resolve_review.run_id;
-    update runs r set finished_at = clock_timestamp() where r.run_id = resolve_review.run_id and hopeless;
+    update runs r set finished_at = clock_timestamp(), failure_class = 'error' where r.run_id = resolve_review.run_id and hopeless;
+    perform tidebase_private.wake_parents(run_id);
   end if;
   return head.last_seq;
 end
@@ -551,7 +652,8 @@ create or replace view tidebase.review_inbox with (security_barrier = true) as
     s.verified_by,
     s.checkpoint_invariant,
     s.input,
-    s.error
+    s.error,
+    v.explanation
   from tidebase.reviews v
   join tidebase.runs r on r.run_id = v.run_id
   join tidebase.steps s on s.run_id = v.run_id and s.name = v.step

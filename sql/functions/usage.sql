@@ -245,7 +245,7 @@ begin
   update tidebase.run_heads h set has_budget = true where h.run_id = share_budget.run_id;
   for child in
     select e.child_run_id as id from tidebase.edges e
-    where e.run_id = share_budget.run_id and e.edge_type <> 'fork'
+    where e.run_id = share_budget.run_id and e.edge_type <> 'fork' and e.source_run_id is null
     order by e.child_run_id
   loop
     head := tidebase_private.lock_head(child.id);
@@ -258,7 +258,9 @@ begin
   set (shared_tokens, shared_cost_usd) = (
     select a.input_tokens + a.output_tokens + coalesce(sum(c.shared_tokens), 0), a.cost_usd + coalesce(sum(c.shared_cost_usd), 0)
     from tidebase.accounts c
-    where c.run_id in (select e.child_run_id from tidebase.edges e where e.run_id = a.run_id and e.edge_type <> 'fork'))
+    where c.run_id in (
+      select e.child_run_id from tidebase.edges e
+      where e.run_id = a.run_id and e.edge_type <> 'fork' and e.source_run_id is null))
   where a.run_id = share_budget.run_id;
 end
 $$;
@@ -343,7 +345,8 @@ create or replace view tidebase.usage_totals with (security_barrier = true) as
     with recursive below (run_id) as (
       select h.run_id
       union all
-      select e.child_run_id from below b join tidebase.edges e on e.run_id = b.run_id and e.edge_type <> 'fork')
+      select e.child_run_id from below b
+      join tidebase.edges e on e.run_id = b.run_id and e.edge_type <> 'fork' and e.source_run_id is null)
     select
       count(*) as runs,
       coalesce(sum(c.records), 0)::bigint as records,
@@ -353,7 +356,7 @@ create or replace view tidebase.usage_totals with (security_barrier = true) as
       coalesce(sum(c.cost_usd), 0) as cost_usd
     from below b left join tidebase.accounts c on c.run_id = b.run_id) tree;
 comment on view tidebase.usage_totals is
-  'What each run used itself, and with its descendants (tree_...; forks are runs of their own), beside its limits. unpriced: how many records have no price in USD, so that the cost is too low. Ask for one run_id: the descendants are added up for each row.';
+  'What each run used itself, and with its descendants (tree_...; forks are runs of their own, and the children that a fork took over are not its), beside its limits. unpriced: how many records have no price in USD, so that the cost is too low. Ask for one run_id: the descendants are added up for each row.';
 
 create or replace view tidebase.usage_by_step with (security_barrier = true) as
   select

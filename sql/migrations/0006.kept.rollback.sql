@@ -1,4 +1,16 @@
+-- A run that waits for its children becomes pending: the older functions know nothing of such a wait.
+update tidebase.run_heads h set status = 'pending', waiting_for = null
+where h.status = 'waiting' and exists (select from tidebase.awaited w where w.run_id = h.run_id);
+drop table tidebase_private.incarnation;
+alter table tidebase.accounts drop column has_forks;
+delete from tidebase.edges where source_run_id is not null;
+alter table tidebase.edges drop column source_run_id;
+drop table tidebase.awaited;
+alter table tidebase.runs drop column failure_class, drop column attempts_forgiven;
+alter table tidebase.attempts drop column lapsed_at;
+drop index tidebase.steps_open;
 update tidebase.reviews set cause = 'crash' where cause = 'contract';
 alter table tidebase.reviews
+  drop column explanation,
   drop constraint review_cause_is_known,
   add constraint review_cause_is_known check (cause in ('crash', 'error'));

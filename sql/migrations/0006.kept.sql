@@ -3,5 +3,60 @@
 
 -- A step goes to a person also when its contract changed between two attempts.
 alter table tidebase.reviews
+  add column explanation text,
   drop constraint review_cause_is_known,
   add constraint review_cause_is_known check (cause in ('crash', 'error', 'contract'));
+comment on column tidebase.reviews.cause is
+  'crash (it was begun, and neither completed nor failed), error (it failed), contract (its contract, or its idempotency key, is not what it was begun with).';
+comment on column tidebase.reviews.explanation is 'What about the contract, in words.';
+
+-- The steps that have not ended: what complete_run and the beginning of a write to the outside look for. Only steps that
+-- are begun before they complete come in here.
+create index steps_open on tidebase.steps (run_id, name) where status in ('running', 'review');
+
+-- A lease that has run out is only marked: it ends when somebody takes over.
+alter table tidebase.attempts add column lapsed_at timestamptz;
+comment on column tidebase.attempts.lapsed_at is 'The end of its lease that reconcile saw pass last; the attempt may go on after it.';
+
+-- Why a run failed, and the attempts that do not count towards max_attempts.
+alter table tidebase.runs
+  add column failure_class text,
+  add column attempts_forgiven integer not null default 0,
+  add constraint run_failure_class_is_known check (failure_class in ('error', 'crashed'));
+comment on column tidebase.runs.failure_class is 'Of a failed run: error (its work raised one), crashed (it lost its worker max_attempts times).';
+comment on column tidebase.runs.attempts_forgiven is 'The newest attempt at the time of the latest recovery: those up to it do not count towards max_attempts.';
+
+-- Which children a suspended run waits for; a row goes when the wait is over.
+create table tidebase.awaited (
+  run_id       text not null,
+  child_run_id text not null,
+  constraint awaited_pkey primary key (run_id, child_run_id)
+);
+create index awaited_by_child on tidebase.awaited (child_run_id);
+comment on table tidebase.awaited is 'The children for which a run is suspended, while it waits.';
+
+-- A fork takes over the children that were completed before its point.
+alter table tidebase.edges add column source_run_id text;
+comment on column tidebase.edges.source_run_id is 'Of an edge that a fork took over: the run whose child it is. NULL: the run''s own.';
+alter table tidebase.accounts add column has_forks boolean not null default false;
+comment on column tidebase.accounts.has_forks is 'Whether a fork of a child draws on this budget, so that more than the children''s use is added up here.';
+
+-- Where the tables are, and what no token may be below: see tidebase_private.tokens_before().
+create table tidebase_private.incarnation (
+  only_one      boolean not null default true,
+  whereabouts   text not null,
+  tokens_before bigint not null,
+  begun_at      timestamptz not null default clock_timestamp(),
+  constraint incarnation_pkey primary key (only_one),
+  constraint incarnation_is_the_only_one check (only_one)
+);
+comment on table tidebase_private.incarnation is
+  'What this database was when a lease was granted last (server, timeline, table), and the number that every token is above: raised when runs are purged, and when the whereabouts change, for then grants may be missing.';
+
+-- They have other parameters now, or other names.
+drop function if exists tidebase_private.new_run_id();
+drop function if exists tidebase_private.copy_events(text, text, bigint);
+drop function if exists tidebase_private.lapse(tidebase.run_heads);
+drop function if exists tidebase_private.may_begin_again(tidebase.steps, bigint);
+drop function if exists tidebase_private.open_review(text, text, integer, text);
+drop function if exists tidebase_private.begun_already(tidebase.run_heads, text, bytea, text);
