@@ -259,8 +259,8 @@ class GateInfo:
 class ReviewInfo:
     """A step that waits for a person's decision, as the view review_inbox has it.
 
-    ``cause``: crash (it was begun and did not end), error (it failed), or contract (it is begun now with another contract
-    or idempotency key than it was; ``explanation`` says which).
+    ``cause``: crash (it was begun and did not end), error (it failed), or contract (it is begun now with another
+    contract or idempotency key than it was; ``explanation`` says which).
     """
 
     run_id: str

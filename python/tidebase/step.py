@@ -323,9 +323,12 @@ def record(hold: Hold, name: str, text: str, output: str, seconds: float, log_st
 
 def _unless_in_review(start: calls.StepStart, hold: Hold, name: str) -> calls.StepStart:
     if start.outcome == "review":
+        found = codec.decode(start.output) or {}  # not this step, but one that was left unfinished before it
+        name = found.get("step", name)
         raise RunNeedsReview(
             f"step {name!r} of run {hold.run_id!r} may have taken effect: a person must decide whether it is repeated",
             detail={"run_id": hold.run_id, "step": name},
+            hint="See tide.runs.reviews(), and tide.runs.resolve_review.",
         )
     return start
 
