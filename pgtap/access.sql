@@ -17,7 +17,7 @@ insert into may values
   ('claim_deliveries',    false, false, true,  false, false),
   ('compact_run',         false, false, true,  false, false),
   ('complete_run',        true,  false, false, false, false),
-  ('check_invariants',    false, false, true,  true,  false),
+  ('check_invariants',    false, false, true,  false, false),
   ('complete_step',       true,  false, false, false, false),
   ('record_step',         true,  false, false, false, false),
   ('create_child',        true,  false, false, false, false),
@@ -94,7 +94,8 @@ insert into may_read values
   ('state_streams',    false, false, false, false, false),
   ('state_versions',   false, false, false, false, false),
   ('steps',            false, false, false, false, false),
-  ('usage',            false, false, false, false, false);
+  ('usage',            false, false, false, false, false),
+  ('watches',          false, false, false, false, false);
 
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$, $$select name from may$$,
   'every function of the API is in the matrix, and none beside');

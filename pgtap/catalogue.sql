@@ -5,7 +5,7 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
-  '{accounts,attempts,awaited,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,state_streams,state_versions,steps,usage}'::text[], 'these are the tables');
+  '{accounts,attempts,awaited,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,state_streams,state_versions,steps,usage,watches}'::text[], 'these are the tables');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
@@ -92,7 +92,7 @@ select is_empty($$select function from sources where source ~* '\mtruncate\s+(ta
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
 select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events}'::text[], 'events are written side by side, and copied for a fork in another place');
 select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
-select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{emit,emit_step}'::text[], 'the bell is rung there, too');
+select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{ring}'::text[], 'the bell is rung in one place');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,
   '{TB001,TB002,TB003,TB004,TB005,TB006,TB007,TB008,TB009,TB010,TB011,TB012,TB014}'::text[], 'these are the SQLSTATEs');
 create temp table event_types (type text);

@@ -805,8 +805,14 @@ def _rung(listener: Connection, ringer: Connection) -> list[str]:
     raise TimeoutError("a notification did not arrive")
 
 
+#: The events of before are no burst with those to come.
+LET_TIME_PASS = "update tidebase.events set created_at = created_at - interval '1 second'"
+
+
 def doorbell(url: str) -> list[str]:
-    """A commit after watch_run notifies; an unwatched run's, a rolled back one, and one after the watch do not."""
+    """A commit after watch_run notifies; an unwatched run's, a rolled back one, one after the watch, and one right
+    behind another do not.
+    """
     found = []
     with connect(url) as listener, connect(url) as worker:
         watched, unwatched = new_run(worker), new_run(worker)
@@ -818,6 +824,7 @@ def doorbell(url: str) -> list[str]:
             got = _rung(listener, worker)
             if got != wanted:
                 found.append(f"{what}: notified {got} instead of {wanted}")
+            worker.execute(LET_TIME_PASS)
 
         def append(run_id: str) -> None:
             call(worker, "append_event", run_id=run_id, token=tokens[run_id], type="probe.note")
@@ -843,7 +850,10 @@ def doorbell(url: str) -> list[str]:
             expect(function, [watched])
         tokens[watched] = grant(worker, watched)
         expect("acquire_run", [watched])
-        worker.execute("update tidebase.run_heads set watched_until = clock_timestamp() where run_id = %s", (watched,))
+        worker.execute("update tidebase.events set created_at = clock_timestamp() + interval '1 hour'")
+        append(watched)
+        expect("the next one of a burst", [])
+        worker.execute("update tidebase.watches set watched_until = clock_timestamp() where run_id = %s", (watched,))
         append(watched)
         expect("a watch that has ended", [])
         call(listener, "watch_run", run_id=watched, ttl="1 hour")
@@ -852,33 +862,38 @@ def doorbell(url: str) -> list[str]:
     return found
 
 
-def watch_has_no_hole(url: str) -> list[str]:
-    """A watch begins while a write is under way. Either the read that follows the watch sees the event, or the commit
-    notifies: nothing falls in between.
+def watching_waits_for_nobody(url: str) -> list[str]:
+    """Who looks on keeps nobody from working: neither a watch whose transaction stays open, nor one that meets another
+    reader's, nor one that meets a write under way. A watch that was committed before a call began is heard by it.
     """
     found = []
-    with connect(url) as listener, connect(url) as worker, connect(url) as observer, connect(url) as reading:
+    with connect(url) as worker, connect(url) as reader, connect(url) as observer:
         run_id = new_run(worker)
         token = grant(worker, run_id)
-        listener.execute("listen tidebase_events")
-        with queue(url) as line:
-            worker.execute("begin")
-            seq = call(worker, "append_event", run_id=run_id, token=token, type="probe.note")
-            watch = line.add(lambda connection: call(connection, "watch_run", run_id=run_id))
-            line.settle(observer)
-            early = watch.done()
-            reader = _Reader(reading, run_id)
-            if early:
-                reader.read()
-            worker.execute("commit")
-            answer = watch.result(PATIENCE_S)
-            if not early:
-                reader.read()
-            rung = _rung(listener, observer)
-        if reader.last < seq and run_id not in rung:
-            found.append(f"event {seq} was neither read after the watch (seen up to {reader.last}) nor notified")
-        if not early and answer["last_seq"] < seq:
-            found.append(f"watch_run answered last_seq {answer['last_seq']} after event {seq} was committed")
+
+        def in_the_way(what: str, function: str, **arguments: Any) -> None:
+            with queue(url) as line:
+                waiting = line.add(lambda connection: call(connection, function, run_id=run_id, **arguments))
+                line.settle(observer)
+                if not waiting.done():
+                    found.append(f"{function} waits for {what}")
+
+        call(reader, "watch_run", run_id=run_id, ttl="1 second")
+        with reader.transaction(force_rollback=True):
+            call(reader, "watch_run", run_id=run_id)
+            call(reader, "read_events", run_id=run_id)
+            in_the_way("a reader's watch", "append_event", token=token, type="probe.note")
+            in_the_way("a reader's watch", "renew_lease", token=token)
+            call(observer, "watch_run", run_id=run_id)  # it gives up after 50 ms
+        with worker.transaction(force_rollback=True):
+            call(worker, "append_event", run_id=run_id, token=token, type="probe.note")
+            in_the_way("a write", "watch_run")
+        call(reader, "watch_run", run_id=run_id)
+        reader.execute("listen tidebase_events")
+        worker.execute(LET_TIME_PASS)
+        call(worker, "append_event", run_id=run_id, token=token, type="probe.note")
+        if run_id not in _rung(reader, observer):
+            found.append("an event after the watch was not notified")
     return found
 
 
@@ -897,7 +912,7 @@ def lock_order(url: str) -> list[str]:
         call(observer, "complete_step", run_id=run_id, token=token, name="done")
         tables = [table for table in image_of(observer, run_id) if table != "tidebase.run_heads"]
         calls = mutations(observer, run_id, token)
-        calls += [("acquire_run", {"run_id": run_id, "holder": "probe"}), ("watch_run", {"run_id": run_id})]
+        calls += [("acquire_run", {"run_id": run_id, "holder": "probe"})]
         for function, arguments in calls:
             with blocker.transaction(force_rollback=True), queue(url) as line:
                 blocker.execute("select from tidebase.run_heads where run_id = %s for update", (run_id,))

@@ -33,4 +33,4 @@ def test_commit_of_a_watched_run_rings_and_of_an_unwatched_one_does_not(database
 
 def test_nothing_falls_between_a_watch_and_the_read_after_it(database: str) -> None:
     """Forced: the watch begins while a write is under way."""
-    assert probes.watch_has_no_hole(database) == []
+    assert probes.watching_waits_for_nobody(database) == []

@@ -302,27 +302,30 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.immutable_events,
     ),
     "events are written without a notification": (
-        (Edit("emit", "perform pg_notify('tidebase_events', head.run_id);", "null;"),),
+        (Edit("ring", "perform pg_notify('tidebase_events', run_id);", "null;"),),
         probes.doorbell,
     ),
     "every event notifies": (
-        (Edit("emit", "head.watched_until > clock_timestamp()", "true"),),
+        (Edit("emit", "w.run_id = head.run_id and w.watched_until > clock_timestamp()", "true"),),
+        probes.doorbell,
+    ),
+    "every event of a burst notifies": (
+        (Edit("ring", "interval '10 milliseconds'", "interval '-1 day'"),),
         probes.doorbell,
     ),
     "a watch leaves no mark": (
-        (Edit("watch_run", "set watched_until = greatest(h.watched_until, clock_timestamp() + ttl)",
-              "set watched_until = h.watched_until"),),
+        (Edit("watch_run", "clock_timestamp() + ttl)\n", "clock_timestamp())\n"),),
         probes.doorbell,
     ),
-    "a watch leaves no mark and takes no lock": (
-        (Edit("watch_run", "head.watched_until is null or head.watched_until < clock_timestamp() + ttl / 2", "false"),),
-        probes.watch_has_no_hole,
+    "a watch locks the head": (
+        (Edit("watch_run", "from run_heads h where h.run_id = watch_run.run_id;",
+              "from run_heads h where h.run_id = watch_run.run_id for no key update;"),),
+        probes.watching_waits_for_nobody,
     ),
-    "a watch does not wait for a write under way": (
-        (Edit("watch_run", "where h.run_id = watch_run.run_id\n    returning",
-              "where h.ctid = (select o.ctid from run_heads o where o.run_id = watch_run.run_id"
-              " for update skip locked)\n    returning"),),
-        probes.watch_has_no_hole,
+    "a worker waits for who watches": (
+        (Edit("emit", "insert into tidebase.events",
+              "perform from tidebase.watches w where w.run_id = head.run_id for share; insert into tidebase.events"),),
+        probes.watching_waits_for_nobody,
     ),
     # Durability and the order of locks
     "nothing commits durably": (

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 
-from tidebase import AsyncTidebase, RunNotFound, Tidebase
+from tidebase import AsyncTidebase, RunNotFound, Tidebase, TidebaseError
 
 from .probe_support import Connection, grant, new_run, poll, value, values
 
@@ -149,6 +150,32 @@ def test_a_doorbell_that_never_rings_costs_a_moment_only(tide: Tidebase, db: Con
     seen: list[int] = []
     threading.Thread(target=lambda: seen.extend(numbers(tide, run_id)), daemon=True).start()
     poll("it waits", lambda: run_id in tide._database.doorbell._waiting)
-    db.execute("update tidebase.run_heads set watched_until = null")  # nobody is told
+    db.execute("delete from tidebase.watches")  # nobody is told
     db.execute("select tidebase.complete_run(%s, %s)", [run_id, token])
     poll("it has seen the end", lambda: seen == [1, 2, 3])
+
+
+def test_nobody_follows_a_run_inside_a_transaction(tide: Tidebase, db: Connection) -> None:
+    run_id = new_run(db)
+    with db.transaction(), pytest.raises(TidebaseError, match="inside a transaction"):
+        tide.bind(db).runs.subscribe(run_id)
+
+
+async def test_nor_does_a_task(atide: AsyncTidebase, database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        with pytest.raises(TidebaseError, match="inside a transaction"):
+            atide.bind(connection).runs.subscribe("r")
+
+
+def test_a_burst_is_followed_to_its_end_although_only_its_beginning_rings(tide: Tidebase, db: Connection) -> None:
+    run_id = new_run(db)
+    token = grant(db, run_id)
+    seen: list[int] = []
+    follower = threading.Thread(target=lambda: seen.extend(numbers(tide, run_id)), daemon=True)
+    follower.start()
+    poll("it waits", lambda: run_id in tide._database.doorbell._waiting)
+    for _ in range(500):
+        db.execute("select tidebase.append_event(%s, %s, 'tick')", [run_id, token])
+    db.execute("select tidebase.complete_run(%s, %s)", [run_id, token])
+    follower.join(60)
+    assert seen == list(range(1, 504))

@@ -55,7 +55,7 @@ from .lease import AsyncHeartbeats, Hold, new_holder
 from .recovery import recover
 from .state import Moment, StateOptions, VersionOptions, snapshot
 from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform, resolve
-from .subscribe import Feeds
+from .subscribe import Feeds, refuse_joined
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
 from .usage import Money, UsageOptions, exact, record
 from .workflow import Invocation, RunOptions, Started
@@ -594,6 +594,7 @@ class AsyncRuns:
         """All events with seq > ``after``, in order, each once, as they come; see :meth:`tidebase.run.Runs.subscribe`.
         However many follow a run, one of them reads its log.
         """
+        refuse_joined(self._database)
         return self._feeds.follow(run_id, after)
 
     async def attach(

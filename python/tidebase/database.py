@@ -174,6 +174,11 @@ class Database:
         return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
 
     @property
+    def joined(self) -> bool:
+        """Whether calls belong to a transaction of the caller's, which sees nothing new by waiting."""
+        return self._joined
+
+    @property
     def has_connections(self) -> bool:
         """Whether another connection is to be had, at any time: not where the caller's single one is all."""
         return self._single is None
@@ -325,6 +330,11 @@ class AsyncDatabase:
     def listen_url(self) -> str:
         """Where to listen: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
         return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
+
+    @property
+    def joined(self) -> bool:
+        """Whether calls belong to a transaction of the caller's, which sees nothing new by waiting."""
+        return self._joined
 
     @property
     def has_connections(self) -> bool:

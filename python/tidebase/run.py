@@ -41,7 +41,7 @@ from .lease import Hold
 from .recovery import recover
 from .state import Moment, Snapshots, State
 from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform, resolve
-from .subscribe import follow
+from .subscribe import follow, refuse_joined
 from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
 from .usage import Money, Usage, exact
 from .workflow import RunOptions
@@ -608,8 +608,10 @@ class Runs:
 
     def subscribe(self, run_id: str, after: int = 0) -> Iterator[Event]:
         """All events with seq > ``after``, in order, each once, as they come; ends when the run is over (completed,
-        cancelled, or failed and not resumed). No connection is held between them. Raises RunNotFound.
+        cancelled, or failed and not resumed). No connection is held between them. Raises RunNotFound; TidebaseError
+        on a bound connection, whose transaction would stay open.
         """
+        refuse_joined(self._database)
         return follow(self._database, run_id, after)
 
     def attach(

@@ -19,12 +19,14 @@ from . import calls
 from .calls import Event
 from .database import to_its_end
 from .doorbell import ring
+from .errors import TidebaseError
 
 if TYPE_CHECKING:
     from .database import AsyncDatabase, Database
 
-#: How often a follower looks for itself, in seconds, should the doorbell fail: less and less while nothing comes.
-POLL_S = 0.5
+#: How often a follower looks for itself, in seconds: less and less while nothing comes. Of a burst of events only the
+#: first rings the doorbell, so at first that is soon.
+POLL_S = 0.02
 IDLE_POLL_S = 5.0
 
 #: A run in such a status has no further events, unless a failed one is resumed.
@@ -35,6 +37,15 @@ _PAGE = 500
 
 #: How many events of a run are kept for those who are a little behind; who is further behind reads them anew.
 _KEPT = 1000
+
+
+def refuse_joined(database: Database | AsyncDatabase) -> None:
+    """Raises TidebaseError where the calls are part of a transaction, which would stay open while somebody follows."""
+    if database.joined:
+        raise TidebaseError(
+            "a run cannot be followed inside a transaction",
+            hint="Use tide.runs.subscribe: it takes a connection from the pool for each look, and gives it back.",
+        )
 
 
 def follow(database: Database, run_id: str, after: int) -> Iterator[Event]:

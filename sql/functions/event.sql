@@ -35,17 +35,41 @@
 --
 -- Types of one's own take any other name: the prefixes of the functions' own types are reserved.
 
--- Writes one event with the number that fence() took for it, and rings the doorbell if somebody watches the run.
--- NOTIFY takes a server-wide lock at commit, so a run that nobody watches does not pay for it.
-create or replace function tidebase_private.emit(head tidebase.run_heads, type text, payload jsonb, request_id text default null)
+-- Rings the doorbell for who watches the run. NOTIFY takes a server-wide lock at commit, so that a reader who watches every
+-- run there is could slow all workers down. Therefore only the first event of a burst rings: who was woken by it looks again
+-- after 20 ms, until nothing new is there. And nobody rings while the queue of notifications fills up, because somebody
+-- listens and does not take what is for him.
+create or replace function tidebase_private.ring(run_id text, seq bigint)
 returns void
 language plpgsql volatile
 as $$
 begin
+  if not exists (
+      select from tidebase.events e
+      where e.run_id = ring.run_id and e.seq = ring.seq - 1 and e.created_at > clock_timestamp() - interval '10 milliseconds')
+    and pg_notification_queue_usage() < 0.1
+  then
+    perform pg_notify('tidebase_events', run_id);
+  end if;
+end
+$$;
+comment on function tidebase_private.ring(text, bigint) is
+  'Notifies the watchers of a run about the event with this number, unless the event before it is younger than 10 ms, or more than a tenth of the notification queue is taken.';
+
+-- Writes one event with the number that fence() took for it, and rings the doorbell if somebody watches the run.
+create or replace function tidebase_private.emit(head tidebase.run_heads, type text, payload jsonb, request_id text default null)
+returns void
+language plpgsql volatile
+as $$
+declare
+  watched boolean;
+begin
   insert into tidebase.events (run_id, seq, type, payload, request_id)
-  values (head.run_id, head.last_seq, emit.type, emit.payload, emit.request_id);
-  if head.watched_until > clock_timestamp() then
-    perform pg_notify('tidebase_events', head.run_id);
+  values (head.run_id, head.last_seq, emit.type, emit.payload, emit.request_id)
+  returning exists (
+    select from tidebase.watches w where w.run_id = head.run_id and w.watched_until > clock_timestamp()) into watched;
+  if watched then
+    perform tidebase_private.ring(head.run_id, head.last_seq);
   end if;
 end
 $$;
@@ -63,8 +87,8 @@ begin
     (head.run_id, head.last_seq - 1, 'step.started',
       jsonb_build_object('name', name, 'attempt', attempt, 'token', head.lease_token)),
     (head.run_id, head.last_seq, 'step.completed', jsonb_build_object('name', name, 'attempt', attempt));
-  if head.watched_until > clock_timestamp() then
-    perform pg_notify('tidebase_events', head.run_id);
+  if exists (select from tidebase.watches w where w.run_id = head.run_id and w.watched_until > clock_timestamp()) then
+    perform tidebase_private.ring(head.run_id, head.last_seq - 1);
   end if;
 end
 $$;
@@ -212,35 +236,46 @@ $$;
 comment on function tidebase.read_events(text, bigint, integer) is
   'The events with seq > after, in order, at most max of them (1 to 10000). To follow a run, call it again with the last seq seen: no event at or below that number can appear later, not even after a crash of the server, since the call waits until what it returns is on disk. Errors: TB001, TB002.';
 
--- Says that somebody follows the run, so that calls ring the doorbell for the next while. Whoever committed before
--- this call is visible to the read that follows it; whoever commits after it notifies: nothing falls in between.
+-- Says that somebody follows the run, so that calls ring the doorbell for the next while.
+--
+-- The mark stands in a table that workers only read: who looks on takes no lock that a worker waits for, however long the
+-- transaction lasts. Another reader may be at the same row; he is not waited for either, for then it is marked. A call that
+-- began before the mark was committed does not ring, so who begins to follow looks again after a moment.
 create or replace function tidebase.watch_run(run_id text, ttl interval default '60 seconds')
 returns tidebase.watch
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
+set lock_timeout = '50ms'
 as $$
 declare
-  head tidebase.run_heads;
+  head run_heads;
+  marked timestamptz;
 begin
+  ttl := coalesce(ttl, '60 seconds');
   perform tidebase_private.require_interval(ttl, 'ttl', '1 second', '1 day');
-  -- A second watcher, or the same one again, costs no write while the mark still has half of its time to go.
+  ttl := least(ttl, interval '10 minutes');
   select h.* into head from run_heads h where h.run_id = watch_run.run_id;
-  if found and (head.watched_until is null or head.watched_until < clock_timestamp() + ttl / 2) then
-    perform tidebase_private.commit_lazily();
-    update run_heads h
-    set watched_until = greatest(h.watched_until, clock_timestamp() + ttl)
-    where h.run_id = watch_run.run_id
-    returning h.* into head;
-  end if;
-  if not found then  -- or purged while we waited
+  if not found then
     perform tidebase_private.raise_run_not_found(run_id);
   end if;
-  return row('tidebase_events', head.status, head.last_seq, head.watched_until)::watch;
+  select w.watched_until into marked from watches w where w.run_id = watch_run.run_id;
+  -- A second watcher, or the same one again, costs no write while the mark still has half of its time to go.
+  if not pg_is_in_recovery() and coalesce(marked < clock_timestamp() + ttl / 2, true) then
+    perform tidebase_private.commit_lazily();
+    begin
+      insert into watches as w (run_id, watched_until) values (head.run_id, clock_timestamp() + ttl)
+      on conflict on constraint watches_pkey do update set watched_until = greatest(w.watched_until, excluded.watched_until)
+      returning w.watched_until into marked;
+    exception when lock_not_available then
+      null;
+    end;
+  end if;
+  return row('tidebase_events', head.status, head.last_seq, coalesce(marked, clock_timestamp()))::watch;
 end
 $$;
 comment on function tidebase.watch_run(text, interval) is
-  'Asks for notifications about a run for ttl (1 second to 1 day): LISTEN to the channel first, then watch, then read_events, and call it again before watched_until. Notifications may be lost with a connection or behind a pooler: poll read_events as well, now and then. Errors: TB001, TB002.';
+  'Asks for notifications about a run for ttl (1 second to 1 day, of which 10 minutes are granted at most): LISTEN to the channel first, then watch, then read_events, and call it again before watched_until. Of events that follow within 10 ms of each other only the first one rings: read again after 20 ms until there is nothing new. Notifications may be lost with a connection or behind a pooler, and there are none on a hot standby: poll read_events as well, now and then. Takes no lock that a worker waits for. Errors: TB001, TB002.';
 
 select tidebase_private.allow('function tidebase.append_event', 'worker');
 select tidebase_private.allow('function tidebase.read_events', 'worker', 'approver', 'operator', 'reader');

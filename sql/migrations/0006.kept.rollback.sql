@@ -1,3 +1,5 @@
+alter table tidebase.run_heads add column watched_until timestamptz;
+drop table tidebase.watches;
 -- A run that waits for its children becomes pending: the older functions know nothing of such a wait.
 update tidebase.run_heads h set status = 'pending', waiting_for = null
 where h.status = 'waiting' and exists (select from tidebase.awaited w where w.run_id = h.run_id);

@@ -53,6 +53,15 @@ create table tidebase_private.incarnation (
 comment on table tidebase_private.incarnation is
   'What this database was when a lease was granted last (server, timeline, table), and the number that every token is above: raised when runs are purged, and when the whereabouts change, for then grants may be missing.';
 
+-- Who follows a run says so here: workers read it, and wait for no reader.
+create table tidebase.watches (
+  run_id        text not null,
+  watched_until timestamptz not null,
+  constraint watches_pkey primary key (run_id)
+);
+comment on table tidebase.watches is 'The runs that somebody follows, and until when their events ring the doorbell.';
+alter table tidebase.run_heads drop column watched_until;
+
 -- They have other parameters now, or other names.
 drop function if exists tidebase_private.new_run_id();
 drop function if exists tidebase_private.copy_events(text, text, bigint);

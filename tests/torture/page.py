@@ -51,7 +51,7 @@ PROMISES = (
     (
         "The log is 1..n, in commit order, and nobody changes it",
         "a counter under the row lock; no privilege to update",
-        ("commit_order", "event_order", "immutable_events", "doorbell", "watch_has_no_hole"),
+        ("commit_order", "event_order", "immutable_events", "doorbell", "watching_waits_for_nobody"),
     ),
     (
         "A gate has one decision, of somebody entitled",
