@@ -22,6 +22,10 @@ begin
   return everything;
 end
 $$;
+create function pg_temp.secret(id text, gate text) returns text language sql as $$
+  select tidebase_private.gate_secret(g) from tidebase.gates g where g.run_id = id and g.name = gate;
+$$;
+insert into tidebase_private.settings values ('speakers', array[session_user]::text);
 create function pg_temp.overdue(id text, gate text) returns void language sql as $$
   update tidebase.gates set timeout_at = clock_timestamp() - interval '1 second' where run_id = id and name = gate;
   select tidebase.get_gate(id, gate);
@@ -168,16 +172,16 @@ select tidebase.acquire_run('gates', 'w');
 select results_eq($$select status, decision, payload, comment, actor, decided_by, created from tidebase.open_gate('gates', 1, 'g', 'Publish?', '{"d": 1}')$$,
   $$values ('decided', 'approved', '{"k": 1}'::jsonb, 'fine', 'ada', 'approver', false)$$, 'a decision comes along, with all that was said');
 select throws_ok($$select tidebase.open_gate('gates', 1, 'g', 'Delete?', '{"d": 1}')$$, 'TB006', null, 'for what was shown only');
-select isnt((tidebase.open_gate('gates', 1, 'g', 'Publish?', '{"d": 1}')).secret, tidebase_private.gate_secret('r', 'g'), 'the secret is another one');
-select is((tidebase.open_gate('gates', 1, 'g', 'Publish?', '{"d": 1}')).secret, tidebase_private.gate_secret('gates', 'g'), 'of the fork''s own');
-select throws_ok($$select tidebase.decide_gate('gates', 'g', 'rejected', secret => tidebase_private.gate_secret('r', 'g'))$$, 'TB009', null, 'that of the source is refused');
-select results_eq($$select accepted, decision, actor from tidebase.decide_gate('gates', 'g', 'rejected', 'eve', secret => tidebase_private.gate_secret('gates', 'g'))$$,
+select isnt((tidebase.open_gate('gates', 1, 'g', 'Publish?', '{"d": 1}')).secret, pg_temp.secret('r', 'g'), 'the secret is another one');
+select is((tidebase.open_gate('gates', 1, 'g', 'Publish?', '{"d": 1}')).secret, pg_temp.secret('gates', 'g'), 'of the fork''s own');
+select throws_ok($$select tidebase.decide_gate('gates', 'g', 'rejected', secret => pg_temp.secret('r', 'g'))$$, 'TB009', null, 'that of the source is refused');
+select results_eq($$select accepted, decision, actor from tidebase.decide_gate('gates', 'g', 'rejected', 'eve', secret => pg_temp.secret('gates', 'g'))$$,
   $$values (false, 'approved', 'ada')$$, 'who decides again is told what stands');
 select is((tidebase.decide_gate('gates', 'g', 'approved', 'ada', request_id => 'q')).accepted, false, 'the call that decided the source''s gate has not decided this one');
 select throws_ok($$select tidebase.get_gate('gates', 'open')$$, 'TB012', null, 'a question without an answer does not come along');
 select results_eq($$select status, created from tidebase.open_gate('gates', 1, 'open', 'Something else?')$$, $$values ('pending', true)$$, 'it is asked anew, and may be another one');
-select throws_ok($$select tidebase.decide_gate('gates', 'open', 'approved', secret => tidebase_private.gate_secret('r', 'open'))$$, 'TB009', null, 'who holds the source''s secret does not decide it');
-select is((tidebase.decide_gate('gates', 'open', 'approved', secret => tidebase_private.gate_secret('gates', 'open'))).accepted, true, 'who holds its own does');
+select throws_ok($$select tidebase.decide_gate('gates', 'open', 'approved', secret => pg_temp.secret('r', 'open'))$$, 'TB009', null, 'who holds the source''s secret does not decide it');
+select is((tidebase.decide_gate('gates', 'open', 'approved', secret => pg_temp.secret('gates', 'open'))).accepted, true, 'who holds its own does');
 select is((tidebase.get_gate('r', 'open')).status, 'pending', 'the source''s question stays open');
 select results_eq($$select status, created from tidebase.start_timer('gates', 1, 't', '1 hour')$$, $$values ('decided', false)$$, 'a timer that has fired has fired');
 select results_eq($$select status, created, timeout_at > clock_timestamp() + '59 min' from tidebase.start_timer('gates', 1, 'running', '1 hour')$$, $$values ('pending', true, true)$$, 'one that was running starts again');
@@ -186,14 +190,14 @@ select is((select due_at from tidebase.run_heads where run_id = 'at 22'), null, 
 select ok(pg_temp.dense('gates'), 'the log has no gap');
 select pg_temp.leased('votes');
 select tidebase.open_gate('votes', 1, name, required_approvals => 2) from unnest(array['both', 'one', 'rejected']) name;
-select tidebase.decide_gate('votes', 'both', 'approved', who) from unnest(array['ada', 'bob']) who;
-select tidebase.decide_gate('votes', 'one', 'approved', 'ada');
+select tidebase.decide_gate('votes', 'both', 'approved', voter => who) from unnest(array['ada', 'bob']) who;
+select tidebase.decide_gate('votes', 'one', 'approved', voter => 'ada');
 select tidebase.decide_gate('votes', 'rejected', 'rejected', 'ada');
 select tidebase.fork_run('votes', 'votes too');
 select results_eq($$select name, decision from tidebase.list_gates('votes too') order by name$$, $$values ('both', 'approved'), ('rejected', 'rejected')$$, 'a vote is no decision');
 select tidebase.acquire_run('votes too', 'w');
 select tidebase.open_gate('votes too', 1, 'one', required_approvals => 2);
-select is((tidebase.decide_gate('votes too', 'one', 'approved', 'bob')).status, 'pending', 'the votes of the source are not counted');
+select is((tidebase.decide_gate('votes too', 'one', 'approved', voter => 'bob')).status, 'pending', 'the votes of the source are not counted');
 select tidebase.open_gate('votes', 1, 'late', timeout => '1 hour', default_decision => 'rejected');
 select pg_temp.overdue('votes', 'late');
 select tidebase.fork_run('votes', 'timeouts');
@@ -325,7 +329,7 @@ select throws_ok($$select tidebase.fork_run('moved', 'early fork', through_seq =
 select throws_ok($$select tidebase.create_child('again', 1, 'fork:f', 'wf')$$, 'TB002', null, 'no child has the name of a fork''s edge');
 select pg_temp.leased('voted');
 select tidebase.open_gate('voted', 1, 'g', required_approvals => 2);
-select tidebase.decide_gate('voted', 'g', 'approved', actor) from unnest(array['ada', 'bob']) actor;
+select tidebase.decide_gate('voted', 'g', 'approved', voter => voter) from unnest(array['ada', 'bob']) voter;
 select tidebase.fork_run('voted', 'voted fork');
 select results_eq($$select approvals, required from tidebase.decide_gate('voted fork', 'g', 'approved', 'eve')$$, $$values (2, 2)$$, 'the votes of a decided gate come along');
 select ok(pg_temp.dense('voted fork'), 'with their events');

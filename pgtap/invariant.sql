@@ -15,6 +15,8 @@ select tidebase.fail_step('r', 1, 'in review');
 select tidebase.open_gate('r', 1, 'decided');
 select tidebase.decide_gate('r', 'decided', 'approved');
 select tidebase.open_gate('r', 1, 'pending');
+select tidebase.open_gate('r', 1, 'agreed', required_approvals => 2);
+select tidebase.decide_gate('r', 'agreed', 'approved', secret => tidebase.get_gate_secret('r', 'agreed', voter)) from unnest(array['ada', 'bob']) voter;
 select tidebase.start_timer('r', 1, 'timer', '0');
 select tidebase.set_state('r', 1, value) from unnest(array['1', '2', '3']::jsonb[]) value;
 select tidebase.record_usage('r', 1, input_tokens => 3, cost_usd => 0.5);
@@ -85,6 +87,13 @@ insert into wrong values
   ('a checkpoint is in the log, once', $$update tidebase.events set type = 'step.completed', payload = '{"name": "done"}' where run_id = 'r' and seq = 2$$),
   ('a step waits for a review exactly while one is open', $$update tidebase.steps set status = 'review' where name = 'running'$$),
   ('a step waits for a review exactly while one is open', $$update tidebase.reviews set resolved_at = opened_at, decision = 'retry'$$),
+  ('the hash of a gate is that of what it shows', $$update tidebase.gates set capability = '1' where name = 'pending'$$),
+  ('the hash of a gate is that of what it shows', $$update tidebase.gates set nonce = null where name = 'pending'$$),
+  ('a timer has no secret', $$update tidebase.gates set nonce = gen_random_uuid() where kind = 'timer'$$),
+  ('as many people agree to a decision as it needs', $$delete from tidebase.gate_votes where voter = 'ada'$$),
+  ('as many people agree to a decision as it needs', $$update tidebase.gates set status = 'pending', decision = null, decided_by = null, decided_at = null where name = 'agreed'$$),
+  ('a vote is in the log, once', $$update tidebase.gate_votes set voter = 'eve' where voter = 'ada'$$),
+  ('a vote is in the log, once', $$insert into tidebase.gate_votes (run_id, name, voter, decision) values ('r', 'pending', 'ada', 'approved')$$),
   ('a gate is decided once', $$update tidebase.gates set decision = 'rejected' where name = 'decided'$$),
   ('a gate is decided once', $$update tidebase.gates set status = 'decided', decision = 'approved', decided_by = 'approver', decided_at = created_at where name = 'pending'$$),
   ('a gate is decided once', $$update tidebase.gates set status = 'pending', decision = null, decided_by = null, decided_at = null where name = 'decided'$$),

@@ -14,6 +14,8 @@ from typing import Any
 
 Row = dict[str, Any]
 FINAL = ("cancelled", "completed")
+#: The database user of the tests, who is an approver.
+LOGIN = "postgres"
 
 
 class Refused(Exception):
@@ -401,9 +403,10 @@ class Reference:
 
     def open_gate(
         self, run_id: str, token: int | None, name: str, prompt: str, timeout: int | None = None,
-        default_decision: str = "timed_out", required_approvals: int = 1,
+        default_decision: str = "timed_out", required_approvals: int = 1, **shown: Any,
     ) -> Any:  # fmt: skip
-        return self.ask(run_id, token, name, "gate", prompt, timeout, default_decision, required_approvals)
+        shown |= {"prompt": prompt, "required": required_approvals}
+        return self.ask(run_id, token, name, "gate", shown, timeout, default_decision, required_approvals)
 
     def start_timer(self, run_id: str, token: int | None, name: str, duration: int) -> Any:
         return self.ask(run_id, token, name, "timer", duration, duration, "elapsed", 1)
@@ -451,19 +454,25 @@ class Reference:
         actor: str,
         secret: str | None = None,
         request_id: str | None = None,
+        voter: str | None = None,
     ) -> Any:
-        if secret == "wrong":
+        """The secret is wrong, right, or somebody's own: "ada's"."""
+        gate = self.runs[run_id].gates.get(name) if run_id in self.runs else None
+        gate = gate if gate is not None and gate.kind == "gate" else None
+        whose = None if secret in (None, "right", "wrong") else secret.removesuffix("'s")
+        if secret is not None and (secret == "wrong" or gate is None or voter not in (None, whose)):
+            raise Refused("TB009")
+        if secret is None and voter not in (None, LOGIN):
             raise Refused("TB009")
         run = self.find(run_id)
-        gate = run.gates.get(name)
-        if gate is None or gate.kind != "gate":
+        if gate is None:
             raise Refused("TB012")
         if run.status == "cancelled":
             raise Refused("TB004")
         if self.is_over(gate):
             run.settle(name, gate.default, "timeout")
-        voter = actor if secret is None else "(secret)"
-        said = gate.votes.get(voter)
+        ballot = LOGIN if secret is None else whose
+        said = gate.votes.get(ballot)
         again = request_id is not None and (decision, request_id) in ((gate.decision, gate.request_id), said)
         if gate.status == "decided":
             return self.standing(gate, again)
@@ -471,10 +480,12 @@ class Reference:
         if decision not in ("approved", "rejected"):
             raise Refused("TB002")
         if gate.required > 1 and decision == "approved":
+            if ballot is None:
+                raise Refused("TB009")
             if said is not None:
                 return self.standing(gate, again)
-            gate.votes[voter] = decision, request_id
-            run.emit("gate.voted", name=name, voter=voter, decision=decision, approvals=len(gate.votes))
+            gate.votes[ballot] = decision, request_id
+            run.emit("gate.voted", name=name, voter=ballot, actor=actor, decision=decision, approvals=len(gate.votes))
             if len(gate.votes) < gate.required:
                 return self.standing(gate, True)
         run.settle(name, decision, "approver" if secret is None else "secret", actor, request_id)

@@ -41,7 +41,7 @@ from .support_gate import (
     waiters,
 )
 
-DECIDE = "tidebase.decide_gate(text,text,text,text,jsonb,text,text,text)"
+DECIDE = "tidebase.decide_gate(text,text,text,text,jsonb,text,text,text,text)"
 SUSPEND = "tidebase.suspend_run(text,bigint,text)"
 
 
@@ -122,9 +122,9 @@ def test_a_hundred_deciders_at_each_of_two_hundred_gates_bring_about_one_decisio
 
 WITHOUT = {
     "the_entitlement": (
-        "tidebase_private.entitlement(text,text,text)",
-        "perform tidebase_private.raise(",
-        "return 'secret'; perform tidebase_private.raise(",
+        "tidebase_private.entitlement(tidebase.gates,text,text,text,text)",
+        "perform tidebase_private.raise_not_entitled(",
+        "return 'secret'; perform tidebase_private.raise_not_entitled(",
     ),
     "the_status_check": (DECIDE, "if gate.status = 'decided' then", "if false then"),
     "the_lock": (
@@ -224,14 +224,15 @@ def test_a_decision_is_one_of_the_options(db: Db) -> None:
 
 def test_nobody_is_counted_twice_where_several_must_agree(db: Db, database: str) -> None:
     token = new_run(db, "r")
-    secret = open_gate(db, "r", token, "g", required_approvals=3)[2]
-    for _ in range(3):  # the bearers of the one secret are one voter, whoever they say they are
-        decide(db, "r", "g", "approved", secret=secret, actor=f"bearer {_}")
-    assert decide(db, "r", "g", "approved", secret=secret)[::4] == (False, 1)
-    assert decide(db, "r", "g", "approved", actor="ann")[::4] == (True, 2)
-    assert decide(db, "r", "g", "approved", actor="ann")[::4] == (False, 2)
+    open_gate(db, "r", token, "g", required_approvals=3)
+    ann, bob = (value(db, "select tidebase.get_gate_secret('r', 'g', %s)", who) for who in ("ann", "bob"))
+    assert decide(db, "r", "g", "approved", actor="me")[::4] == (True, 1)
+    for actor in ("ann", "bob", "(secret)", "tidebase_approver"):  # whoever one says to be
+        assert decide(db, "r", "g", "approved", actor=actor)[::4] == (False, 1)
+    assert decide(db, "r", "g", "approved", secret=ann)[::4] == (True, 2)
+    assert decide(db, "r", "g", "approved", secret=ann, actor="bob")[::4] == (False, 2)
     assert status(db, "r") == "running" and "gate.resolved" not in events(db, "r")
-    answers = together(database, [lambda c: decide(c, "r", "g", "approved", actor="bob") for _ in range(8)])
+    answers = together(database, [lambda c: decide(c, "r", "g", "approved", secret=bob) for _ in range(8)])
     assert sum(answer[0] for answer in answers) == 1
     assert {answer[1] for answer in answers} == {"decided"}
     assert events(db, "r").count("gate.voted") == 3 and events(db, "r").count("gate.resolved") == 1
@@ -594,19 +595,23 @@ def test_no_secret_is_anywhere_but_with_its_bearer(
     with tide.runs.attach("w", run_id="t") as session:
         mine = session.gates.begin("g", required_approvals=2)
         told.append(mine.secret)
-        assert tide.gates.decide("t", "g", "approved", secret=mine.secret).accepted
+        personal = session.gates.secret("g", voter="ann")
+        assert personal is not None and personal.endswith("_ann")
+        told.append(personal.removesuffix("_ann"))
+        assert tide.gates.decide("t", "g", "approved", secret=personal).accepted
+        assert session.gates.secret("g") == tide.gates.secret("t", "g") == mine.secret
         texts += [repr(tide.gates.get("t", "g")), repr(list(tide.runs.events("t")))]
     dump = subprocess.run(
         [SERVERS[server.version] / "pg_dump", "--inserts", database], capture_output=True, text=True, check=True
     ).stdout
-    assert "gate.voted" in dump and "(secret)" in dump
+    assert "gate.voted" in dump and "ann" in dump
     texts += [dump, caplog.text, log.read_text()[logged_before:]]
     texts.append(repr(db.execute("select * from pg_stat_activity").fetchall()))
     assert "not entitled to decide gate" in texts[-2]
-    for bare in (told[0], told[4], told[-1]):
+    for bare in (told[0], told[4], *told[-2:]):
         digits = bare.removeprefix("gate_")
         assert [text[:200] for text in texts if digits in text or digits[:-1] in text] == []
-    for name in ("gate_secret(text,text)", "hmac(bytea)"):
+    for name in ("gate_secret(tidebase.gates,text)", "hmac(bytea)"):
         for role in ("worker", "approver", "operator", "reader"):
             may = value(
                 db, "select has_function_privilege(%s, %s, 'execute')", f"tidebase_{role}", f"tidebase_private.{name}"

@@ -377,7 +377,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     # I5 to I8: gates, reviews, cancellation, reconciliation, the outbox
     "anybody may decide a gate": (
-        (Edit("entitlement", "perform tidebase_private.raise('TB009'", "return 'secret'; perform ('TB009'"),),
+        (Edit("entitlement", "perform tidebase_private.raise_not_entitled(", "return 'secret'; perform concat("),),
         probe_gates.deciders,
     ),
     "a decision replaces the one before": (

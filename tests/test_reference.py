@@ -26,13 +26,13 @@ from psycopg.types.json import Jsonb
 
 from .conftest import on_newest
 from .probe_support import Connection, attempt, call, call_rows
-from .reference import FINAL, Reference, Row, Run
+from .reference import FINAL, LOGIN, Reference, Row, Run
 from .test_mechanisms import LIVE, Edit
 
 STEPS = 40
 BATCH = 5  # Hypothesis makes most of its examples by changing earlier ones a little; here all are to be different
 EXAMPLES = int(os.environ.get("TIDEBASE_TORTURE_EXAMPLES", "100"))
-JSON = {"input", "output", "error", "result"}
+JSON = {"capability", "input", "output", "error", "result"}
 HOURS = {"ttl", "timeout", "duration", "retry_delay"}
 LISTS = {"renew_leases", "read_events", "load_checkpoints"}  # functions that return more than one row
 UNREPEATABLE = {"append_event", "set_state", "patch_state", "save_state", "restore_state", "record_usage", "set_budget"}
@@ -111,6 +111,7 @@ PLACES = st.integers(0, 5)
 SURE = st.sampled_from([True, False, False, False])  # where a run ends there is not much more to be seen
 NAMES = st.sampled_from(["x", "y"])
 GATES = st.sampled_from(["x", "x", "y"])
+SECRETS = ["right", "wrong", "ada's", "bob's", f"{LOGIN}'s"]
 INPUTS = st.sampled_from([None, 1, 1])
 OUTPUTS = st.sampled_from([None, 1, {"k": 2}])
 LIMITS = st.sampled_from([None, None, None, None, 20, 10, 0])
@@ -233,9 +234,10 @@ class Machine(RuleBasedStateMachine):
                 given[name] = datetime.now(timezone.utc) + timedelta(hours=value)
             elif name == "limit":
                 given |= {"budget": Jsonb({"tokens": value})} if value is not None else {}
-            elif name == "secret" and value == "right":
-                query, gate = "select tidebase_private.gate_secret(%s, %s)", (given["run_id"], arguments["name"])
-                given[name] = self.connection.execute(query, gate).fetchone()[0]  # type: ignore[index]
+            elif name == "secret" and value not in (None, "wrong"):
+                query = "select tidebase_private.gate_secret(tidebase_private.find_gate(%s, %s), %s)"
+                voter = None if value == "right" else value.removesuffix("'s")
+                given[name] = self.connection.execute(query, (given["run_id"], arguments["name"], voter)).fetchone()[0]  # type: ignore[index]
             elif name != "child_id":
                 given[name] = value
         return given
@@ -449,22 +451,27 @@ class Machine(RuleBasedStateMachine):
         self.do("load_checkpoints", run_id=self.pick(run), unfinished=unfinished)
 
     @rule(run=RUNS, token=TOKENS, name=GATES, prompt=st.sampled_from("ppq"), required=st.sampled_from([1, 2]),
+          capability=st.sampled_from([None] * 5 + [1]),
           timing=st.sampled_from([{}, {"timeout": 1}, {"timeout": 2, "default_decision": "rejected"}]))  # fmt: skip
-    def open_gate(self, run: str, token: Any, name: str, prompt: str, required: int, timing: Row) -> None:
-        self.work("open_gate", run, token, name=name, prompt=prompt, required_approvals=required, **timing)
+    def open_gate(
+        self, run: str, token: Any, name: str, prompt: str, required: int, capability: int | None, timing: Row
+    ) -> None:
+        shown = {"prompt": prompt, "required_approvals": required, "capability": capability}
+        self.work("open_gate", run, token, name=name, **shown, **timing)
 
     @rule(run=RUNS, token=TOKENS, name=GATES, duration=st.sampled_from([0, 1, 2]))
     def start_timer(self, run: str, token: Any, name: str, duration: int) -> None:
         self.work("start_timer", run, token, name=name, duration=duration)
 
     @rule(run=RUNS, name=GATES, place=PLACES, decision=st.sampled_from(["approved"] * 5 + ["rejected", "maybe"]),
-          actor=st.sampled_from(["ada", "bob"]), secret=st.sampled_from([None] * 5 + ["right", "wrong"]),
-          request=REQUESTS)  # fmt: skip
+          actor=st.sampled_from(["ada", "bob"]), secret=st.sampled_from([None] * 4 + SECRETS), request=REQUESTS,
+          voter=st.sampled_from([None] * 9 + ["ada", LOGIN]))  # fmt: skip
     def decide_gate(
-        self, run: str, name: str, place: int, decision: str, actor: str, secret: str | None, request: str | None
-    ) -> None:
+        self, run: str, name: str, place: int, decision: str, actor: str, secret: str | None, request: str | None,
+        voter: str | None,
+    ) -> None:  # fmt: skip
         run_id, name = self.spot(run, name, place, open_gates, lambda run: self.open(run, name, place))
-        given = {"actor": actor, "secret": secret, "request_id": request}
+        given = {"actor": actor, "secret": secret, "request_id": request, "voter": voter}
         self.do("decide_gate", run_id=run_id, name=name, decision=decision, **given)
 
     @rule(run=RUNS, token=TOKENS, name=GATES, place=PLACES)
@@ -668,11 +675,18 @@ def test_a_vote_that_is_repeated_after_the_decision_is_accepted_again(db: Connec
     call(db, "create_run", workflow="w", run_id="r")
     call(db, "acquire_run", run_id="r", holder="ada")
     call(db, "open_gate", run_id="r", token=1, name="g", required_approvals=2)
-    ada, bob = ({"actor": who, "decision": "approved", "request_id": who} for who in ("ada", "bob"))
+    ada, bob, eve = (
+        {
+            "secret": call(db, "get_gate_secret", run_id="r", name="g", voter=who),
+            "decision": "approved",
+            "request_id": who,
+        }
+        for who in ("ada", "bob", "eve")
+    )
     assert call(db, "decide_gate", run_id="r", name="g", **ada)["accepted"]
     assert call(db, "decide_gate", run_id="r", name="g", **bob)["status"] == "decided"
     assert call(db, "decide_gate", run_id="r", name="g", **ada)["accepted"]
-    for other in (ada | {"actor": "bob"}, ada | {"decision": "rejected"}, bob | {"decision": "rejected"}):
+    for other in (ada | {"secret": eve["secret"]}, ada | {"decision": "rejected"}, bob | {"decision": "rejected"}):
         assert not call(db, "decide_gate", run_id="r", name="g", **other)["accepted"]  # another call with that id
 
 

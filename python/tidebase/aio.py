@@ -131,6 +131,13 @@ class AsyncGates:
         """The decision; None while there is none. Raises NotFound."""
         return await self._run._do(gate.get(self._run._hold, name))
 
+    async def secret(self, name: str, *, voter: str | None = None) -> str | None:
+        """The secret of a gate, to be handed out; None when it is decided. Raises NotFound.
+
+        With ``voter`` a personal one: where several people must agree, its bearer votes as this voter.
+        """
+        return await self._run._do(gate.secret(self._run._hold, name, voter))
+
 
 class AsyncState:
     """``run.state``: see :class:`tidebase.state.State`."""
@@ -631,6 +638,11 @@ class AsyncGateDesk:
         """One gate. Raises NotFound."""
         return await self._database.execute(calls.get_gate(run_id=run_id, name=name))
 
+    async def secret(self, run_id: str, name: str, *, voter: str | None = None) -> str | None:
+        """The secret of a gate, for workers; see :meth:`tidebase.run.GateDesk.secret`."""
+        found: str | None = await self._database.execute(calls.get_gate_secret(run_id=run_id, name=name, voter=voter))
+        return found
+
     async def decide(
         self,
         run_id: str,
@@ -641,10 +653,13 @@ class AsyncGateDesk:
         payload: Any = None,
         secret: str | None = None,
         comment: str | None = None,
+        voter: str | None = None,
     ) -> GateDecision:
         """Decides a gate; see :meth:`tidebase.run.GateDesk.decide`."""
         return await self._database.execute(
-            gate.decision(run_id, name, decision, actor=actor, payload=payload, secret=secret, comment=comment)
+            gate.decision(
+                run_id, name, decision, actor=actor, payload=payload, secret=secret, comment=comment, voter=voter
+            )
         )
 
 

@@ -723,8 +723,9 @@ decide_gate = one(
     secret="text",
     comment="text",
     request_id="text",
+    voter="text",
 )
-get_gate_secret = scalar("get_gate_secret", run_id="text", name="text")
+get_gate_secret = scalar("get_gate_secret", run_id="text", name="text", voter="text")
 suspend_run = scalar("suspend_run", run_id="text", token="bigint", name="text")
 get_gate = one("get_gate", GateInfo, run_id="text", name="text")
 list_gates = many("list_gates", GateInfo, run_id="text", status="text", max="integer")

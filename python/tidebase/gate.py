@@ -33,7 +33,8 @@ class GateOptions(TypedDict, total=False):
         default_decision: which one that is; by default ``timed_out``.
         capability: what an approval allows, for the audit.
         response_schema: a JSON Schema that the answer's payload must fit (needs the extra ``schema``).
-        required_approvals: how many different people must agree; by default 1.
+        required_approvals: how many different people must agree; by default 1. Each votes with a login of their own, or
+            with a personal secret (``gates.secret(name, voter=...)``).
     """
 
     data: Any
@@ -71,8 +72,8 @@ class GateAnswer:
 class GateOpening:
     """A gate that was opened without waiting for it.
 
-    ``answer`` is None while nobody has decided. ``secret`` entitles its bearer to decide: hand it to the approver, keep
-    it out of logs (the repr does not show it).
+    ``answer`` is None while nobody has decided. ``secret`` entitles its bearer to decide (with ``required_approvals``
+    only to reject): hand it to the approver, keep it out of logs (the repr does not show it).
     """
 
     name: str
@@ -134,6 +135,13 @@ def get(hold: Hold, name: str) -> Flow[GateAnswer | None]:
     answer = _answer(name, info)
     check_answer(answer, info.response_schema)
     return answer
+
+
+def secret(hold: Hold, name: str, voter: str | None) -> Flow[str | None]:
+    """The secret of a gate, or a voter's personal one. Raises NotFound."""
+    hold.check()
+    found: str | None = yield calls.get_gate_secret(run_id=hold.run_id, name=name, voter=voter)
+    return found
 
 
 def sleep(hold: Hold, name: str, seconds: float, suspend: bool) -> Flow[None]:

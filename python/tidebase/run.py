@@ -123,6 +123,13 @@ class Gates:
         """The decision; None while there is none. Raises NotFound."""
         return self._run._do(gate.get(self._run._hold, name))
 
+    def secret(self, name: str, *, voter: str | None = None) -> str | None:
+        """The secret of a gate, to be handed out; None when it is decided. Raises NotFound.
+
+        With ``voter`` a personal one: where several people must agree, its bearer votes as this voter.
+        """
+        return self._run._do(gate.secret(self._run._hold, name, voter))
+
 
 class SyncTransaction(Transaction[Connection]):
     """A :class:`~tidebase.transaction.Transaction` on a :class:`psycopg.Connection`."""
@@ -655,6 +662,19 @@ class GateDesk:
         """One gate. Raises NotFound."""
         return self._database.execute(calls.get_gate(run_id=run_id, name=name))
 
+    def secret(self, run_id: str, name: str, *, voter: str | None = None) -> str | None:
+        """The secret of a gate, for workers, who hand it out; None when the gate is decided.
+
+        Args:
+            voter: a personal secret: where several people must agree, approving with it is the vote of this voter, who
+                is the same as the database login of that name.
+
+        Raises:
+            NotFound: there is no such gate. InvalidArgument: the voter's name is blank, or longer than 255 bytes.
+        """
+        found: str | None = self._database.execute(calls.get_gate_secret(run_id=run_id, name=name, voter=voter))
+        return found
+
     def decide(
         self,
         run_id: str,
@@ -665,18 +685,23 @@ class GateDesk:
         payload: Any = None,
         secret: str | None = None,
         comment: str | None = None,
+        voter: str | None = None,
     ) -> GateDecision:
         """Decides a gate; ``accepted`` is False when another decision stands already, which is returned.
 
         Args:
             decision: one of the gate's options.
-            actor: who decides, for the log; the database role unless told.
+            actor: who decides, for the log; the voter, or the database role, unless told.
             payload: the answer, or with ``edited`` the changed arguments.
             secret: the gate's; without it the database user must be a member of the approver role.
+            voter: for whom, where the owner has named the database user as one who speaks for others.
 
         Raises:
-            NotEntitled: the secret is wrong, or there is none and the user is no approver. NotFound: no such gate.
+            NotEntitled: the secret is wrong, or there is none and the user is no approver; or several must agree, and
+                it cannot be known whose vote this is. NotFound: no such gate.
         """
         return self._database.execute(
-            gate.decision(run_id, name, decision, actor=actor, payload=payload, secret=secret, comment=comment)
+            gate.decision(
+                run_id, name, decision, actor=actor, payload=payload, secret=secret, comment=comment, voter=voter
+            )
         )

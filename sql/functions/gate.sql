@@ -42,40 +42,102 @@ end
 $$;
 comment on function tidebase_private.xor_pad(bytea, integer) is 'A key of at most 64 bytes, zero-padded to a block and combined with a pad byte (RFC 2104).';
 
--- The secret of a gate is derived, not stored: it can be given out again after a crash, and no dump holds it.
-create or replace function tidebase_private.gate_secret(run_id text, name text)
+-- The secret of a gate is derived, not stored: it can be given out again after a crash, and no dump holds it. The nonce
+-- is made with the gate, so the secret dies with it: a run that is made anew under the same id has other secrets. Gates
+-- from before there were nonces keep the secret that was handed out. A personal secret ends with the voter's name.
+create or replace function tidebase_private.gate_secret(gate tidebase.gates, voter text default null)
 returns text
 language sql volatile
 as $$
-  select 'gate_' || encode(tidebase_private.hmac(
-    convert_to('gate:' || octet_length(run_id) || ':' || run_id || ':' || name, 'UTF8')), 'hex');
+  select 'gate_' || encode(tidebase_private.hmac(convert_to(
+    case
+      when gate.nonce is null and voter is null then format('gate:%s:%s:%s', octet_length(gate.run_id), gate.run_id, gate.name)
+      else format('gate of %s:%s:%s:%s:%s%s', coalesce(gate.nonce::text, extract(epoch from gate.created_at)::text),
+        octet_length(gate.run_id), gate.run_id, octet_length(gate.name), gate.name, ' for ' || voter)
+    end, 'UTF8')), 'hex') || coalesce('_' || voter, '');
 $$;
-comment on function tidebase_private.gate_secret(text, text) is 'What entitles its bearer to decide the gate.';
+comment on function tidebase_private.gate_secret(tidebase.gates, text) is
+  'What entitles its bearer to decide the gate. voter: a personal secret, for this voter; NULL: the general one.';
+
+create or replace function tidebase_private.voter_of(secret text)
+returns text
+language sql immutable
+as $$
+  select case when substr(secret, 70, 1) = '_' then substr(secret, 71) end;
+$$;
+comment on function tidebase_private.voter_of(text) is
+  'For whom a secret is, if it is a personal one ("gate_", 64 digits, "_" and the name); NULL for a general one.';
+
+-- A login is one person, whatever roles it sets and whatever it calls itself. One that serves many people has to be
+-- named by the owner, for it is believed whom it speaks for.
+create or replace function tidebase_private.is_speaker()
+returns boolean
+language sql stable
+as $$
+  select session_user = any (coalesce((
+    select s.value::name[] from tidebase_private.settings s where s.name = 'speakers'), '{}'));
+$$;
+comment on function tidebase_private.is_speaker() is
+  'Whether the login may vote for others: it is named in the setting speakers, an array of logins such as {gateway,bot}.';
+
+create or replace function tidebase_private.raise_not_entitled(run_id text, name text, hint text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.raise('TB009', format('not entitled to decide gate %L of run %L', name, run_id),
+    jsonb_build_object('run_id', run_id, 'gate', name), hint);
+end
+$$;
+comment on function tidebase_private.raise_not_entitled(text, text, text) is 'Raises TB009.';
 
 -- Whether the caller may decide, and as what. The secrets are compared by their HMACs, so how long the comparison
 -- takes says nothing about the secret ("double HMAC verification").
-create or replace function tidebase_private.entitlement(run_id text, name text, secret text)
+create or replace function tidebase_private.entitlement(gate tidebase.gates, run_id text, name text, secret text, voter text)
 returns text
 language plpgsql volatile
 as $$
 begin
   if secret is not null then
-    if tidebase_private.hmac(convert_to(secret, 'UTF8'))
-      = tidebase_private.hmac(convert_to(tidebase_private.gate_secret(run_id, name), 'UTF8'))
+    if gate.run_id is not null and tidebase_private.hmac(convert_to(secret, 'UTF8'))
+      = tidebase_private.hmac(convert_to(tidebase_private.gate_secret(gate, tidebase_private.voter_of(secret)), 'UTF8'))
+      and coalesce(voter = tidebase_private.voter_of(secret), voter is null)
     then
       return 'secret';
     end if;
   elsif tidebase_private.caller_is('approver') then
-    return 'approver';
+    if voter is null or voter = session_user or tidebase_private.is_speaker() then
+      return 'approver';
+    end if;
+    perform tidebase_private.raise_not_entitled(run_id, name,
+      format('Login %s votes for itself only, until the owner names it in the setting speakers.', session_user));
   end if;
-  perform tidebase_private.raise('TB009', format('not entitled to decide gate %L of run %L', name, run_id),
-    jsonb_build_object('run_id', run_id, 'gate', name),
+  perform tidebase_private.raise_not_entitled(run_id, name,
     format('Give the gate''s secret, or call as a member of %s.', tidebase_private.role_name('approver')));
   return null;
 end
 $$;
-comment on function tidebase_private.entitlement(text, text, text) is
-  'secret or approver: by what right the caller decides. A secret that is given must be right. Errors: TB009.';
+comment on function tidebase_private.entitlement(tidebase.gates, text, text, text, text) is
+  'secret or approver: by what right the caller decides the gate, and for this voter. A secret that is given must be right. Errors: TB009.';
+
+-- Where several must agree, each vote is somebody's. The bearer of the general secret may be one of the approvers.
+create or replace function tidebase_private.require_voter(gate tidebase.gates, voter text, right_of text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if voter is not null then
+    return;
+  elsif right_of = 'secret' then
+    perform tidebase_private.raise_not_entitled(gate.run_id, gate.name, format(
+      'This gate needs %s people, and its general secret does not say who bears it: vote as a member of %s, or with a personal secret (get_gate_secret with a voter). Rejecting is possible.',
+      gate.required_approvals, tidebase_private.role_name('approver')));
+  end if;
+  perform tidebase_private.raise_not_entitled(gate.run_id, gate.name,
+    format('Login %s speaks for others: name the voter.', session_user));
+end
+$$;
+comment on function tidebase_private.require_voter(tidebase.gates, text, text) is 'Raises TB009 when a vote would be nobody''s.';
 
 create or replace function tidebase_private.raise_gate_not_found(run_id text, name text)
 returns void
@@ -154,8 +216,56 @@ end
 $$;
 comment on function tidebase_private.settle_overdue(tidebase.run_heads) is 'Decides the overdue gates and timers of a run. The caller holds the head''s lock.';
 
--- Makes a gate or a timer, or finds it. What the decision is about is part of its identity: with another prompt or
--- other data an old approval would be an approval of something else.
+create or replace function tidebase_private.shown_hash(gate tidebase.gates)
+returns bytea
+language sql stable
+as $$
+  select tidebase_private.hash_input(case
+    when gate.nonce is null then jsonb_build_array(gate.prompt, gate.data)  -- what was hashed before there were nonces
+    else jsonb_build_array(gate.prompt, gate.data, gate.capability, gate.options, gate.required_approvals, gate.response_schema)
+  end);
+$$;
+comment on function tidebase_private.shown_hash(tidebase.gates) is 'SHA-256 of all that a gate shows to who decides.';
+
+create or replace function tidebase_private.find_gate(run_id text, name text)
+returns tidebase.gates
+language sql stable
+as $$
+  select g from tidebase.gates g where g.run_id = find_gate.run_id and g.name = find_gate.name and g.kind = 'gate';
+$$;
+comment on function tidebase_private.find_gate(text, text) is 'The gate (no timer); a row of NULLs when there is none.';
+
+-- Raises TB006 when a gate or timer is opened as another one than it is.
+create or replace function tidebase_private.require_same_gate(gate tidebase.gates, wanted tidebase.gates)
+returns void
+language plpgsql volatile
+as $$
+declare
+  shown text[] := array['kind', 'prompt', 'data', 'capability', 'options', 'required_approvals', 'response_schema'];
+  changed text;
+begin
+  if gate.kind = 'gate' and wanted.kind = 'gate' and gate.nonce is null then
+    wanted.nonce := null;
+    wanted.shown_hash := tidebase_private.shown_hash(wanted);
+  end if;
+  if gate.kind = wanted.kind and gate.shown_hash = wanted.shown_hash then
+    return;
+  end if;
+  select string_agg(a.key, ', ' order by a.key) into changed
+  from jsonb_each(to_jsonb(gate)) a
+  join jsonb_each(to_jsonb(wanted)) b on b.key = a.key and b.value <> a.value
+  where a.key = any (shown);
+  perform tidebase_private.raise('TB006', format('%s %L of run %L was opened with another %s',
+      gate.kind, gate.name, gate.run_id, coalesce(changed, 'duration')),
+    jsonb_build_object('run_id', gate.run_id, 'gate', gate.name, 'status', gate.status),
+    'A decision holds for what was shown. Give the question another name.');
+end
+$$;
+comment on function tidebase_private.require_same_gate(tidebase.gates, tidebase.gates) is
+  'Raises TB006 unless what is wanted is what is there: the same kind, and all that is shown.';
+
+-- Makes a gate or a timer, or finds it. What the decision is about is part of its identity: if something else were
+-- shown, an old approval would be an approval of something else.
 create or replace function tidebase_private.open(wanted tidebase.gates, token bigint)
 returns tidebase.gate_opening
 language plpgsql volatile
@@ -186,15 +296,10 @@ begin
     perform tidebase_private.give_back(head, 1);
   end if;
   select g.* into strict gate from tidebase.gates g where g.run_id = wanted.run_id and g.name = wanted.name;
-  if gate.kind <> wanted.kind or gate.shown_hash <> wanted.shown_hash then
-    perform tidebase_private.raise('TB006', format('%s %L of run %L was opened with another prompt or other data',
-        gate.kind, gate.name, gate.run_id),
-      jsonb_build_object('run_id', gate.run_id, 'gate', gate.name, 'status', gate.status),
-      'A decision holds for what was shown. Give the question another name.');
-  end if;
+  perform tidebase_private.require_same_gate(gate, wanted);
   gate := tidebase_private.settle_if_overdue(gate);
   return row(gate.status, gate.decision, gate.payload, gate.comment, gate.actor, gate.decided_at, gate.decided_by, gate.timeout_at,
-    case when gate.kind = 'gate' then tidebase_private.gate_secret(gate.run_id, gate.name) end, created)::tidebase.gate_opening;
+    case when gate.kind = 'gate' then tidebase_private.gate_secret(gate) end, created)::tidebase.gate_opening;
 end
 $$;
 comment on function tidebase_private.open(tidebase.gates, bigint) is 'What open_gate and start_timer share.';
@@ -211,13 +316,14 @@ as $$
 declare
   wanted gates;
 begin
+  required_approvals := coalesce(required_approvals, 1);
   perform tidebase_private.require_name(name, 'name', 1024);
   wanted.options := coalesce(options, array['approved', 'rejected']);
   perform tidebase_private.require_list(wanted.options, 'options');
   perform tidebase_private.require_text(prompt, 'prompt');
   if cardinality(wanted.options) = 0 then
     perform tidebase_private.raise_invalid('options', 'must not be empty');
-  elsif required_approvals is null or required_approvals not between 1 and 100 then
+  elsif required_approvals not between 1 and 100 then
     perform tidebase_private.raise_invalid('required_approvals', 'must be a number from 1 to 100');
   elsif jsonb_typeof(response_schema) not in ('object', 'boolean') then
     perform tidebase_private.raise_invalid('response_schema', 'must be a JSON Schema: an object or a boolean');
@@ -239,10 +345,11 @@ begin
   wanted.status := 'pending';
   wanted.prompt := open_gate.prompt;
   wanted.data := coalesce(open_gate.data, '{}');
-  wanted.shown_hash := tidebase_private.hash_input(jsonb_build_array(wanted.prompt, wanted.data));
   wanted.response_schema := open_gate.response_schema;
   wanted.capability := open_gate.capability;
   wanted.required_approvals := open_gate.required_approvals;
+  wanted.nonce := gen_random_uuid();
+  wanted.shown_hash := tidebase_private.shown_hash(wanted);
   wanted.created_at := clock_timestamp();
   wanted.timeout_at := wanted.created_at + timeout;
   wanted.default_decision := case when timeout is not null then coalesce(open_gate.default_decision, 'timed_out') end;
@@ -250,28 +357,29 @@ begin
 end
 $$;
 comment on function tidebase.open_gate(text, bigint, text, text, jsonb, text[], interval, jsonb, text, jsonb, integer) is
-  'Asks a question that gets exactly one decision; opened again it returns what stands. name: 1 to 1024 bytes, unique in the run. prompt and data: what is shown; with others TB006. options: the decisions that may be given, by default approved and rejected. timeout: after which default_decision falls by itself (timed_out unless told). response_schema: a JSON Schema for the payload of the answer. required_approvals: how many different people must agree (1 to 100); one "rejected" settles it at once. capability: what is granted, for the audit. secret: entitles its bearer to decide: hand it to the approver, keep it out of logs. Errors: TB001, TB002, TB003, TB004, TB005, TB006.';
+  'Asks a question that gets exactly one decision; opened again it returns what stands. name: 1 to 1024 bytes, unique in the run. prompt and data: what is shown, with capability, options, required_approvals and response_schema; opened with another one: TB006. options: the decisions that may be given, by default approved and rejected. timeout: after which default_decision falls by itself (timed_out unless told). response_schema: a JSON Schema for the payload of the answer. required_approvals: how many different people must agree (1 to 100, by default 1); one "rejected" settles it at once. capability: what is granted, for the audit. secret: entitles its bearer to decide (where several must agree: to reject; see get_gate_secret): hand it to the approver, keep it out of logs. Errors: TB001, TB002, TB003, TB004, TB005, TB006.';
 
 -- Workers ask on behalf of approvers whom only they know, and may have lost what open_gate told them.
-create or replace function tidebase.get_gate_secret(run_id text, name text)
+create or replace function tidebase.get_gate_secret(run_id text, name text, voter text default null)
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 declare
-  gate gates;
+  gate gates := tidebase_private.find_gate(run_id, name);
 begin
-  select g.* into gate from gates g
-  where g.run_id = get_gate_secret.run_id and g.name = get_gate_secret.name and g.kind = 'gate';
-  if not found then
+  if voter is not null then
+    perform tidebase_private.require_name(voter, 'voter', 255);
+  end if;
+  if gate.run_id is null then
     perform tidebase_private.raise_gate_not_found(run_id, name);
   end if;
-  return case when gate.status = 'pending' then tidebase_private.gate_secret(run_id, name) end;
+  return case when gate.status = 'pending' then tidebase_private.gate_secret(gate, voter) end;
 end
 $$;
-comment on function tidebase.get_gate_secret(text, text) is
-  'The secret that entitles its bearer to decide a gate, once more, as open_gate gave it; NULL when the gate is decided. For workers, who hand it to approvers. Errors: TB012.';
+comment on function tidebase.get_gate_secret(text, text, text) is
+  'The secret that entitles its bearer to decide a gate, once more, as open_gate gave it; NULL when the gate is decided. voter: a personal secret instead, of up to 255 bytes of name: where several must agree, approving with it is the vote of this voter, who is the same as the database login of that name. For workers, who hand them to approvers. Errors: TB002, TB012.';
 
 create or replace function tidebase.start_timer(run_id text, token bigint, name text, duration interval)
 returns tidebase.gate_opening
@@ -327,9 +435,9 @@ $$;
 comment on function tidebase_private.was_said(tidebase.gates, text, text, text) is
   'Whether the gate was given this decision, or this vote, by a call with this request id.';
 
--- Counts a vote; true when it was counted. Bearers of the one secret are one voter: the secret does not tell them apart.
+-- Counts a vote; true when it was counted. Who says to be whom (actor) is written down, and counts for nothing.
 create or replace function tidebase_private.vote(
-  gate tidebase.gates, voter text, decision text, payload jsonb, comment text, request_id text)
+  gate tidebase.gates, voter text, decision text, payload jsonb, comment text, actor text, request_id text)
 returns boolean
 language plpgsql volatile
 as $$
@@ -341,48 +449,56 @@ begin
     return tidebase_private.was_said(gate, voter, decision, request_id);
   end if;
   perform tidebase_private.emit(tidebase_private.advance(gate.run_id), 'gate.voted', jsonb_build_object('name', gate.name,
-    'voter', voter, 'decision', decision, 'required', gate.required_approvals,
+    'voter', voter, 'actor', actor, 'decision', decision, 'required', gate.required_approvals,
     'approvals', (tidebase_private.standing(gate, true)).approvals));
   return true;
 end
 $$;
-comment on function tidebase_private.vote(tidebase.gates, text, text, jsonb, text, text) is
+comment on function tidebase_private.vote(tidebase.gates, text, text, jsonb, text, text, text) is
   'Counts a vote once a voter. The caller holds the head''s lock.';
 
--- Gives a gate its decision, or says which one stands.
+-- Gives a gate its decision, or says which one stands. Strangers are turned away before they lock anything; the lock may
+-- then show another gate of that name, for which the caller must be entitled, too.
 create or replace function tidebase.decide_gate(
   run_id text, name text, decision text, actor text default null, payload jsonb default null, secret text default null,
-  comment text default null, request_id text default null)
+  comment text default null, request_id text default null, voter text default null)
 returns tidebase.gate_decision
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 declare
-  right_of text := tidebase_private.entitlement(run_id, name, secret);
-  who text := coalesce(actor, case right_of when 'approver' then tidebase_private.caller() end);
-  voter text := case right_of when 'secret' then '(secret)' else who end;
+  gate gates := tidebase_private.find_gate(run_id, name);
+  seen uuid := gate.nonce;
+  right_of text := tidebase_private.entitlement(gate, run_id, name, secret, voter);
+  ballot text := case when right_of = 'secret' then tidebase_private.voter_of(secret)
+    when tidebase_private.is_speaker() then voter else session_user::text end;
+  who text := coalesce(actor, voter, case right_of when 'secret' then ballot else tidebase_private.caller() end);
   head run_heads;
-  gate gates;
 begin
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
+  end if;
+  if voter is not null then
+    perform tidebase_private.require_name(voter, 'voter', 255);
   end if;
   if pg_column_size(payload) > 1000000 then
     perform tidebase_private.require_size(payload, 'payload');
   end if;
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
-  select g.* into gate from gates g
-  where g.run_id = decide_gate.run_id and g.name = decide_gate.name and g.kind = 'gate';
-  if not found then
+  gate := tidebase_private.find_gate(run_id, name);
+  if gate.run_id is null then
     perform tidebase_private.raise_gate_not_found(run_id, name);
-  elsif head.status = 'cancelled' then
+  elsif gate.nonce is distinct from seen then
+    perform tidebase_private.entitlement(gate, run_id, name, secret, voter);
+  end if;
+  if head.status = 'cancelled' then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   end if;
   gate := tidebase_private.settle_if_overdue(gate);
   if gate.status = 'decided' then
-    return tidebase_private.standing(gate, accepted => tidebase_private.was_said(gate, voter, decision, request_id));
+    return tidebase_private.standing(gate, accepted => tidebase_private.was_said(gate, ballot, decision, request_id));
   elsif head.status = 'completed' then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   elsif decision is null or decision <> all (gate.options) then
@@ -390,7 +506,8 @@ begin
   end if;
 
   if gate.required_approvals > 1 and decision <> 'rejected' then
-    if not tidebase_private.vote(gate, voter, decision, payload, comment, request_id) then
+    perform tidebase_private.require_voter(gate, ballot, right_of);
+    if not tidebase_private.vote(gate, ballot, decision, payload, comment, who, request_id) then
       return tidebase_private.standing(gate, accepted => false);
     elsif (select count(*) from gate_votes v
       where v.run_id = gate.run_id and v.name = gate.name and v.decision = decide_gate.decision) < gate.required_approvals
@@ -402,8 +519,8 @@ begin
   return tidebase_private.standing(gate, accepted => true);
 end
 $$;
-comment on function tidebase.decide_gate(text, text, text, text, jsonb, text, text, text) is
-  'Decides a gate. accepted: whether this decision was taken; false when another one stands already, which is returned. Entitled is who gives the gate''s secret, or, without one, a member of the approver role. decision: one of the gate''s options. actor: who decides, for the log; the database role unless told. payload: the answer, or the changed arguments. request_id: an id made up for this call; the call repeated with it, by the same voter for the same decision, is accepted again. Errors: TB001, TB002, TB004, TB005, TB009, TB012.';
+comment on function tidebase.decide_gate(text, text, text, text, jsonb, text, text, text, text) is
+  'Decides a gate. accepted: whether this decision was taken; false when another one stands already, which is returned. Entitled is who gives the gate''s secret, or, without one, a member of the approver role. decision: one of the gate''s options. actor: who decides, for the log; the voter or the database role unless told. payload: the answer, or the changed arguments. request_id: an id made up for this call; the call repeated with it, by the same voter for the same decision, is accepted again. Where several must agree, a voter is the database login (session_user), or whom a personal secret names, never the actor; the general secret can only reject. voter: for whom a login votes that the owner has named in the setting speakers. Errors: TB001, TB002, TB004, TB005, TB009, TB012.';
 
 create or replace function tidebase_private.was_suspended(head tidebase.run_heads, token bigint)
 returns boolean
@@ -539,7 +656,8 @@ set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 begin
-  if max is null or max < 1 or max > 1000 then
+  max := coalesce(max, 100);
+  if max < 1 or max > 1000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
   end if;
   return query

@@ -100,6 +100,32 @@ as $$
   where (of_run is null or g.run_id = of_run)
     and ((g.status = 'decided')::integer <> coalesce(told.times, 0) or told.decision <> g.decision)
   union all
+  select g.run_id, rule.invariant, to_jsonb(g) - '{data,payload,capability,response_schema}'::text[]
+  from tidebase.gates g
+  cross join lateral (
+    select coalesce(max(v.votes), 0) as most, coalesce(max(v.votes) filter (where v.decision = g.decision), 0) as agreed
+    from (
+      select v.decision, count(*) as votes
+      from tidebase.gate_votes v
+      where v.run_id = g.run_id and v.name = g.name
+      group by v.decision) v) v
+  cross join lateral (values
+    ('the hash of a gate is that of what it shows', g.kind = 'timer' or g.shown_hash = tidebase_private.shown_hash(g)),
+    ('a timer has no secret', g.kind = 'gate' or g.nonce is null),
+    ('as many people agree to a decision as it needs', g.required_approvals = 1 or case
+      when g.status <> 'decided' then v.most < g.required_approvals
+      else g.decided_by = 'timeout' or g.decision = 'rejected' or v.agreed >= g.required_approvals
+    end)
+  ) rule (invariant, holds)
+  where (of_run is null or g.run_id = of_run) and not coalesce(rule.holds, false)
+  union all
+  select v.run_id, 'a vote is in the log, once', to_jsonb(v) - 'payload'
+  from tidebase.gate_votes v
+  where (of_run is null or v.run_id = of_run) and 1 <> (
+    select count(*) from tidebase.events e
+    where e.run_id = v.run_id and e.type = 'gate.voted' and e.payload ->> 'name' = v.name
+      and e.payload ->> 'voter' = v.voter and e.payload ->> 'decision' = v.decision)
+  union all
   select v.run_id, 'the versions of a stream are 1..n without a gap', jsonb_build_object('stream', v.stream)
   from tidebase.state_versions v
   join tidebase.runs r on r.run_id = v.run_id

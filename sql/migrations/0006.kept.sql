@@ -62,6 +62,16 @@ create table tidebase.watches (
 comment on table tidebase.watches is 'The runs that somebody follows, and until when their events ring the doorbell.';
 alter table tidebase.run_heads drop column watched_until;
 
+-- What makes a gate this one: its secret dies with it, and what was approved is all that was shown.
+alter table tidebase.gates add column nonce uuid;
+comment on column tidebase.gates.nonce is
+  'Made with the gate, and part of what its secrets are derived from. NULL: a timer, or a gate from before 0006, whose secret and shown_hash are as they were.';
+comment on column tidebase.gates.shown_hash is
+  'SHA-256 of the canonical form of what the decision is about: prompt, data, capability, options, required_approvals and response_schema; of a gate without a nonce: prompt and data.';
+comment on column tidebase.gate_votes.voter is
+  'Whose vote it is: a database login, or whom a personal secret, or a login that speaks for others, named. Of votes from before 0006: what the actor was called, or (secret).';
+comment on table tidebase.gate_votes is 'Who voted what, at a gate that needs several approvals. One vote a voter.';
+
 -- They have other parameters now, or other names.
 drop function if exists tidebase_private.new_run_id();
 drop function if exists tidebase_private.copy_events(text, text, bigint);
@@ -69,3 +79,8 @@ drop function if exists tidebase_private.lapse(tidebase.run_heads);
 drop function if exists tidebase_private.may_begin_again(tidebase.steps, bigint);
 drop function if exists tidebase_private.open_review(text, text, integer, text);
 drop function if exists tidebase_private.begun_already(tidebase.run_heads, text, bytea, text);
+drop function if exists tidebase.decide_gate(text, text, text, text, jsonb, text, text, text);
+drop function if exists tidebase.get_gate_secret(text, text);
+drop function if exists tidebase_private.entitlement(text, text, text);
+drop function if exists tidebase_private.gate_secret(text, text);
+drop function if exists tidebase_private.vote(tidebase.gates, text, text, jsonb, text, text);

@@ -25,6 +25,10 @@ from ..probe_support import PATIENCE_S, connect
 PAST = "clock_timestamp() - interval '1 second'"
 CHILD = "(select child_run_id from tidebase.edges where run_id = '{r}' and name = 'c')"
 
+#: The secrets of the gate that two must decide, and none where there is no such gate.
+SECRET = "(select tidebase_private.gate_secret(tidebase_private.find_gate('{{r}}', 'two'){}))"
+BOBS, ANYBODYS = SECRET.format(", 'bob'"), SECRET.format("")
+
 #: A run with something of everything, held by A with token 1.
 AT_WORK = (
     "create_run('w', '1', run_id => '{r}', recovery_webhook => 'http://hook.test', budget => '{\"tokens\": 100}')",
@@ -120,8 +124,11 @@ CALLS = {
     "start a timer": "start_timer('{r}', 1, 'timer', '0')",
     "approve": "decide_gate('{r}', 'g', 'approved', request_id => 'approve')",
     "reject": "decide_gate('{r}', 'g', 'rejected')",
-    "ada's vote": "decide_gate('{r}', 'two', 'approved', 'ada')",
-    "bob's vote": "decide_gate('{r}', 'two', 'approved', 'bob')",
+    "the login's vote": "decide_gate('{r}', 'two', 'approved', 'ada')",
+    "its vote under another name": "decide_gate('{r}', 'two', 'approved', 'bob')",
+    "bob's vote": f"decide_gate('{{r}}', 'two', 'approved', secret => {BOBS})",
+    "a bearer's vote": f"decide_gate('{{r}}', 'two', 'approved', secret => {ANYBODYS})",
+    "ask for bob's secret": "get_gate_secret('{r}', 'two', 'bob')",
     "look at the gate": "get_gate('{r}', 'g')",
     "suspend": "suspend_run('{r}', 1, 'g')",
     "fork": "fork_run('{r}', '{r}.fork')",
@@ -142,6 +149,7 @@ where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' order by 1""
 VOLATILE = re.compile(
     r"(?P<TIME>\d{4}-\d\d-\d\d[T ][0-9:.]+[+-]\d\d(?::\d\d)?)|(?P<CHILD>run_[-0-9a-f]{36})"
     r"|(?P<SECRET>gate_[0-9a-f]{64})"
+    r'|(?<="nonce": )(?P<NONCE>"[^"]*")'
     r'|(?<="retry_after": )(?P<DELAY>"[^"]*")|(?<="group_bytes": )(?P<SIZE>\d+)'
 )
 
