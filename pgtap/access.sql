@@ -16,6 +16,7 @@ insert into may values
   ('cancel_run',          false, false, true,  false, false),
   ('claim_deliveries',    false, false, true,  false, false),
   ('compact_run',         false, false, true,  false, false),
+  ('count_runs',          true,  true,  true,  true,  false),
   ('complete_run',        true,  false, false, false, false),
   ('check_invariants',    false, false, true,  false, false),
   ('complete_step',       true,  false, false, false, false),

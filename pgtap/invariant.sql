@@ -57,6 +57,8 @@ insert into wrong values
   ('the counters of a run only grow from zero', $$update tidebase.run_heads set lease_token = -1$$),
   ('a run has a head and a cold half', $$delete from tidebase.runs where run_id = 'bare'$$),
   ('a run has a head and a cold half', $$delete from tidebase.run_heads where run_id = 'bare'$$),
+  ('what the head repeats of the cold half is equal', $$update tidebase.run_heads set workflow_key = 7$$),
+  ('what the head repeats of the cold half is equal', $$update tidebase.runs set created_at = created_at - interval '1 s'$$),
   ('the events of a run are 1..n without a gap', $$delete from tidebase.events where run_id = 'r' and seq = 2$$),
   ('the events of a run are 1..n without a gap', $$delete from tidebase.events e using tidebase.run_heads h where h.run_id = e.run_id and e.seq = h.last_seq$$),
   ('the events of a run are 1..n without a gap', $$update tidebase.run_heads set last_seq = last_seq + 1$$),

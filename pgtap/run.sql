@@ -188,7 +188,7 @@ select is((tidebase.acquire_run('patient', 'w')).outcome, 'failed', 'one that la
 -- looking
 select columns_are('tidebase', 'run_overview', '{run_id,workflow,status,attempt,lease_token,holder,lease_expires_at,lease_lapsed,steps_completed,last_seq,
   code_version,input,metadata,result,error,created_at,updated_at,finished_at,waiting_for,available_at,deadline_at,max_attempts,recovery_webhook,
-  cancelled_at,cancel_reason,cancel_actor,compacted_at,failure_class}', 'run_overview has its columns');
+  cancelled_at,cancel_reason,cancel_actor,compacted_at,failure_class,parent_run_id}', 'run_overview has its columns');
 select throws_ok($$select tidebase.get_run('none')$$, 'TB001', null, 'an unknown run is not found');
 select throws_ok($$select tidebase.get_run(null)$$, 'TB001', null, 'nor is none');
 select tidebase.create_run('wf', run_id => 'seen');
@@ -207,6 +207,7 @@ select results_eq($$select steps_completed, last_seq from tidebase.get_run('seen
 select tidebase.create_run('listed', run_id => 'l' || n) from generate_series(1, 5) n;
 update tidebase.runs set created_at = '2020-01-01' where workflow = 'listed';
 update tidebase.runs set created_at = '2020-01-02' where run_id = 'l2';
+update tidebase.run_heads h set created_at = r.created_at from tidebase.runs r where r.run_id = h.run_id and r.workflow = 'listed';
 select results_eq($$select run_id from tidebase.list_runs('listed')$$, $$values ('l2'), ('l5'), ('l4'), ('l3'), ('l1')$$, 'runs are listed, newest first, equal times by id');
 select results_eq($$select run_id from tidebase.list_runs('listed', max => 3)$$, $$values ('l2'), ('l5'), ('l4')$$, 'so many of them');
 select results_eq($$select run_id from tidebase.list_runs('listed', before => 'l4')$$, $$values ('l3'), ('l1')$$, 'and on from the last one, also among equal times');
@@ -242,8 +243,20 @@ select results_eq(
     order by o.created_at desc, o.run_id desc$$, 'those created before a time');
 select is_empty($$select tidebase.list_runs(created_after => 'infinity')$$, 'no run is created after the end of time');
 select ok((select count(*) from tidebase.list_runs(created_after => '-infinity', created_before => 'infinity')) > 5, 'all are created between its ends');
-select throws_ok(format($$select tidebase.list_runs(max => %L)$$, max), 'TB002', null, format('max is not %L', max)) from unnest(array[0, -1, 1001, null]) max;
+select throws_ok(format($$select tidebase.list_runs(max => %L)$$, max), 'TB002', null, format('max is not %L', max)) from unnest(array[0, -1, 1001]) max;
 select lives_ok($$select tidebase.list_runs(max => 1000)$$, 'it may be 1000');
+select throws_ok($$select tidebase.list_runs(status => 'runing')$$, 'TB002', null, 'a status that nobody knows is no filter');
+select results_eq($$select run_id from tidebase.list_runs('listed', before => 'gone', before_created_at => (select created_at from tidebase.runs where run_id = 'l3'))$$,
+  $$select run_id from tidebase.list_runs('listed') where created_at < (select created_at from tidebase.runs where run_id = 'l3') or run_id in ('l3', 'l4', 'l5') and created_at = (select created_at from tidebase.runs where run_id = 'l3') and run_id < 'gone'$$,
+  'a list goes on behind a run that is gone, where its time is known');
+select lives_ok($$select tidebase.list_runs(before => tidebase.new_run_id())$$, 'or in its id');
+select throws_ok($$select tidebase.list_runs('listed', roots => true)$$, 'TB002', null, 'roots stand alone');
+select pg_temp.leased('with a child');
+select tidebase.create_child('with a child', pg_temp.token('with a child'), 'c', 'listed');
+select is((select count(*) from tidebase.list_runs(roots => true) l join tidebase.edges e on e.child_run_id = l.run_id), 0::bigint, 'a root is no child');
+select is((select parent_run_id from tidebase.list_runs(max => 1)), 'with a child', 'a child says whose it is');
+select set_eq($$select status, runs from tidebase.count_runs()$$, $$select s, count(h.run_id) from unnest(array['pending', 'queued', 'running', 'waiting', 'review', 'completed', 'failed', 'cancelled']) s
+  left join tidebase.run_heads h on h.status = s group by s$$, 'runs are counted by status');
 
 -- ids that lie together
 select ok(tidebase_private.bucket_of(id) between 0 and 65535, id || ' has a bucket')

@@ -305,7 +305,8 @@ def test_bytes_that_are_no_text_are_a_line(database: str) -> None:
 def test_runs_are_listed_and_filtered(terminal: Terminal, tide: Tidebase, db: Connection) -> None:
     assert terminal.text("runs") == "no runs\n" and terminal.json("runs") == []
     finished(tide, "old", workflow="other")
-    db.execute("update tidebase.runs set created_at = created_at - interval '2 hours'")
+    for table in ("runs", "run_heads"):
+        db.execute(f"update tidebase.{table} set created_at = created_at - interval '2 hours'")
     finished(tide, "new")
     tide.runs.create("w", run_id="newest")
     lines = terminal.text("runs").splitlines()

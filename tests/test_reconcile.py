@@ -231,8 +231,12 @@ def test_heartbeats_stay_off_the_indexes(db: Db) -> None:
 def test_stalled_runs_are_those_that_do_not_go_on_by_themselves(tide: Tidebase, db: Db) -> None:
     for run_id in ("lapsed", "live", "failed", "completed", "cancelled", "released", "backing off", "due again"):
         create_run(db, run_id, **({"max_attempts": 3} if run_id in ("backing off", "due again") else {}))
+    begun = values(db, "select run_id from tidebase.runs")
     create_run(db, "never begun")
-    begun = values(db, "select run_id from tidebase.runs where run_id <> 'never begun'")
+    create_run(db, "forgotten")
+    db.execute(
+        "update tidebase.run_heads set updated_at = updated_at - interval '2 minutes' where run_id = 'forgotten'"
+    )
     tokens = {run_id: acquire(db, run_id) for run_id in begun}
     expire(db, "lapsed")
     for run_id in ("failed", "backing off", "due again"):
@@ -257,7 +261,7 @@ def test_stalled_runs_are_those_that_do_not_go_on_by_themselves(tide: Tidebase, 
     db.execute("update tidebase.gates set timeout_at = clock_timestamp() where run_id = 'overdue'")
     assert {stalled.run_id: stalled.reason for stalled in tide.runs.stalled()} == {
         "lapsed": "lease_lapsed",
-        "failed": "failed",
+        "forgotten": "not_taken_up",
         "released": "not_taken_up",
         "due again": "not_taken_up",
         "in review": "review",
@@ -266,7 +270,7 @@ def test_stalled_runs_are_those_that_do_not_go_on_by_themselves(tide: Tidebase, 
     assert [stalled.since for stalled in tide.runs.stalled()] == sorted(
         stalled.since for stalled in tide.runs.stalled()
     )
-    assert next(stalled for stalled in tide.runs.stalled() if stalled.run_id == "failed").error == "no"
+    assert next(stalled for stalled in tide.runs.stalled() if stalled.run_id == "due again").error == "no"
 
 
 @pytest.mark.parametrize("max", [0, -1, 10_001, None])

@@ -132,6 +132,16 @@ class RunInfo:
     cancel_actor: str | None
     compacted_at: datetime | None
     failure_class: str | None
+    parent_run_id: str | None
+
+
+@dataclass(frozen=True)
+class RunCount:
+    """How many runs are in a status; ``estimated``: by the statistics of the last ANALYZE, beyond two thousand."""
+
+    status: str
+    runs: int
+    estimated: bool
 
 
 @dataclass(frozen=True)
@@ -281,7 +291,7 @@ class ReviewInfo:
 class StalledRun:
     """A run that does not go on by itself, as the view stalled_runs has it.
 
-    ``reason``: lease_lapsed, review, failed, overdue or not_taken_up.
+    ``reason``: lease_lapsed, review, overdue or not_taken_up.
     """
 
     run_id: str
@@ -654,7 +664,26 @@ list_runs = many(
     max="integer",
     created_after="timestamptz",
     created_before="timestamptz",
+    before_created_at="timestamptz",
+    roots="boolean",
 )
+count_runs = many("count_runs", RunCount)
+
+
+def behind_run(run: str | RunInfo | None) -> dict[str, Any]:
+    """The parameters by which list_runs goes on behind a run."""
+    if isinstance(run, RunInfo):
+        return {"before": run.run_id, "before_created_at": run.created_at}
+    return {"before": run}
+
+
+def behind_gate(gate: GateInfo | None) -> dict[str, Any]:
+    """The parameters by which list_gates goes on behind a gate."""
+    if gate is None:
+        return {}
+    return {"after_created_at": gate.created_at, "after_run_id": gate.run_id, "after_name": gate.name}
+
+
 begin_step = one(
     "begin_step",
     StepStart,
@@ -728,7 +757,16 @@ decide_gate = one(
 get_gate_secret = scalar("get_gate_secret", run_id="text", name="text", voter="text")
 suspend_run = scalar("suspend_run", run_id="text", token="bigint", name="text")
 get_gate = one("get_gate", GateInfo, run_id="text", name="text")
-list_gates = many("list_gates", GateInfo, run_id="text", status="text", max="integer")
+list_gates = many(
+    "list_gates",
+    GateInfo,
+    run_id="text",
+    status="text",
+    max="integer",
+    after_created_at="timestamptz",
+    after_run_id="text",
+    after_name="text",
+)
 resolve_review = scalar(
     "resolve_review",
     run_id="text",

@@ -19,6 +19,7 @@ from .calls import (
     GateInfo,
     Recovery,
     ReviewInfo,
+    RunCount,
     RunInfo,
     RunSize,
     Snapshot,
@@ -416,22 +417,34 @@ class Runs:
         *,
         workflow: str | None = None,
         status: str | None = None,
-        before: str | None = None,
+        before: str | RunInfo | None = None,
         max: int | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        roots: bool = False,
     ) -> Sequence[RunInfo]:
-        """Runs, newest first, at most ``max`` (1 to 1000, by default 100); page on with ``before=`` the last run_id."""
+        """Runs, newest first, at most ``max`` (1 to 1000, by default 100).
+
+        Args:
+            before: page on: the last run of the page before, or its id; the run itself is found again also when it was
+                purged meanwhile.
+            roots: only those that no other run has made as its child; not together with a workflow or a status.
+        """
         return self._database.execute(
             calls.list_runs(
                 workflow=workflow,
                 status=status,
-                before=before,
                 max=max,
                 created_after=created_after,
                 created_before=created_before,
+                roots=roots,
+                **calls.behind_run(before),
             )
         )
+
+    def count(self) -> Sequence[RunCount]:
+        """How many runs there are in each status; large numbers are estimates, and say so."""
+        return self._database.execute(calls.count_runs())
 
     def cancel(
         self, run_id: str, reason: str | None = None, *, actor: str | None = None, cascade: bool = True
@@ -653,10 +666,19 @@ class GateDesk:
         self._database = database
 
     def list(
-        self, *, run_id: str | None = None, status: str | None = "pending", max: int | None = None
+        self,
+        *,
+        run_id: str | None = None,
+        status: str | None = "pending",
+        max: int | None = None,
+        after: GateInfo | None = None,
     ) -> Sequence[GateInfo]:
-        """Gates, oldest first: by default those that wait; ``status=None`` for all, at most ``max`` (100)."""
-        return self._database.execute(calls.list_gates(run_id=run_id, status=status, max=max))
+        """Gates, oldest first: by default those that wait; ``status=None`` for all, at most ``max`` (100). Page on with
+        ``after=`` the last gate.
+        """
+        return self._database.execute(
+            calls.list_gates(run_id=run_id, status=status, max=max, **calls.behind_gate(after))
+        )
 
     def get(self, run_id: str, name: str) -> GateInfo:
         """One gate. Raises NotFound."""

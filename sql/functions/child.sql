@@ -41,6 +41,7 @@ begin
     update run_heads h set has_budget = true where h.run_id = child_id;
     perform tidebase_private.open_account(child_id, parent_run_id => head.run_id);
   end if;
+  update runs r set parent_run_id = head.run_id where r.run_id = child_id;
   insert into edges (run_id, name, child_run_id, edge_type, metadata)
   values (head.run_id, create_child.name, child_id, create_child.edge_type, coalesce(edge_metadata, '{}'));
   perform tidebase_private.emit(head, 'run.child.created', jsonb_build_object('name', name, 'child_run_id', child_id,

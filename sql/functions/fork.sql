@@ -176,6 +176,7 @@ declare
   through bigint;
   copied bigint;
   steps integer;
+  made timestamptz;
 begin
   if id is not null then
     perform tidebase_private.require_name(id, 'new_run_id', 255);
@@ -204,11 +205,14 @@ begin
   insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook)
   values (id, origin.workflow, coalesce(fork_run.input, origin.input), origin.metadata, origin.max_attempts, origin.retry_delay,
     origin.recovery_webhook)
-  on conflict on constraint runs_pkey do nothing;
+  on conflict on constraint runs_pkey do nothing
+  returning created_at into made;
   if not found then
     return tidebase_private.find_fork(run_id, id, through_step, through_seq, input);  -- the same call at the same time
   end if;
-  insert into run_heads (run_id, last_seq, durable_seq) values (id, 1, 1) returning * into head;
+  insert into run_heads (run_id, last_seq, durable_seq, created_at, workflow_key)
+  values (id, 1, 1, made, hashtextextended(origin.workflow, 0))
+  returning * into head;
   perform tidebase_private.emit(head, 'run.forked', jsonb_strip_nulls(jsonb_build_object('source_run_id', run_id,
     'through_seq', through, 'through_step', through_step, 'workflow', origin.workflow, 'reason', reason,
     'actor', coalesce(actor, tidebase_private.caller()))));

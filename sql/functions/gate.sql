@@ -647,31 +647,65 @@ $$;
 comment on function tidebase.get_gate(text, text) is
   'The gate_overview row of a gate or timer; one whose time is over gets its default decision first. Errors: TB012.';
 
+-- One page of names for each set of filters that an index serves: the plan is made for each call's values.
+create or replace function tidebase_private.page_of_gates(
+  run_id text, status text, oldest timestamptz, behind_run text, behind_name text, max integer)
+returns setof tidebase.gates
+language plpgsql stable
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+as $$
+begin
+  if run_id is not null then
+    return query
+      select g.* from tidebase.gates g
+      where g.run_id = page_of_gates.run_id and g.kind = 'gate' and (page_of_gates.status is null or g.status = page_of_gates.status)
+        and (g.created_at, g.run_id, g.name) > (oldest, behind_run, behind_name)
+      order by g.created_at, g.run_id, g.name limit page_of_gates.max;
+  elsif status is not null then
+    return query
+      select g.* from tidebase.gates g
+      where g.kind = 'gate' and g.status = page_of_gates.status and (g.created_at, g.run_id, g.name) > (oldest, behind_run, behind_name)
+      order by g.created_at, g.run_id, g.name limit page_of_gates.max;
+  else
+    return query
+      select g.* from tidebase.gates g
+      where g.kind = 'gate' and (g.created_at, g.run_id, g.name) > (oldest, behind_run, behind_name)
+      order by g.created_at, g.run_id, g.name limit page_of_gates.max;
+  end if;
+end
+$$;
+comment on function tidebase_private.page_of_gates(text, text, timestamptz, text, text, integer) is
+  'The next gates, oldest first, that were opened after oldest (or at that moment, with a higher run and name than those behind).';
+
 create or replace function tidebase.list_gates(
-  run_id text default null, status text default null, max integer default 100)
+  run_id text default null, status text default null, max integer default 100,
+  after_created_at timestamptz default null, after_run_id text default null, after_name text default null)
 returns setof tidebase.gate_overview
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
-set plan_cache_mode = force_custom_plan
 as $$
+declare
+  gate gates;
 begin
   max := coalesce(max, 100);
   if max < 1 or max > 1000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
+  elsif status not in ('pending', 'decided', 'cancelled') then
+    perform tidebase_private.raise_invalid('status', 'must be one of: pending, decided, cancelled');
   end if;
-  return query
-    select o.*
-    from gate_overview o
-    where (list_gates.run_id is null or o.run_id = list_gates.run_id)
-      and (list_gates.status is null or o.status = list_gates.status)
-      and o.kind = 'gate'
-    order by o.created_at, o.run_id
-    limit list_gates.max;
+  for gate in
+    select p.* from tidebase_private.page_of_gates(run_id, status, coalesce(after_created_at, '-infinity'),
+      coalesce(after_run_id, ''), coalesce(after_name, ''), max) p
+    order by p.created_at, p.run_id, p.name
+  loop
+    return query select o.* from gate_overview o where o.run_id = gate.run_id and o.name = gate.name;
+  end loop;
 end
 $$;
-comment on function tidebase.list_gates(text, text, integer) is
-  'Gates, oldest first: of a run, in a status (pending, decided, cancelled), at most max (1 to 1000). NULL means any. Errors: TB002.';
+comment on function tidebase.list_gates(text, text, integer, timestamptz, text, text) is
+  'Gates, oldest first, at most max (1 to 1000): of a run, in a status (pending, decided, cancelled). NULL means any. To page on give the last row''s created_at, run_id and name as after_created_at, after_run_id and after_name. A page costs the same among any number of gates. Errors: TB002.';
 
 select tidebase_private.allow('function tidebase.open_gate', 'worker');
 select tidebase_private.allow('function tidebase.get_gate_secret', 'worker');

@@ -18,6 +18,9 @@ as $$
     ('the counters of a run only grow from zero',
       h.last_seq >= h.durable_seq and least(h.durable_seq, h.lease_token, h.attempt, h.steps_completed) >= 0),
     ('a run has a head and a cold half', exists (select from tidebase.runs r where r.run_id = h.run_id)),
+    ('what the head repeats of the cold half is equal', not exists (
+      select from tidebase.runs r
+      where r.run_id = h.run_id and (r.created_at, hashtextextended(r.workflow, 0)) is distinct from (h.created_at, h.workflow_key))),
     ('the events of a run are 1..n without a gap', (
       select count(*) = h.last_seq and coalesce(min(e.seq), 1) = 1 and coalesce(max(e.seq), 0) = h.last_seq
       from tidebase.events e where e.run_id = h.run_id)),

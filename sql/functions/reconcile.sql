@@ -108,42 +108,46 @@ $$;
 comment on function tidebase.reconcile(integer) is
   'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
 
+-- Each reason by its part of the index over the statuses: what is over is not looked at. A failed run is no stalled one: it
+-- is listed by its status, for as long as it is kept.
 create or replace view tidebase.stalled_runs with (security_barrier = true) as
   select
     h.run_id,
     r.workflow,
     h.status,
-    case
-      when h.status = 'running' then 'lease_lapsed'
-      when h.status = 'review' then 'review'
-      when h.status = 'failed' then 'failed'
-      when h.status = 'waiting' then 'overdue'
-      else 'not_taken_up'
-    end as reason,
+    stalled.reason,
     case when h.status = 'running' then h.lease_expires_at else h.updated_at end as since,
     h.holder,
     h.attempt,
     h.waiting_for,
     r.error,
     r.recovery_webhook
-  from tidebase.run_heads h
-  join tidebase.runs r on r.run_id = h.run_id
-  where h.status <> 'completed' and (
-    h.status = 'running' and h.lease_expires_at <= clock_timestamp()
-    or h.status in ('review', 'failed')
-    or h.status = 'waiting' and (
+  from (
+    select l.run_id, 'lease_lapsed' as reason from tidebase.run_heads l
+    where lower(l.status) = 'running' and l.lease_expires_at <= statement_timestamp()
+    union all
+    select v.run_id, 'review' from tidebase.run_heads v where lower(v.status) = 'review'
+    union all
+    select w.run_id, 'overdue' from tidebase.run_heads w
+    where lower(w.status) = 'waiting' and (
       exists (
         select from tidebase.gates g
-        where g.run_id = h.run_id and g.name = h.waiting_for and g.timeout_at <= clock_timestamp())
+        where g.run_id = w.run_id and g.name = w.waiting_for and g.timeout_at <= statement_timestamp())
       or exists (
-        select from tidebase.awaited w
-        join tidebase.run_heads c on c.run_id = w.child_run_id
-        where w.run_id = h.run_id and (c.status in ('completed', 'cancelled', 'failed')
-          or c.status = 'running' and c.lease_expires_at <= clock_timestamp()
-          or c.status = 'pending' and coalesce(c.available_at, '-infinity') <= clock_timestamp())))
-    or h.status = 'pending' and h.attempt > 0 and coalesce(h.available_at, h.updated_at) <= clock_timestamp());
+        select from tidebase.awaited a
+        join tidebase.run_heads c on c.run_id = a.child_run_id
+        where a.run_id = w.run_id and (c.status in ('completed', 'cancelled', 'failed')
+          or c.status = 'running' and c.lease_expires_at <= statement_timestamp()
+          or c.status = 'pending' and coalesce(c.available_at, '-infinity') <= statement_timestamp())))
+    union all
+    select p.run_id, 'not_taken_up' from tidebase.run_heads p
+    where lower(p.status) = 'pending'
+      and coalesce(p.available_at, p.updated_at) <= statement_timestamp() - case when p.attempt = 0 then interval '1 minute' else '0' end
+  ) stalled
+  join tidebase.run_heads h on h.run_id = stalled.run_id
+  join tidebase.runs r on r.run_id = h.run_id;
 comment on view tidebase.stalled_runs is
-  'Runs that do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), failed, overdue (its time is over, and no reconcile has come round), not_taken_up (it was begun, may go on, and nobody works on it). since: from when. Longest first: order by since.';
+  'Runs that are alive and do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), overdue (its time, or a child that it waits for, has come, and no reconcile has come round), not_taken_up (it may go on and nobody works on it; one that was never begun, for more than a minute). since: from when. Longest first: order by since. Failed runs are listed by their status.';
 
 select tidebase_private.allow('function tidebase.reconcile', 'worker', 'operator');
 select tidebase_private.allow('table tidebase.stalled_runs', 'worker', 'approver', 'operator', 'reader');

@@ -67,6 +67,7 @@ declare
   id text := coalesce(run_id, new_run_id());
   existing runs;
   head run_heads;
+  made timestamptz;
 begin
   perform tidebase_private.require_name(workflow, 'workflow', 255);
   perform tidebase_private.require_name(id, 'run_id', 255);
@@ -90,7 +91,8 @@ begin
     insert into runs (run_id, workflow, input, metadata, max_attempts, retry_delay, recovery_webhook, traceparent)
     values (id, create_run.workflow, create_run.input, coalesce(create_run.metadata, '{}'), create_run.max_attempts,
       create_run.retry_delay, create_run.recovery_webhook, create_run.traceparent)
-    on conflict on constraint runs_pkey do nothing;
+    on conflict on constraint runs_pkey do nothing
+    returning created_at into made;
     exit when found;
     select r.* into existing from runs r where r.run_id = id;
     if found then  -- else it was purged in between
@@ -99,8 +101,8 @@ begin
     end if;
   end loop;
 
-  insert into run_heads (run_id, last_seq, durable_seq, deadline_at, due_at, has_budget)
-  values (id, 1, 1, create_run.deadline, create_run.deadline, budget is not null)
+  insert into run_heads (run_id, last_seq, durable_seq, deadline_at, due_at, has_budget, created_at, workflow_key)
+  values (id, 1, 1, create_run.deadline, create_run.deadline, budget is not null, made, hashtextextended(create_run.workflow, 0))
   returning * into head;
   if budget is not null then
     perform tidebase_private.open_account(id, budget);
@@ -293,7 +295,8 @@ $$;
 comment on function tidebase.fail_run(text, bigint, jsonb, boolean) is
   'Ends this attempt with an error and gives the lease up. status: failed (may still be resumed: acquire_run grants it again, and its checkpoints replay), pending (attempts are left: it may be acquired again from retry_at on), review (a person must decide about a step first). error: any JSON, by convention {type, message}. retryable: false rules further attempts out. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
 
-create or replace view tidebase.run_overview with (security_barrier = true) as
+-- No barrier: it hides no row, and would keep a LIMIT from stopping the search. So does a volatile clock: a statement has one.
+create or replace view tidebase.run_overview as
   select
     r.run_id,
     r.workflow,
@@ -302,7 +305,7 @@ create or replace view tidebase.run_overview with (security_barrier = true) as
     h.lease_token,
     h.holder,
     h.lease_expires_at,
-    h.status = 'running' and h.lease_expires_at <= clock_timestamp() as lease_lapsed,
+    h.status = 'running' and h.lease_expires_at <= statement_timestamp() as lease_lapsed,
     h.steps_completed,
     h.last_seq,
     a.code_version,
@@ -322,7 +325,8 @@ create or replace view tidebase.run_overview with (security_barrier = true) as
     r.cancel_reason,
     r.cancel_actor,
     r.compacted_at,
-    case when h.status = 'failed' then r.failure_class end as failure_class
+    case when h.status = 'failed' then r.failure_class end as failure_class,
+    r.parent_run_id
   from tidebase.runs r
   join tidebase.run_heads h on h.run_id = r.run_id
   left join tidebase.attempts a on a.run_id = h.run_id and a.attempt = h.attempt;
@@ -344,37 +348,149 @@ end
 $$;
 comment on function tidebase.get_run(text) is 'The run_overview row of one run. Errors: TB001.';
 
--- The plan depends on which filters are given, so it is made for each call's values.
+create or replace function tidebase_private.require_status(status text)
+returns void
+language plpgsql immutable
+as $$
+declare
+  known constant text[] := array['pending', 'queued', 'running', 'waiting', 'review', 'completed', 'failed', 'cancelled'];
+begin
+  if status <> all (known) then
+    perform tidebase_private.raise_invalid('status', format('must be one of: %s', array_to_string(known, ', ')));
+  end if;
+end
+$$;
+comment on function tidebase_private.require_status(text) is 'Raises TB002 unless it is NULL or a status that a run may have.';
+
+-- From when on a list goes on behind a run: also when that is gone, if its place is known. A generated id has the time in it.
+create or replace function tidebase_private.place_of(run_id text)
+returns timestamptz
+language plpgsql stable
+as $$
+declare
+  made timestamptz := (select r.created_at from tidebase.runs r where r.run_id = place_of.run_id);
+begin
+  if made is null and run_id ~ '^run_[0-9a-f]{8}-[0-9a-f]{4}-7' then
+    made := to_timestamp((('x' || translate(substring(run_id from 5 for 13), '-', ''))::bit(48)::bigint + 1) / 1000.0);
+  elsif made is null then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+  return made;
+end
+$$;
+comment on function tidebase_private.place_of(text) is 'When a run was made, about so if it is gone. Errors: TB001.';
+
+-- One page of ids for each set of filters that an index serves: the plan is made for each call's values.
+create or replace function tidebase_private.page_of_runs(
+  workflow text, status text, roots boolean, newest timestamptz, behind text, oldest timestamptz, max integer)
+returns setof text
+language plpgsql stable
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+as $$
+begin
+  if status is not null and workflow is not null then
+    return query
+      select h.run_id from tidebase.run_heads h
+      where h.workflow_key = hashtextextended(page_of_runs.workflow, 0) and lower(h.status) = page_of_runs.status
+        and (h.created_at, h.run_id) < (newest, behind) and h.created_at > oldest
+      order by h.created_at desc, h.run_id desc limit page_of_runs.max;
+  elsif status is not null then
+    return query
+      select h.run_id from tidebase.run_heads h
+      where lower(h.status) = page_of_runs.status and (h.created_at, h.run_id) < (newest, behind) and h.created_at > oldest
+      order by h.created_at desc, h.run_id desc limit page_of_runs.max;
+  elsif workflow is not null then
+    return query
+      select r.run_id from tidebase.runs r
+      where r.workflow = page_of_runs.workflow and (r.created_at, r.run_id) < (newest, behind) and r.created_at > oldest
+      order by r.created_at desc, r.run_id desc limit page_of_runs.max;
+  elsif roots then
+    return query
+      select r.run_id from tidebase.runs r
+      where r.parent_run_id is null and (r.created_at, r.run_id) < (newest, behind) and r.created_at > oldest
+      order by r.created_at desc, r.run_id desc limit page_of_runs.max;
+  else
+    return query
+      select r.run_id from tidebase.runs r
+      where (r.created_at, r.run_id) < (newest, behind) and r.created_at > oldest
+      order by r.created_at desc, r.run_id desc limit page_of_runs.max;
+  end if;
+end
+$$;
+comment on function tidebase_private.page_of_runs(text, text, boolean, timestamptz, text, timestamptz, integer) is
+  'The ids of the next runs, newest first, that were made before newest (or at that moment, with a lower id than behind) and after oldest.';
+
 create or replace function tidebase.list_runs(
   workflow text default null, status text default null, before text default null, max integer default 100,
-  created_after timestamptz default null, created_before timestamptz default null)
+  created_after timestamptz default null, created_before timestamptz default null, before_created_at timestamptz default null,
+  roots boolean default false)
 returns setof tidebase.run_overview
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
-set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
 as $$
+declare
+  page text[];
+  newest timestamptz := timestamptz 'infinity';
 begin
-  if max is null or max < 1 or max > 1000 then
+  max := coalesce(max, 100);
+  if max < 1 or max > 1000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
+  elsif roots and (workflow is not null or status is not null) then
+    perform tidebase_private.raise_invalid('roots', 'must not be combined with a workflow or a status');
   end if;
-  if before is not null and not exists (select from runs r where r.run_id = list_runs.before) then
-    perform tidebase_private.raise_run_not_found(list_runs.before);
+  perform tidebase_private.require_status(status);
+  if before is not null then
+    newest := coalesce(before_created_at, tidebase_private.place_of(before));
   end if;
+  if created_before <= newest then
+    newest := created_before;
+    before := null;
+  end if;
+  page := array(select tidebase_private.page_of_runs(workflow, status, coalesce(roots, false), newest, coalesce(before, ''),
+    coalesce(created_after, '-infinity'), max));
   return query
-    select o.*
-    from run_overview o
-    where (list_runs.workflow is null or o.workflow = list_runs.workflow)
-      and (list_runs.status is null or o.status = list_runs.status)
-      and (list_runs.before is null
-        or (o.created_at, o.run_id) < (select r.created_at, r.run_id from runs r where r.run_id = list_runs.before))
-      and (created_after is null or o.created_at > created_after)
-      and (created_before is null or o.created_at < created_before)
-    order by o.created_at desc, o.run_id desc
-    limit list_runs.max;
+    select o.* from run_overview o
+    where o.run_id = any (page)
+      and (list_runs.workflow is null or o.workflow = list_runs.workflow)  -- a key is a hash, if one of 64 bits
+    order by o.created_at desc, o.run_id desc;
 end
 $$;
-comment on function tidebase.list_runs(text, text, text, integer, timestamptz, timestamptz) is
-  'Runs, newest first: of a workflow, in a status, older than the run `before` (to page on: the last row''s run_id), created after and before these times, at most max (1 to 1000). NULL means any. Errors: TB001, TB002.';
+comment on function tidebase.list_runs(text, text, text, integer, timestamptz, timestamptz, timestamptz, boolean) is
+  'Runs, newest first, at most max (1 to 1000): of a workflow, in a status, created after and before these times; roots: only those that no other run has made as its child (not together with a workflow or a status). NULL means any. To page on give the last row''s run_id as before, and its created_at as before_created_at, so that the next page is found also when that run is purged meanwhile. A page costs the same among any number of runs. Errors: TB001, TB002.';
+
+-- Counted off an index up to two thousand; beyond that what the last ANALYZE has found.
+create or replace function tidebase.count_runs()
+returns setof tidebase.run_count
+language plpgsql stable security definer rows 8
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  counted run_count;
+  total float8 := (select greatest(c.reltuples, 0)::float8 from pg_class c where c.oid = 'tidebase.run_heads'::regclass);
+begin
+  foreach counted.status in array
+    array['pending', 'queued', 'running', 'waiting', 'review', 'completed', 'failed', 'cancelled']
+  loop
+    counted.runs := (
+      select count(*) from (
+        select from run_heads h where lower(h.status) = counted.status limit 2001) few);
+    counted.estimated := counted.runs > 2000;
+    if counted.estimated then
+      counted.runs := greatest(counted.runs, round(total * coalesce((
+        select m.share
+        from pg_stats s, unnest(s.most_common_vals::text::text[], s.most_common_freqs) m (status, share)
+        where s.schemaname = 'tidebase' and s.tablename = 'run_heads' and s.attname = 'status'
+          and m.status = counted.status), 0))::bigint);
+    end if;
+    return next counted;
+  end loop;
+end
+$$;
+comment on function tidebase.count_runs() is
+  'How many runs there are in each status: exact up to 2,000 (estimated is false), beyond that by the statistics of the last ANALYZE.';
 
 select tidebase_private.allow('function tidebase.new_run_id', 'worker', 'operator');
 select tidebase_private.allow('function tidebase.create_run', 'worker');
@@ -382,4 +498,5 @@ select tidebase_private.allow('function tidebase.complete_run', 'worker');
 select tidebase_private.allow('function tidebase.fail_run', 'worker');
 select tidebase_private.allow('function tidebase.get_run', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.list_runs', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.count_runs', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.run_overview', 'worker', 'approver', 'operator', 'reader');

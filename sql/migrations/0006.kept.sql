@@ -72,7 +72,42 @@ comment on column tidebase.gate_votes.voter is
   'Whose vote it is: a database login, or whom a personal secret, or a login that speaks for others, named. Of votes from before 0006: what the actor was called, or (secret).';
 comment on table tidebase.gate_votes is 'Who voted what, at a gate that needs several approvals. One vote a voter.';
 
+-- Lists of runs by status, newest first, among any number of runs: a page is read off an index. `lower` keeps the plans of
+-- all other statements away from these indexes: on a small table "this run, if it is running" would look as cheap by them.
+alter table tidebase.run_heads
+  add column created_at timestamptz,
+  add column workflow_key bigint not null default 0;
+update tidebase.run_heads h set created_at = r.created_at, workflow_key = hashtextextended(r.workflow, 0)
+from tidebase.runs r where r.run_id = h.run_id;
+alter table tidebase.run_heads alter column created_at set not null, alter column created_at set default clock_timestamp();
+drop index tidebase.run_heads_alive;
+create index run_heads_by_status on tidebase.run_heads (lower(status), created_at desc, run_id desc);
+create index run_heads_by_workflow_and_status
+  on tidebase.run_heads (workflow_key, lower(status), created_at desc, run_id desc);
+comment on column tidebase.run_heads.created_at is 'When the run was made, as in runs: for lists by status.';
+comment on column tidebase.run_heads.workflow_key is 'hashtextextended() of the workflow''s name: for lists by workflow and status.';
+
+-- Roots alone: a run of which no other is the parent.
+alter table tidebase.runs add column parent_run_id text;
+update tidebase.runs r set parent_run_id = e.run_id from tidebase.edges e where e.child_run_id = r.run_id and e.edge_type <> 'fork';
+create index runs_roots on tidebase.runs (created_at desc, run_id desc) where parent_run_id is null;
+comment on column tidebase.runs.parent_run_id is 'The run that made this one as a child of it; NULL: a root, or a fork.';
+
+create type tidebase.run_count as (
+  status    text,
+  runs      bigint,
+  estimated boolean
+);
+comment on type tidebase.run_count is 'How many runs are in a status; estimated: by the statistics of the last ANALYZE.';
+
+-- Lists of gates, oldest first, all or by status.
+drop index tidebase.gates_pending;
+create index gates_by_age on tidebase.gates (created_at, run_id, name) where kind = 'gate';
+create index gates_by_status on tidebase.gates (status, created_at, run_id, name) where kind = 'gate';
+
 -- They have other parameters now, or other names.
+drop function if exists tidebase.list_runs(text, text, text, integer, timestamptz, timestamptz);
+drop function if exists tidebase.list_gates(text, text, integer);
 drop function if exists tidebase_private.new_run_id();
 drop function if exists tidebase_private.copy_events(text, text, bigint);
 drop function if exists tidebase_private.lapse(tidebase.run_heads);

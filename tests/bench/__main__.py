@@ -22,10 +22,10 @@ import psycopg
 
 from tidebase import Tidebase, local
 
-from . import client, peers, report, server, steps
+from . import client, lists, peers, report, server, steps
 from .harness import SCENARIOS, Bench, Row
 
-assert client and peers and server and steps  # each registers its scenarios
+assert client and lists and peers and server and steps  # each registers its scenarios
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -40,7 +40,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 #: These fill the tables, which keeps the disk and autovacuum busy for a while.
-LAST = ("wal and disk", "growth", "heads", "heartbeats")
+LAST = ("lists", "wal and disk", "growth", "heads", "heartbeats")
 
 
 def measure(bench: Bench, chosen: list[str]) -> list[Row]:

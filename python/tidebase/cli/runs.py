@@ -43,6 +43,7 @@ _MOST_VERSIONS = 10_000
 @click.option("--newer-than", type=DURATION, metavar="AGE", help="Only those created since: 1h, 7d.")
 @click.option("--older-than", type=DURATION, metavar="AGE", help="Only those created before: 1h, 7d.")
 @click.option("--before", metavar="RUN", help="Page on: only those created before this run.")
+@click.option("--all", "everything", is_flag=True, help="Children, too; so it is with --status or --workflow.")
 @click.option("--max", "limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
 def runs(
     database: str | None,
@@ -52,15 +53,17 @@ def runs(
     newer_than: timedelta | None,
     older_than: timedelta | None,
     before: str | None,
+    everything: bool,
     limit: int,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first: those that no other run has made, unless told otherwise."""
     now = datetime.now(timezone.utc)
     filters = {
         "status": status,
         "workflow": workflow,
         "created_after": None if newer_than is None else now - newer_than,
         "created_before": None if older_than is None else now - older_than,
+        "roots": not (everything or status or workflow),
     }
     with connected(database) as tide:
         found = list(islice(_pages(tide, before, filters), min(limit, sys.maxsize)))
@@ -71,13 +74,13 @@ def runs(
     print_table(("run", "workflow", "status", "attempt", "steps", "created"), rows, "no runs")
 
 
-def _pages(tide: Tidebase, before: str | None, filters: dict[str, Any]) -> Iterator[RunInfo]:
+def _pages(tide: Tidebase, before: str | RunInfo | None, filters: dict[str, Any]) -> Iterator[RunInfo]:
     while True:
         page = tide.runs.list(before=before, max=_PAGE, **filters)
         yield from page
         if len(page) < _PAGE:
             return
-        before = page[-1].run_id
+        before = page[-1]
 
 
 def status_of(run: RunInfo) -> str:
