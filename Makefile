@@ -12,8 +12,12 @@ VERSIONS ?= 16,17
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
+# One that was left half-made, or whose interpreter is gone, is made anew.
+ifneq ($(shell $(BIN)/python -c 'import pip; print("whole")' 2>/dev/null),whole)
+.PHONY: $(BIN)/python
+endif
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[binary,local]'

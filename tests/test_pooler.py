@@ -48,7 +48,9 @@ def pooler(server: Server, database: str, folder: Path) -> Iterator[str]:
     config.write_text(CONFIG.format(socket=server.cluster.socket_folder, port=port, folder=folder))
     for path in (folder, config):
         _give(path)
-    process = subprocess.Popen([*local._as_account(), program, str(config)], cwd="/", stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*local._as_account("dac_read_search"), program, str(config)], cwd="/", stderr=subprocess.DEVNULL
+    )
     name = database.partition("?")[0].rpartition("/")[2]
     url = f"postgresql://postgres@127.0.0.1:{port}/{name}"
     try:

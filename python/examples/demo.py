@@ -30,6 +30,7 @@ import research_agent
 from psycopg.conninfo import conninfo_to_dict
 
 from tidebase import Event, RunInfo, StepInfo, Tidebase, TidebaseError
+from tidebase.database import named_url
 
 LEASE_S = 2.5  # short, so that nobody waits long for the dead worker's lease to run out
 KILL_AT = 3  # the document that the first worker does not read to its end
@@ -41,6 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kills an agent in the middle of a step and lets another go on.")
     parser.add_argument("question", nargs="?", default=research_agent.QUESTION)
     question = parser.parse_args().question
+    own = named_url() is None  # then a local Postgres is started, and goes on running
     with Tidebase(lease_s=LEASE_S) as tide, tempfile.TemporaryDirectory() as folder:
         tide.migrate()
         stage = Stage(tide, Path(folder), question)
@@ -55,7 +57,8 @@ def main() -> int:
     heading("What to look at next")
     say("  python/examples/research_agent.py is the agent; sql/examples/walkthrough.sql does it from psql.")
     say("  The run is still there:")
-    say(f"    select * from tidebase.step_timeline\n    where run_id = '{run_id}' order by started_at;")
+    for line in next_steps(tide.url if own else None, run_id):
+        say(f"    {line}")
     for claim in failed:
         say(paint(f"\n  FAILED: {claim}", "red"))
     return 1 if failed else 0
@@ -324,6 +327,18 @@ def where(url: str) -> str:
     parts = conninfo_to_dict(url)
     name = parts.get("dbname") or os.environ.get("PGDATABASE") or "the default database"
     return f"{name} at {parts.get('host') or os.environ.get('PGHOST') or 'the default host'}"
+
+
+def next_steps(url: str | None, run_id: str) -> Iterator[str]:
+    """What to type to look at the run; the URL is that of the local Postgres that was started, if one was."""
+    script = Path(sys.executable).with_name("tidebase")
+    program = os.path.relpath(script) if script.exists() else f"{sys.executable} -m tidebase"
+    if url is not None:
+        yield f"export TIDEBASE_DATABASE_URL='{url}'"
+    yield f"{program} timeline {run_id}"
+    yield 'psql "$TIDEBASE_DATABASE_URL" -c "table tidebase.step_timeline"' if url else "table tidebase.step_timeline;"
+    if url is not None:
+        yield f"{program} dev --stop    # stops the local Postgres, which goes on running until then; its data stays"
 
 
 def heading(text: str) -> None:

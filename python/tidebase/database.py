@@ -43,17 +43,23 @@ _STAY_S = 60.0
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE")
 
 
-def find_url(given: str | None = None) -> str:
+def named_url(given: str | None = None) -> str | None:
     """The connection string: the one given, ``TIDEBASE_DATABASE_URL``, ``DATABASE_URL``, libpq's own variables
-    (PostgreSQL manual, section 34.15); with none of them, a local Postgres is started.
+    (PostgreSQL manual, section 34.15), which an empty one stands for; None when nothing names a database.
 
     ``postgresql+psycopg://`` and its like, as SQLAlchemy spells them, are understood.
     """
     url = given or os.environ.get("TIDEBASE_DATABASE_URL") or os.environ.get("DATABASE_URL")
-    if url is not None:
+    if url:
         return re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", url)
-    if any(os.environ.get(name) for name in _LIBPQ):
-        return ""
+    return "" if any(os.environ.get(name) for name in _LIBPQ) else None
+
+
+def find_url(given: str | None = None) -> str:
+    """The connection string of :func:`named_url`; with none, a local Postgres is started."""
+    url = named_url(given)
+    if url is not None:
+        return url
     from .local import start_local
 
     return start_local()

@@ -59,6 +59,7 @@ class Cluster:
         self.binaries = binaries
         self.settings = settings or {}
         self.port = port
+        self._command: list[str] | None = None
 
     @property
     def socket_folder(self) -> Path:
@@ -85,8 +86,10 @@ class Cluster:
         command = [str(self.binaries / "pg_isready"), "-q", "-h", str(self.socket_folder), "-p", str(self.port or 5432)]
         return subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
 
-    def start(self) -> None:
+    def start(self) -> bool:
         """Makes the data directory if there is none, and starts the server if none runs on it. Safe to race.
+
+        Returns whether one was running already.
 
         Raises:
             DatabaseUnavailable: it does not start, or one that runs does not answer within a minute.
@@ -96,6 +99,7 @@ class Cluster:
             if not (self.data / "PG_VERSION").exists():
                 self._initialise()
             give_up = time.monotonic() + 60
+            found = self.is_running()
             while not (self.is_running() and self.is_ready()):
                 if not self.is_running():
                     self._start()
@@ -103,6 +107,7 @@ class Cluster:
                     raise DatabaseUnavailable(f"the server on {self.data} runs, but does not answer")
                 else:
                     time.sleep(0.1)
+        return found
 
     def stop(self, mode: str = "fast") -> None:
         """Stops the server: ``fast`` (default), ``smart``, or ``immediate`` (as a crash would)."""
@@ -135,11 +140,43 @@ class Cluster:
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         self._pg_ctl("-w", "-t", "60", "-l", str(self.data / "server.log"), "-o", options, "start")
 
+    def _account_command(self) -> list[str]:
+        """What stands before a program so that it may run, and reaches its binaries and its data.
+
+        Of the ways that root has, the first with which it works: those of a container lack the capabilities, and do
+        well without them, unless everything is below a home that is closed.
+        """
+        if os.geteuid() != 0:
+            return []
+        if self._command is None:
+            for capability in (None, "dac_read_search", "dac_override"):
+                self._command = _as_account(capability)
+                # access(2), which initdb asks, sees a capability only where setuid leaves it alone.
+                probe = 'test -x "$2" && exec "$1" --show -D "$2"'
+                command = [
+                    *self._command,
+                    "sh",
+                    "-c",
+                    probe,
+                    "sh",
+                    str(self.binaries / "initdb"),
+                    str(self.data.parent),
+                ]
+                if subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd="/").returncode == 0:
+                    break
+            else:
+                name = _account().pw_name
+                raise DatabaseUnavailable(
+                    f"Postgres does not run as root, and {name} cannot reach {self.binaries} or {self.data.parent}",
+                    hint=f"Set {DATA_VARIABLE} to a folder outside of a closed home, or run as another user.",
+                )
+        return self._command
+
     def _pg_ctl(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self._run("pg_ctl", "-D", str(self.data), *args, check=check)
 
     def _run(self, program: str, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [*_as_account(), str(self.binaries / program), *args]
+        command = [*self._account_command(), str(self.binaries / program), *args]
         # Files, not pipes: the server that pg_ctl leaves behind would keep a pipe open.
         with tempfile.TemporaryFile("w+") as output:
             result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", text=True)
@@ -153,18 +190,15 @@ class Cluster:
 
 
 def start_local() -> str:
-    """Starts (or finds) the local Postgres and returns its URL; its data is in ``./tidebase-data``, or in the folder
-    that ``TIDEBASE_LOCAL_DATA`` names. The server goes on running after this process: ``tidebase dev --stop`` ends it.
+    """Starts (or finds) the local Postgres, says so in a line, and returns its URL; its data is in ``./tidebase-data``,
+    or in the folder that ``TIDEBASE_LOCAL_DATA`` names. The server goes on running after this process.
 
     Raises:
         DatabaseUnavailable: there are no binaries, or the server does not start.
     """
     cluster = local_cluster()
-    cluster.start()
-    log.warning(
-        "no database configured: using a local Postgres with its data in %s (delete the folder to start afresh)",
-        cluster.data,
-    )
+    verb = "found a local Postgres running" if cluster.start() else "started a local Postgres"
+    log.warning("no database is named: %s, its data is in %s (to stop it: tidebase dev --stop)", verb, cluster.data)
     return cluster.url
 
 
@@ -192,19 +226,17 @@ def _account() -> pwd.struct_passwd:
     )
 
 
-def _as_account() -> list[str]:
+def _as_account(capability: str | None = None) -> list[str]:
+    """Runs a program as the account, which may then also read what root may (``dac_read_search``, or ``dac_override``
+    where a container has no other), so that a virtual environment below /root works without opening it to all.
+    """
     if os.geteuid() != 0:
         return []
     account = _account()
-    # The account may read what root may, so that a virtual environment below /root works without opening it to all.
-    return [
-        "setpriv",
-        f"--reuid={account.pw_uid}",
-        f"--regid={account.pw_gid}",
-        "--clear-groups",
-        "--inh-caps=+dac_read_search",
-        "--ambient-caps=+dac_read_search",
-    ]
+    command = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    if capability is not None:
+        command += ["--securebits=+no_setuid_fixup", f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
+    return command
 
 
 class _exclusive:

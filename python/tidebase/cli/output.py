@@ -19,6 +19,7 @@ import click
 
 from .. import timeline as drawing
 from ..client import Tidebase
+from ..database import named_url
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,9 +109,24 @@ AMOUNT = Amount()
 JSON = Json()
 TIME = Time()
 
+
+def _named(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    """No command but ``dev`` starts a Postgres: in the wrong folder, it would be an empty one that goes on running."""
+    url = named_url(given)
+    if url is None and not ctx.resilient_parsing:
+        raise click.UsageError(
+            "no database is named. Three ways to do that: --database URL; the environment variable"
+            " TIDEBASE_DATABASE_URL (or DATABASE_URL, or libpq's PGHOST ...); or, for a Postgres of your own here:"
+            ' eval "$(tidebase dev)"',
+            ctx,
+        )
+    return url
+
+
 database_option = click.option(
     "--database",
     metavar="URL",
+    callback=_named,
     help="Where the database is; by default TIDEBASE_DATABASE_URL, DATABASE_URL, or libpq's variables.",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
