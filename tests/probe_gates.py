@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from .probe_support import (
+    PATIENCE_S,
     Connection,
     attempt,
     audit,
@@ -18,6 +19,7 @@ from .probe_support import (
     expire,
     grant,
     new_run,
+    queue,
     take_over,
     together,
     value,
@@ -118,6 +120,115 @@ def suspension(url: str) -> list[str]:
             if status != expected:
                 found.append(f"{first} first: the run is {status}")
     return found
+
+
+def all_that_is_shown(url: str) -> list[str]:
+    """A decision holds for what was shown: opened with another prompt, another capability ..., a gate says so."""
+    shown: dict[str, Any] = {
+        "prompt": "Pay?",
+        "data": '{"to": "x"}',
+        "options": ["approved", "rejected"],
+        "capability": '{"pay": 100}',
+        "response_schema": '{"type": "object"}',
+        "required_approvals": 1,
+    }
+    others = {
+        "prompt": "Pay!",
+        "data": '{"to": "y"}',
+        "options": ["approved", "rejected", "edited"],
+        "capability": '{"pay": 100000}',
+        "response_schema": "true",
+        "required_approvals": 2,
+    }
+    found = []
+    with connect(url) as connection:
+        run_id = new_run(connection)
+        opened = {"run_id": run_id, "token": grant(connection, run_id), "name": "g"}
+        call(connection, "open_gate", **opened, **shown)
+        for status in ("pending", "decided"):
+            if call(connection, "open_gate", **opened, **shown)["status"] != status:
+                found.append(f"opened again as it was, it is not {status}")
+            for name, other in others.items():
+                code, _ = attempt(connection, "open_gate", **opened, **(shown | {name: other}))
+                if code != "TB006":
+                    found.append(f"{status}, with another {name}: {code}")
+            call(connection, "decide_gate", run_id=run_id, name="g", decision="approved")
+        return found + audit(connection)
+
+
+def a_secret_dies_with_its_gate(url: str) -> list[str]:
+    """The run is purged and made again under its id, and asks another question: also while somebody is deciding."""
+    with connect(url) as connection, connect(url) as other:
+        run_id = new_run(connection)
+
+        def ask(prompt: str) -> str:
+            call(connection, "create_run", workflow="probe", run_id=run_id)
+            token = grant(connection, run_id)
+            return str(call(other, "open_gate", run_id=run_id, token=token, name="g", prompt=prompt)["secret"])
+
+        def forget() -> None:
+            call(connection, "cancel_run", run_id=run_id)
+            call(connection, "purge_runs", older_than="0")
+
+        found = []
+        secrets = [ask("Pay 1?"), call(connection, "get_gate_secret", run_id=run_id, name="g", voter="ada")]
+        decision = {"run_id": run_id, "name": "g", "decision": "approved"}
+        forget()
+        secrets.append(ask("Pay 1000?"))
+        for secret in secrets[:2]:
+            code, _ = attempt(connection, "decide_gate", **decision, secret=secret)
+            if code != "TB009":
+                found.append(f"a secret of the gate that is gone: {code}")
+        with queue(url) as line:
+            with other.transaction():
+                # Who decides has seen the gate, and waits for the key that its secret is compared by.
+                other.execute("lock table tidebase_private.gate_key in access exclusive mode")
+                late = line.add(lambda mine: attempt(mine, "decide_gate", **decision, secret=secrets[2]))
+                line.settle(connection)
+                forget()
+                ask("Pay 1000000?")
+            code, answer = late.result(PATIENCE_S)
+        if code != "TB009":
+            found.append(f"a secret of a gate that went meanwhile: {code} {answer}")
+        return found + audit(connection)
+
+
+def one_vote_each(url: str) -> list[str]:
+    """Where two must agree, one person is one voter: under each name, in each role, and as the bearer of a secret."""
+    with connect(url) as connection:
+        run_id = new_run(connection)
+        token = grant(connection, run_id)
+        general = call(connection, "open_gate", run_id=run_id, token=token, name="g", required_approvals=2)["secret"]
+        me = connection.info.user
+        mine = call(connection, "get_gate_secret", run_id=run_id, name="g", voter=me)
+        another = call(connection, "get_gate_secret", run_id=run_id, name="g", voter="another")
+        guises: list[dict[str, Any]] = [
+            {},
+            {"actor": "bob"},
+            {"actor": "(secret)"},
+            {"secret": general},
+            {"secret": general, "actor": "bob"},
+            {"secret": mine},
+            {"secret": mine, "actor": "bob"},
+            {"voter": "bob"},
+        ]
+
+        def vote(mine: Connection, number: int) -> tuple[str, Any]:
+            if number % 2:
+                mine.execute("set role tidebase_approver")
+            given = guises[number // 2]
+            return attempt(mine, "decide_gate", run_id=run_id, name="g", decision="approved", **given)
+
+        answers = behind_the_lock(url, run_id, 2 * len(guises), vote)
+        counted = [answer for code, answer in answers if code == "ok" and answer["accepted"]]
+        found = [] if len(counted) == 1 else [f"{len(counted)} votes of one person were counted: {answers}"]
+        voters = values(connection, "select voter from tidebase.gate_votes where run_id = %s", run_id)
+        if voters != [me]:
+            found.append(f"{voters} have voted")
+        decision = {"run_id": run_id, "name": "g", "decision": "approved", "secret": another}
+        if call(connection, "decide_gate", **decision)["status"] != "decided":
+            found.append("the vote of another person is not counted")
+        return found + audit(connection)
 
 
 # -- reviews ----------------------------------------------------------------------------------------------------------

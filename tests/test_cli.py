@@ -190,6 +190,7 @@ CALLS = (
     ["tree", "r"],
     ["usage", "r"],
     ["gates", "r"],
+    ["secret", "r", "g"],
     ["decide", "r", "g", "approved"],
     ["reviews", "r"],
     ["review", "r", "s", "fail"],
@@ -233,7 +234,8 @@ def test_a_database_without_the_schema_is_a_line(empty_database: str) -> None:
 
 def test_a_run_that_is_not_there_is_a_line(terminal: Terminal, tide: Tidebase) -> None:
     tide.runs.create("w", run_id="s")
-    about_a_run = [call for call in CALLS if call[1:2] == ["r"]]
+    assert "run 'r' has no gate 'g' [TB012]" in terminal.error("secret", "r", "g")
+    about_a_run = [call for call in CALLS if call[1:2] == ["r"] and call[0] != "secret"]
     for call in [*about_a_run, ["diff", "s", "r"], ["runs", "--before", "r"]]:
         assert "run 'r' does not exist [TB001]" in terminal.error(*call), call
 
@@ -652,9 +654,30 @@ def test_gates_are_listed_and_decided_once(terminal: Terminal, tide: Tidebase) -
 
 
 def test_a_decision_of_two_people_is_counted(terminal: Terminal, tide: Tidebase) -> None:
-    asked(tide, "r", required_approvals=2)
+    secret = asked(tide, "r", required_approvals=2)
     assert terminal.text("decide", "r", "go", "approved", "--actor", "ada") == "counted: 1 of 2 approvals\n"
-    assert terminal.text("decide", "r", "go", "approved", "--actor", "bob") == "decided: approved\n"
+    again = terminal.call("decide", "r", "go", "approved", "--actor", "bob")
+    assert (again.exit_code, again.stderr) == (1, "not taken: it is pending already\n")
+    assert terminal.text("secret", "r", "go") == f"{secret}\n"
+    assert "TB009" in terminal.error("decide", "r", "go", "approved", "--secret", secret)
+    personal = terminal.json("secret", "r", "go", "--voter", "bob")["secret"]
+    assert terminal.text("decide", "r", "go", "approved", "--secret", personal) == "decided: approved\n"
+    assert terminal.json("secret", "r", "go", code=1) == {"secret": None}
+    assert terminal.call("secret", "r", "go").stderr == "the gate is decided\n"
+
+
+def test_a_login_that_speaks_for_others_is_named_and_shown(terminal: Terminal, tide: Tidebase, db: Connection) -> None:
+    asked(tide, "r", required_approvals=2)
+    assert "TB009" in terminal.error("decide", "r", "go", "approved", "--voter", "ada")
+    assert "speakers" not in terminal.call("doctor").stdout
+    name = value(db, "select session_user::text")
+    db.execute("insert into tidebase_private.settings values ('speakers', %s)", [f"{{{name}}}"])
+    assert f"note     speakers: may vote for others: {name}\n" in terminal.call("doctor").stdout
+    assert terminal.text("decide", "r", "go", "approved", "--voter", "ada") == "counted: 1 of 2 approvals\n"
+    assert terminal.text("decide", "r", "go", "approved", "--voter", "bob") == "decided: approved\n"
+    for wrong, text in (("gateway", "the setting speakers is 'gateway'"), ("{nobody}", "no such login: nobody")):
+        db.execute("update tidebase_private.settings set value = %s where name = 'speakers'", [wrong])
+        assert f"PROBLEM  speakers: {text}" in terminal.text("doctor", code=1)
 
 
 def test_an_answer_is_given_as_json_by_file_or_standard_input(
@@ -851,8 +874,16 @@ def test_it_is_reconciled_until_it_is_interrupted(database: str, db: Connection)
 
 def test_a_gateway_is_not_left_open(terminal: Terminal) -> None:
     assert "loopback interface only" in terminal.error("serve", "--host", "0.0.0.0")
-    for key in ("nonsense", "worker", "worker:short", "boss:a-long-secret", "worker+:a-long-secret", ":a-long-secret"):
-        assert "a key must be role[+role]:secret" in terminal.error("serve", "--key", key)
+    for key in (
+        "nonsense",
+        "worker",
+        "worker:short",
+        "boss:a-long-secret",
+        "worker+:a-long-secret",
+        ":a-long-secret",
+        "worker@ :a-long-secret",
+    ):
+        assert "a key must be role[+role][@name]:secret" in terminal.error("serve", "--key", key)
     assert "a key must be" in terminal.error("serve", env={"TIDEBASE_KEYS": "worker:a-long-secret nonsense"})
 
 

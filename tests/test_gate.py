@@ -239,6 +239,70 @@ def test_nobody_is_counted_twice_where_several_must_agree(db: Db, database: str)
     assert broken_logs(db) == []
 
 
+def test_one_person_is_one_voter_whatever_they_say_or_hold(db: Db, database: str) -> None:
+    token = new_run(db, "r")
+    general = open_gate(db, "r", token, "g", required_approvals=3)[2]
+    with user(db, database, "approver") as alice, user(db, database, "approver", "reader") as bob:
+        with psycopg.connect(alice) as connection:
+            login = connection.info.user
+        own = value(db, "select tidebase.get_gate_secret('r', 'g', %s)", login)
+        guises: list[dict[str, Any]] = [
+            {},
+            {"actor": "(secret)"},
+            {"actor": "bob", "request_id": "one"},
+            {"actor": "bob", "request_id": "two"},
+            {"secret": own},
+            {"secret": own, "actor": "bob"},
+        ]
+
+        def vote(connection: Db, given: dict[str, Any], role: str) -> Any:
+            connection.execute(f"set role {role}")
+            return decide(connection, "r", "g", "approved", **given)
+
+        shots = [lambda c, g=given, r=role: vote(c, g, r) for given in guises for role in ("none", "tidebase_approver")]
+        answers = together(alice, shots)
+        assert sum(answer[0] for answer in answers) == 1 and {answer[4] for answer in answers} == {1}
+        with psycopg.connect(alice, autocommit=True) as connection:
+            for given in (
+                {"secret": general},
+                {"secret": general, "actor": "bob"},
+                {"voter": "bob"},
+                {"secret": own, "voter": "bob"},
+                {"secret": own.replace(login, "bob")},
+                {"secret": f"{general}_bob"},
+            ):
+                assert refusal(lambda g=given: decide(connection, "r", "g", "approved", **g)) == "TB009", given
+        with psycopg.connect(bob, autocommit=True) as connection:
+            assert decide(connection, "r", "g", "approved", actor=login)[::4] == (True, 2)  # alice has lost no vote
+        with user(db, database, "reader") as carol, psycopg.connect(carol, autocommit=True) as connection:
+            assert refusal(lambda: decide(connection, "r", "g", "approved", secret=general)) == "TB009"
+            personal = value(db, "select tidebase.get_gate_secret('r', 'g', 'carol')")
+            assert decide(connection, "r", "g", "approved", secret=personal)[:4] == (
+                True,
+                "decided",
+                "approved",
+                "carol",
+            )
+    voters = db.execute("select voter from tidebase.gate_votes order by voted_at").fetchall()
+    assert len(voters) == 3 and voters[0] == (login,) and voters[2] == ("carol",)
+
+
+def test_a_login_that_the_owner_has_named_votes_for_others(db: Db, database: str) -> None:
+    token = new_run(db, "r")
+    open_gate(db, "r", token, "g", required_approvals=2)
+    with user(db, database, "approver") as url, psycopg.connect(url, autocommit=True) as bot:
+        name = bot.info.user
+        assert refusal(lambda: decide(bot, "r", "g", "approved", voter="ann")) == "TB009"
+        db.execute("insert into tidebase_private.settings values ('speakers', %s::name[]::text)", [[name]])
+        assert refusal(lambda: decide(bot, "r", "g", "approved", actor="ann")) == "TB009"  # whose vote is it?
+        assert decide(bot, "r", "g", "approved", voter="ann", actor="Ann")[::4] == (True, 1)
+        assert decide(bot, "r", "g", "approved", voter="ann", actor="Bob")[::4] == (False, 1)
+        db.execute("set role tidebase_approver")
+        assert refusal(lambda: decide(db, "r", "g", "approved", voter="bob")) == "TB009"
+        db.execute("reset role")
+        assert decide(bot, "r", "g", "approved", voter="bob")[:4] == (True, "decided", "approved", "bob")
+
+
 def test_a_rejection_settles_a_gate_where_several_must_agree(db: Db) -> None:
     token = new_run(db, "r")
     open_gate(db, "r", token, "g", required_approvals=3)

@@ -311,6 +311,34 @@ async def test_a_gate_is_decided_once_and_by_who_is_entitled(database: str) -> N
             assert begun["action"] == "return" and begun["gate"]["resolveToken"] is None
 
 
+async def test_people_are_told_apart_by_their_keys_and_not_by_what_they_are_called(
+    database: str, db: Connection, tide: Tidebase
+) -> None:
+    db.execute("insert into tidebase_private.settings values ('speakers', array[session_user]::text)")
+    with tide.runs.attach("w", run_id="r") as session:
+        session.gates.begin("g", required_approvals=2)
+        personal = session.gates.secret("g", voter="ada")
+    keys = ["approver@ada:ada-secret", "approver@bob:bob-secret", "approver:nobody-secret"]
+    with gateway(database, *keys) as base:
+        async with client_of(base) as client:
+
+            async def vote(who: str, **more: Any) -> tuple[int, str | None]:
+                header = {"authorization": f"Bearer {who}-secret"}
+                body = {"decision": "approved", **more}
+                answer = await client.post("/runs/r/gates/g/resolve", json=body, headers=header)
+                return answer.status_code, answer.json().get("code")
+
+            assert await vote("nobody", actor="zoe") == (409, "not_entitled")  # whose vote would it be?
+            assert await vote("ada", actor="bob") == (200, None)
+            assert await vote("ada", actor="zoe") == (409, "already_resolved")
+            assert await vote("nobody", token=personal) == (409, "already_resolved")  # it is ada's
+            assert value(db, "select voter from tidebase.gate_votes") == "ada"
+            assert await vote("bob") == (200, None)
+    gate = tide.gates.get("r", "g")
+    assert (gate.status, gate.actor) == ("decided", "bob")
+    assert [e.payload["actor"] for e in tide.runs.events("r") if e.type == "gate.voted"] == ["ada", "bob"]
+
+
 # -- keys
 
 

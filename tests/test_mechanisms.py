@@ -61,6 +61,8 @@ GRANT = "greatest(h.lease_token, tidebase_private.tokens_before()) + 1"
 
 LIVE = "return head.lease_expires_at > clock_timestamp() and"
 
+VOTER = "then tidebase_private.voter_of(secret)"
+
 READ_THEN_WRITE = """select h.* into head from tidebase.run_heads h where h.run_id = fence.run_id;
   if head.lease_token is distinct from fence.token or head.status <> 'running' then
     perform tidebase_private.raise_fenced(run_id, token);
@@ -387,6 +389,39 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "a decider does not lock the head": (
         (Edit("lock_head", "for no key update", ""),),
         probe_gates.deciders_queued,
+    ),
+    "a decision holds for another capability, too": (
+        (Edit("shown_hash", "gate.capability, ", ""),),
+        probe_gates.all_that_is_shown,
+    ),
+    "a gate's secret is that of its run and name": (
+        (Edit("gate_secret", "gate.nonce::text, extract(epoch from gate.created_at)::text", "null"),),
+        probe_gates.a_secret_dies_with_its_gate,
+    ),
+    "the gate is not looked at again under the lock": (
+        (Edit("decide_gate", "elsif gate.nonce is distinct from seen then", "elsif false then"),),
+        probe_gates.a_secret_dies_with_its_gate,
+    ),
+    "the general secret is a voter": (
+        (Edit("decide_gate", VOTER, f"then coalesce({VOTER.removeprefix('then ')}, '(secret)')"),),
+        probe_gates.one_vote_each,
+    ),
+    "a voter is who says so": (
+        (Edit("decide_gate", "else session_user::text end;", "else coalesce(actor, session_user::text) end;"),),
+        probe_gates.one_vote_each,
+    ),
+    "a voter is the role that was set": (
+        (Edit("decide_gate", "else session_user::text end;", "else tidebase_private.caller() end;"),),
+        probe_gates.one_vote_each,
+    ),
+    "everybody speaks for others": (
+        (Edit("is_speaker", "'speakers'), '{}')", "'speakers'), array[session_user])"),
+         Edit("decide_gate", "then voter else", "then coalesce(voter, session_user::text) else")),
+        probe_gates.one_vote_each,
+    ),
+    "the personal secret of a voter is not the login's": (
+        (Edit("decide_gate", VOTER, f"then 'bearer ' || {VOTER.removeprefix('then ')}"),),
+        probe_gates.one_vote_each,
     ),
     "a run is suspended for a gate that is decided": (
         (Edit("suspend_run", "gate.status = 'decided' or", ""),),

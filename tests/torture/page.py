@@ -55,8 +55,15 @@ PROMISES = (
     ),
     (
         "A gate has one decision, of somebody entitled",
-        "decided under the lock; an HMAC as secret",
-        ("deciders", "deciders_queued", "suspension"),
+        "decided under the lock; an HMAC as secret; a voter is a login, or who is named by a secret",
+        (
+            "deciders",
+            "deciders_queued",
+            "suspension",
+            "all_that_is_shown",
+            "a_secret_dies_with_its_gate",
+            "one_vote_each",
+        ),
     ),
     (
         "What may have taken effect is repeated only if a person says so",

@@ -126,6 +126,39 @@ def _roles(connection: Connection) -> Iterator[Finding]:
         yield Finding("roles", "problem", f"{user} may do nothing here", advice)
 
 
+_READABLE = """
+select coalesce(bool_or(has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')), false)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = 'tidebase_private' and c.relname = 'settings'
+"""
+
+
+def _speakers(connection: Connection) -> Iterator[Finding]:
+    """The logins that are believed for whom they vote."""
+    if not _row(connection, _READABLE)[0]:
+        return
+    row = connection.execute("select value from tidebase_private.settings where name = 'speakers'").fetchone()
+    if row is None:
+        return
+    try:
+        with connection.transaction():
+            logins: list[str] = _row(connection, "select %s::name[]::text[]", row[0])[0]
+    except psycopg.DataError:
+        advice = "It must be an array of logins: {gateway,bot}. Until then no vote can be given."
+        yield Finding("speakers", "problem", f"the setting speakers is {row[0]!r}", advice)
+        return
+    unknown = [
+        name
+        for name in logins
+        if not _row(connection, "select exists (select from pg_roles where rolname = %s)", name)[0]
+    ]
+    if unknown:
+        yield Finding("speakers", "problem", f"no such login: {', '.join(unknown)}", "Mend the setting speakers.")
+    elif logins:
+        advice = "Each of these is believed for whom it votes, where several must agree."
+        yield Finding("speakers", "note", f"may vote for others: {', '.join(logins)}", advice)
+
+
 #: Setting, the values that are fine, level otherwise, advice.
 _SETTINGS = (
     ("fsync", ("on",), "problem", "A crash of the machine destroys the database. Set it on."),
@@ -241,6 +274,7 @@ CHECKS: tuple[Check, ...] = (
     _version,
     _schema,
     _roles,
+    _speakers,
     _settings,
     _connections,
     _transactions,

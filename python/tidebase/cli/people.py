@@ -1,4 +1,4 @@
-"""The commands for people who decide: ``gates``, ``decide``, ``reviews``, ``review``."""
+"""The commands for people who decide: ``gates``, ``secret``, ``decide``, ``reviews``, ``review``."""
 
 from __future__ import annotations
 
@@ -50,6 +50,25 @@ def gates(database: str | None, as_json: bool, run_id: str | None, everything: b
 @common
 @click.argument("run_id", metavar="RUN")
 @click.argument("gate")
+@click.option("--voter", metavar="NAME", help="A personal secret: what it approves is the vote of this person.")
+def secret(database: str | None, as_json: bool, run_id: str, gate: str, voter: str | None) -> None:
+    """Print the secret of a gate, to hand it out. For workers. Exits with 1 when the gate is decided."""
+    with connected(database) as tide:
+        found = tide.gates.secret(run_id, gate, voter=voter)
+    if as_json:
+        print_json({"secret": found})
+    elif found is not None:
+        print_line(found)
+    else:
+        print_line("the gate is decided", err=True)
+    if found is None:
+        raise SystemExit(1)
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.argument("gate")
 @click.argument("decision")
 @actor_option
 @click.option("--payload", type=JSON, metavar="JSON", help="The answer: JSON, @FILE, or - for standard input.")
@@ -58,6 +77,9 @@ def gates(database: str | None, as_json: bool, run_id: str | None, everything: b
     "--secret",
     envvar="TIDEBASE_GATE_SECRET",
     help="The gate's secret, where the user is no approver; better in TIDEBASE_GATE_SECRET.",
+)
+@click.option(
+    "--voter", metavar="NAME", help="For whom, where several must agree and the user is one who speaks for others."
 )
 def decide(
     database: str | None, as_json: bool, run_id: str, gate: str, decision: str, actor: str | None, **more: Any
@@ -115,4 +137,4 @@ def review(database: str | None, as_json: bool, run_id: str, step: str, decision
         print_fields({"run_id": run.run_id, "status": run.status})
 
 
-COMMANDS = [gates, decide, reviews, review]
+COMMANDS = [gates, secret, decide, reviews, review]

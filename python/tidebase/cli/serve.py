@@ -20,9 +20,9 @@ from .output import PAUSE, database_option
     "keys",
     multiple=True,
     envvar="TIDEBASE_KEYS",
-    metavar="ROLE[+ROLE]:SECRET",
-    help="Who may do what: worker, approver, operator, reader. May be given more than once; better in TIDEBASE_KEYS,"
-    " with spaces in between. Without keys everybody may do everything, from this machine only.",
+    metavar="ROLE[+ROLE][@NAME]:SECRET",
+    help="Who may do what: worker, approver, operator, reader; and whose it is. May be given more than once; better in"
+    " TIDEBASE_KEYS, with spaces in between. Without keys everybody may do everything, from this machine only.",
 )
 @click.option(
     "--cors", multiple=True, metavar="ORIGIN", help="A page that may call it from a browser: https://app.example."

@@ -131,12 +131,12 @@ def _guarded(endpoint: Endpoint, keyring: Keyring, allowed: frozenset[str] = ALL
 
     async def guarded(request: Request) -> Response:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        roles = keyring.roles(secret.strip() if scheme.lower() == "bearer" else None)
-        if roles is None:
+        key = keyring.find(secret.strip() if scheme.lower() == "bearer" else None)
+        if key is None:
             raise Refused(401, error="unauthorized", code="unauthorized")
-        if not roles & allowed:
+        if not key.roles & allowed:
             raise Refused(403, error="forbidden", code="forbidden")
-        request.state.roles = roles
+        request.state.key = key
         return await endpoint(request)
 
     return guarded
@@ -150,7 +150,8 @@ def _endpoint(route: Route, lease_s: float) -> Endpoint:
             query=dict(request.query_params),
             body=None if route.body is None else await _body(request, route.body),
             worker=request.headers.get("x-tidebase-worker"),
-            roles=request.state.roles,
+            roles=request.state.key.roles,
+            person=request.state.key.name,
             lease_s=lease_s,
             traceparent=valid_traceparent(request.headers.get("traceparent")),
         )

@@ -1,7 +1,8 @@
 """Who may do what over HTTP: bearer keys with roles, and short-lived tokens for those who cannot send headers.
 
-A key is ``role[+role...]:secret``. The roles are those of the database; they are siblings, not a ladder. Without any
-key everybody may do everything, which is why a server without keys listens on the loopback interface only.
+A key is ``role[+role...][@name]:secret``. The roles are those of the database; they are siblings, not a ladder. The
+name says whose the key is: who decides with it decides as this person, and where several must agree this is the voter.
+Without any key everybody may do everything, which is why a server without keys listens on the loopback interface only.
 """
 
 from __future__ import annotations
@@ -22,29 +23,36 @@ TOKEN_S = 50
 
 @dataclass(frozen=True)
 class Key:
-    """A secret and what its bearer may do; the secret is not shown."""
+    """A secret, what its bearer may do, and who that is; the secret is not shown."""
 
     roles: frozenset[str]
     secret: str = field(repr=False)
+    name: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Key:
-        """From ``worker:SECRET`` or ``worker+operator:SECRET``."""
-        names, separator, secret = text.partition(":")
+        """From ``worker:SECRET``, ``worker+operator:SECRET`` or ``approver@alice:SECRET``."""
+        front, separator, secret = text.partition(":")
+        names, named, name = front.partition("@")
         roles = frozenset(names.split("+"))
-        if not separator or not roles <= ROLES or len(secret) < 8:
+        nameless = bool(named) and not name.strip()
+        if not separator or not roles <= ROLES or len(secret) < 8 or nameless:
             raise InvalidArgument(
-                "a key must be role[+role]:secret, with a secret of at least 8 characters",
+                "a key must be role[+role][@name]:secret, with a secret of at least 8 characters",
                 hint=f"The roles are {', '.join(sorted(ROLES))}.",
             )
-        return cls(roles, secret)
+        return cls(roles, secret, name or None)
+
+
+#: What everybody has where there are no keys.
+_ANY = Key(ROLES, "")
 
 
 class Keyring:
     """The keys of a server. The same keys make the same tokens, so any replica takes what another has given."""
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
-        self._keys = [(_digest(key.secret), key.roles) for key in keys]
+        self._keys = [(_digest(key.secret), key) for key in keys]
         material = "\n".join(sorted(f"{key.secret}" for key in keys))
         self._signing = hashlib.sha256(b"tidebase events token\n" + material.encode()).digest()
 
@@ -53,15 +61,15 @@ class Keyring:
         """Whether there are no keys: everybody may do everything."""
         return not self._keys
 
-    def roles(self, secret: str | None) -> frozenset[str] | None:
-        """What the bearer of a secret may do; None when it is none of the keys.
+    def find(self, secret: str | None) -> Key | None:
+        """The key with a secret; None when it is none of them.
 
         Every key is compared, and digests of one length are, so how long it takes says nothing about any of them.
         """
         if self.is_open:
-            return ROLES
+            return _ANY
         given = _digest(secret or "")
-        found = [roles for digest, roles in self._keys if hmac.compare_digest(digest, given)]
+        found = [key for digest, key in self._keys if hmac.compare_digest(digest, given)]
         return found[0] if found and secret else None
 
     def sign(self, run_id: str) -> tuple[str, int]:

@@ -114,10 +114,10 @@ def token_of(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
 def _require_reader(keyring: Keyring, request: Request, run_id: str) -> None:
     """A key in the header, or in ``?token=`` a token for this run, or (as the clients of v0.6 do) the key itself."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and keyring.roles(secret.strip()) is not None:
+    if scheme.lower() == "bearer" and keyring.find(secret.strip()) is not None:
         return
     token = request.query_params.get("token")
-    if keyring.is_open or (token is not None and (keyring.may_follow(run_id, token) or keyring.roles(token))):
+    if keyring.is_open or (token is not None and (keyring.may_follow(run_id, token) or keyring.find(token))):
         return
     raise Refused(401, error="unauthorized", code="unauthorized")
 

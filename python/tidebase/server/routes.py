@@ -64,6 +64,7 @@ class Asked:
     body: Any
     worker: str | None
     roles: frozenset[str]
+    person: str | None
     lease_s: float
     traceparent: str | None
 
@@ -624,7 +625,7 @@ async def get_gate(asked: Asked) -> Shape:
 
 @route("POST", "/runs/{run_id}/gates/{gate_id}/resolve", DECIDERS, "gate", body=bodies.ResolveGate, refusals=(409,))
 async def resolve_gate(asked: Asked) -> Shape:
-    """Decides a gate, once."""
+    """Decides a gate, once: in the name of the person whose key it is, if it is somebody's."""
     body: bodies.ResolveGate = asked.body
     name = shapes.name_of("gate", asked.path["gate_id"])
     if body.token is None and "approver" not in asked.roles:
@@ -633,10 +634,11 @@ async def resolve_gate(asked: Asked) -> Shape:
         run_id=asked.run_id,
         name=name,
         decision=body.decision,
-        actor=body.actor,
+        actor=asked.person or body.actor,
         payload=json_or_none(body.payload),
         secret=body.token,
         request_id=uuid4().hex,
+        voter=None if body.token else asked.person,
     )
     try:
         decided = await asked.do(call)
