@@ -46,7 +46,7 @@ select results_eq($$select h.has_budget, a.parent_run_id, a.token_limit from tid
 select is_empty($$select * from tidebase.accounts a join tidebase.edges e on e.child_run_id = a.run_id where e.run_id = 'p'$$, 'where there is none, there is nothing to share');
 select throws_ok('select tidebase.create_child(''q'', 1, ''bad'', ''wf'', ' || arguments || ')', 'TB002', null, 'create_child refuses ' || arguments) from unnest(array[
   'edge_metadata => ''[]''', 'edge_metadata => ''1''', 'edge_metadata => ''null''', 'edge_metadata => ''"x"''', 'metadata => ''[]''', 'metadata => ''null''',
-  'edge_type => null', 'edge_type => ''''', 'edge_type => '' ''', 'edge_type => repeat(''x'', 256)', 'edge_type => ''fork''',
+  'edge_type => ''''', 'edge_type => '' ''', 'edge_type => repeat(''x'', 256)', 'edge_type => ''fork''',
   'max_attempts => 0', 'max_attempts => 1001', 'retry_delay => ''-1 s''', 'retry_delay => ''31 days''', 'recovery_webhook => ''ftp://x''', 'recovery_webhook => ''''',
   'budget => ''[]''', 'budget => ''{"usd": 1}''', 'budget => ''{"cost_usd": -1}''', 'budget => ''{"tokens": "1"}''']) arguments;
 select throws_ok(format('select tidebase.create_child(''q'', 1, %L, ''wf'')', name), 'TB002', null, format('%L names no edge', left(name, 9)))

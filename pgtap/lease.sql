@@ -293,9 +293,9 @@ select tidebase.create_run('wf', run_id => 'a');
 select throws_ok(format($$select tidebase.acquire_run('a', %L)$$, holder), 'TB002', null, format('%L is no holder', left(holder, 10)))
 from unnest(array[null, '', '  ', repeat('x', 256), repeat('ä', 128)]) holder;
 select throws_ok(format($$select tidebase.acquire_run('a', 'w', %L)$$, ttl), 'TB002', null, format('a lease of %L is refused', ttl))
-from unnest(array['0', '-1 s', '0.9 ms', '1 day 1 s', '1000 years', null]) ttl;
+from unnest(array['0', '-1 s', '0.9 ms', '1 day 1 s', '1000 years']) ttl;
 select throws_ok(format($$select tidebase.renew_lease('a', 0, %L)$$, ttl), 'TB002', null, format('so is a renewal by %L', ttl))
-from unnest(array['0', '-1 s', '1 day 1 s', '1000 years', null]) ttl;
+from unnest(array['0', '-1 s', '1 day 1 s', '1000 years']) ttl;
 select throws_ok(format($$select tidebase.acquire_run('a', 'w', code_version => %L)$$, value), 'TB002', null, format('%L is no code version', left(value, 10)))
 from unnest(array['', ' ', repeat('x', 256)]) value;
 select throws_ok(format($$select tidebase.acquire_run('a', 'w', request_id => %L)$$, value), 'TB002', null, format('%L is no id of a call', left(value, 10)))
@@ -370,7 +370,7 @@ select is_empty($$select tidebase.renew_leases('{}', '{}')$$, 'there need not be
 select throws_ok(format($$select tidebase.renew_leases(%L, %L)$$, runs, tokens), 'TB002', null, format('%s and %s do not go together', runs, tokens))
 from (values ('{m1,m4}', '{1}'), ('{m1}', null), (null, '{1}'), (null, null), ('{{m1},{m4}}', '{{1},{1}}'), ('{m1}', '{}')) as pair (runs, tokens);
 select throws_ok($$select tidebase.renew_leases(array_fill('m1'::text, '{10001}'), array_fill(1::bigint, '{10001}'))$$, 'TB002', null, 'nor are 10,001 renewed');
-select throws_ok(format($$select tidebase.renew_leases('{m1}', '{1}', %L)$$, ttl), 'TB002', null, format('or for %L', ttl)) from unnest(array['0', '-1 s', '25 hours', null]) ttl;
+select throws_ok(format($$select tidebase.renew_leases('{m1}', '{1}', %L)$$, ttl), 'TB002', null, format('or for %L', ttl)) from unnest(array['0', '-1 s', '25 hours']) ttl;
 select is((select has_budget from tidebase.acquire_run('m3', 'w')), false, 'who gets a lease is told that the run has no budget');
 select tidebase.create_run('wf', run_id => 'rich', budget => '{"tokens": 1}');
 select is((select has_budget from tidebase.acquire_run('rich', 'w')), true, 'or that it has one');

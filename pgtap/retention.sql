@@ -78,11 +78,11 @@ select results_eq($$select * from pg_temp.purged('select tidebase.purge_runs(''0
 
 -- arguments
 select throws_ok('select tidebase.purge_runs(' || arguments || ')', 'TB002', null, 'purge_runs refuses ' || arguments) from unnest(array[
-  'null', '''-1 s''', '''1001 years''', '''1 day'', null', '''1 day'', ''{}''', '''1 day'', ''{running}''', '''1 day'', ''{completed,pending}''', '''1 day'', ''{waiting}''',
+  'null', '''-1 s''', '''1001 years''', '''1 day'', ''{}''', '''1 day'', ''{running}''', '''1 day'', ''{completed,pending}''', '''1 day'', ''{waiting}''',
   '''1 day'', ''{review}''', '''1 day'', ''{queued}''', '''1 day'', ''{lost}''', '''1 day'', ''{completed,null}''', '''1 day'', ''{null}''', '''1 day'', ''{""}''',
-  '''1 day'', max => 0', '''1 day'', max => -1', '''1 day'', max => 10001', '''1 day'', max => null']) arguments;
+  '''1 day'', max => 0', '''1 day'', max => -1', '''1 day'', max => 10001']) arguments;
 select lives_ok('select tidebase.purge_runs(' || arguments || ')', 'purge_runs takes ' || arguments) from unnest(array[
-  '''1000 years''', '''1000 years'', max => 10000', '''1000 years'', ''{failed}''', '''1000 years'', max => 1']) arguments;
+  '''1000 years''', '''1000 years'', max => 10000', '''1000 years'', ''{failed}''', '''1000 years'', max => 1', '''1000 years'', null, null']) arguments;
 
 -- trees
 select pg_temp.old('live parent', 'running');

@@ -67,6 +67,7 @@ declare
   who text := coalesce(actor, tidebase_private.caller());
   cancelled integer;
 begin
+  cascade := coalesce(cascade, true);
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   if head.status = 'completed' then

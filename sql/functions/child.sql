@@ -15,6 +15,7 @@ declare
   edge edges;
   child_id text;
 begin
+  edge_type := coalesce(edge_type, 'child');
   perform tidebase_private.require_name(name, 'name', 1024);
   perform tidebase_private.require_name(edge_type, 'edge_type', 255);
   if edge_type = 'fork' then

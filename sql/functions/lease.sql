@@ -382,6 +382,9 @@ declare
   lapsed jsonb;
   allowed integer;
 begin
+  if ttl is null then
+    ttl := '60 seconds';
+  end if;
   if not tidebase_private.is_name(holder, 255) then
     perform tidebase_private.require_name(holder, 'holder', 255);
   end if;
@@ -465,6 +468,9 @@ as $$
 declare
   renewed_until timestamptz;
 begin
+  if ttl is null then
+    ttl := '60 seconds';
+  end if;
   perform tidebase_private.require_interval(ttl, 'ttl', '1 millisecond', '1 day');
   perform tidebase_private.commit_lazily();
   update run_heads h
@@ -492,6 +498,9 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 begin
+  if ttl is null then
+    ttl := '60 seconds';
+  end if;
   if coalesce(array_ndims(run_ids), 1) > 1 or coalesce(array_ndims(tokens), 1) > 1
     or cardinality(run_ids) is distinct from cardinality(tokens) or coalesce(cardinality(run_ids), 10001) > 10000
   then

@@ -90,7 +90,8 @@ declare
   counts reconciliation := row(0, 0, 0, 0, 0);
   as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
 begin
-  if max is null or max not between 1 and 10000 then
+  max := coalesce(max, 100);
+  if max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
   for head in

@@ -41,6 +41,7 @@ declare
   run runs;
   number integer;
 begin
+  reason := coalesce(reason, 'manual');
   perform tidebase_private.require_name(reason, 'reason', 4096);
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
@@ -153,7 +154,9 @@ as $$
 declare
   as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
 begin
-  if max is null or max not between 1 and 1000 then
+  max := coalesce(max, 10);
+  ttl := coalesce(ttl, '1 minute');
+  if max not between 1 and 1000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
   end if;
   perform tidebase_private.require_interval(ttl, 'ttl', '1 second', '1 day');
@@ -185,6 +188,7 @@ declare
   sent deliveries;
   next_status text;
 begin
+  max_attempts := coalesce(max_attempts, 8);
   perform tidebase_private.commit_durably();
   perform tidebase_private.lock_head(run_id);
   select d.* into sent from deliveries d

@@ -109,10 +109,12 @@ declare
   chosen text[];
   purged integer := 0;
 begin
+  max := coalesce(max, 1000);
+  statuses := coalesce(statuses, array['completed', 'failed', 'cancelled']);
   perform tidebase_private.require_interval(older_than, 'older_than', '0', '1000 years');
-  if max is null or max not between 1 and 10000 then
+  if max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
-  elsif statuses is null or array_ndims(statuses) is distinct from 1
+  elsif array_ndims(statuses) is distinct from 1
     or array_position(statuses, null) is not null or not statuses <@ array['completed', 'failed', 'cancelled']
   then
     perform tidebase_private.raise_invalid('statuses', 'must be some of completed, failed and cancelled: a run that is alive is never purged');
