@@ -111,7 +111,7 @@ select is(tidebase.set_state('r', 1, '{"a": {}}', 'patched'), 3, 'so is the same
 select is(pg_temp.text_of('r', 'patched'), '{"a": {}}', 'which reads the same');
 select is((tidebase.get_state('r')).version, 6, 'streams are apart');
 select is(tidebase.save_state('r', 1, 'no weight', importance => null), 7, 'no importance');
-select is((tidebase.get_state('r')).importance, 'normal', 'is the normal one');
+select is((tidebase.get_state('r')).importance, 'checkpoint', 'is the default');
 select is(tidebase.set_state('r', 1, '1', 'x''; drop table tidebase.runs; --', 'l''; --', '$$', metadata => '{"''": "''"}', created_by => '"'''), 1, 'SQL in a name is a name');
 select is(label || reason || created_by, 'l''; --$$"''', 'and is found by it') from tidebase.get_state('r', 'x''; drop table tidebase.runs; --');
 select pg_temp.leased('other');
@@ -366,7 +366,7 @@ insert into writers values ('set_state', 'tidebase.set_state(%L, %s, ''1'''), ('
   ('save_state', 'tidebase.save_state(%L, %s, ''l'''), ('restore_state', 'tidebase.restore_state(%L, %s, 1');
 update before set everything = pg_temp.picture();
 select throws_ok('select ' || format(call, 'v', 1) || ', ' || argument || ')', 'TB002', null, name || ' refuses ' || argument) from writers, unnest(array[
-  'stream => null', 'stream => ''''', 'stream => ''  ''', 'stream => repeat(''x'', 1025)', 'stream => repeat(''ä'', 513)',
+  'stream => ''''', 'stream => ''  ''', 'stream => repeat(''x'', 1025)', 'stream => repeat(''ä'', 513)',
   'importance => ''''', 'importance => ''huge''', 'importance => ''NORMAL''', 'metadata => ''[]''', 'metadata => ''1''', 'metadata => ''null''', 'metadata => ''"x"''',
   'request_id => ''''', 'request_id => '' ''', 'request_id => repeat(''x'', 256)']) argument;
 select throws_ok('select ' || call, 'TB002', null, 'no such label: ' || call) from unnest(array[
@@ -452,7 +452,7 @@ select is((select count(value) from tidebase.list_state_versions('l')), 0::bigin
 select results_eq($$select version, value from tidebase.list_state_versions('l', 'main', with_value => true)$$, $$values (4, '{"n": 3}'::jsonb), (3, '{"n": 3}'), (2, '{"n": 2}'), (1, '{"n": 1}')$$, 'unless they are wanted');
 select set_eq($$select stream, version, operation, importance, label, seq, created_at, metadata from tidebase.list_state_versions('l', 'main')$$,
   $$select g.stream, g.version, g.operation, g.importance, g.label, g.seq, g.created_at, g.metadata from generate_series(1, 4) n, tidebase.get_state('l', version => n) g$$, 'else a version is what get_state says');
-select throws_ok(format($$select tidebase.list_state_versions('l', max => %L)$$, max), 'TB002', null, format('max is not %L', max)) from unnest(array[0, -1, 10001, null]) max;
+select throws_ok(format($$select tidebase.list_state_versions('l', max => %L)$$, max), 'TB002', null, format('max is not %L', max)) from unnest(array[0, -1, 10001]) max;
 select lives_ok(format($$select tidebase.list_state_versions('l', max => %L)$$, max), 'it may be ' || max) from unnest(array[1, 10000]) max;
 select throws_ok($$select tidebase.list_state_versions('l', before => 3)$$, 'TB002', null, 'a version to go on before is one of a stream');
 select throws_ok($$select tidebase.list_state_versions('none')$$, 'TB001', null, 'an unknown run has no versions');

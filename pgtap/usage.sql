@@ -85,7 +85,7 @@ select ok(pg_temp.dense('r'), 'a repetition costs no number');
 
 -- arguments
 select throws_ok('select tidebase.record_usage(''r'', 2, ' || arguments || ')', 'TB002', null, 'record_usage refuses ' || arguments) from unnest(array[
-  'kind => null', 'kind => ''''', 'kind => '' ''', 'kind => repeat(''x'', 256)',
+  'kind => ''''', 'kind => '' ''', 'kind => repeat(''x'', 256)',
   'input_tokens => -1', 'cache_read_tokens => -1', 'cache_write_tokens => -1', 'output_tokens => -1', 'reasoning_tokens => -1',
   'input_tokens => 1000000000001', 'output_tokens => 9223372036854775807',
   'input_tokens => 10, cache_read_tokens => 11', 'input_tokens => 10, cache_write_tokens => 11', 'input_tokens => 10, cache_read_tokens => 6, cache_write_tokens => 5',

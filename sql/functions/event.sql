@@ -174,7 +174,7 @@ begin
       return earlier.seq;
     end if;
   end if;
-  perform tidebase_private.emit(head, type, coalesce(payload, 'null'), request_id);
+  perform tidebase_private.emit(head, type, coalesce(payload, '{}'), request_id);
   return head.last_seq;
 end
 $$;
@@ -214,7 +214,8 @@ as $$
 declare
   entry event;
 begin
-  if max is null or max < 1 or max > 10000 then
+  max := coalesce(max, 1000);
+  if max < 1 or max > 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
   for entry in

@@ -20,9 +20,12 @@ set enable_seqscan = off
 as $$
 declare
   id text := coalesce(target_id, 'self');
-  snapshots text := tidebase_private.snapshot_stream(target_type, id);
+  snapshots text;
   version integer;
 begin
+  target_type := coalesce(target_type, 'run');
+  importance := coalesce(importance, 'milestone');
+  snapshots := tidebase_private.snapshot_stream(target_type, id);
   perform tidebase_private.require_name(label, 'label', 1024);
   perform tidebase_private.require_name(target_type, 'target_type', 255);
   perform tidebase_private.require_name(id, 'target_id', 1024);
@@ -50,7 +53,9 @@ set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 begin
-  if max is null or max not between 1 and 10000 then
+  max := coalesce(max, 100);
+  with_value := coalesce(with_value, true);
+  if max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
   return query

@@ -243,7 +243,6 @@ begin
     wanted.group_bytes := 0;
   end if;
   wanted.created_at := clock_timestamp();
-  wanted.importance := coalesce(wanted.importance, 'normal');
   wanted.created_by := coalesce(wanted.created_by, tidebase_private.caller());
   insert into tidebase.state_versions select (wanted).*;
 end
@@ -398,6 +397,8 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 begin
+  stream := coalesce(stream, 'main');
+  importance := coalesce(importance, 'normal');
   perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
   if value is null then
     perform tidebase_private.raise_invalid('value', 'must not be NULL (the JSON null is a value)');
@@ -420,6 +421,8 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 begin
+  stream := coalesce(stream, 'main');
+  importance := coalesce(importance, 'normal');
   perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
   if patch is null then
     perform tidebase_private.raise_invalid('patch', 'must not be NULL (the JSON null is a patch that makes the state null)');
@@ -441,6 +444,8 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 begin
+  stream := coalesce(stream, 'main');
+  importance := coalesce(importance, 'checkpoint');
   perform tidebase_private.require_name(label, 'label', 1024);
   perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
   return tidebase_private.write_state(
@@ -461,6 +466,8 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 begin
+  stream := coalesce(stream, 'main');
+  importance := coalesce(importance, 'checkpoint');
   perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
   return tidebase_private.write_state(
     tidebase_private.describe_version(run_id, stream, 'restore', importance, null, reason, metadata, created_by),
@@ -561,6 +568,7 @@ declare
   stored state_versions;
   chosen integer;
 begin
+  stream := coalesce(stream, 'main');
   if num_nonnulls(version, at, seq, label) > 1 then
     perform tidebase_private.raise_invalid('version, at, seq and label', 'must not be combined: at most one of them says which version');
   end if;
@@ -583,7 +591,10 @@ set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
 as $$
 begin
-  if max is null or max not between 1 and 10000 then
+  labeled := coalesce(labeled, false);
+  max := coalesce(max, 100);
+  with_value := coalesce(with_value, false);
+  if max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   elsif before is not null and stream is null then
     perform tidebase_private.raise_invalid('before', 'needs a stream');

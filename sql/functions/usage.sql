@@ -196,11 +196,13 @@ declare
   counted bigint;
   used_up boolean;
 begin
+  kind := coalesce(kind, 'chat');
+  currency := coalesce(currency, 'USD');
   if cost_usd is not null and (cost is not null or currency <> 'USD') then
     perform tidebase_private.raise_invalid('cost_usd', 'must stand alone, without cost and another currency');
   end if;
   wanted := row(run_id, 0::bigint, clock_timestamp(), input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, kind, step,
-    provider, model, response_id, coalesce(cost, cost_usd), coalesce(currency, 'USD'), quantity, unit, label, metadata);
+    provider, model, response_id, coalesce(cost, cost_usd), currency, quantity, unit, label, metadata);
   perform tidebase_private.require_usage(wanted, request_id);
   perform tidebase_private.commit_durably();
   head := tidebase_private.fence(run_id, token, 1);
