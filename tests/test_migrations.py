@@ -14,9 +14,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from psycopg.types.json import Jsonb
 
 from tidebase import Tidebase, TidebaseError, migrations
+from tidebase.cli import main
 
 from .conftest import SERVERS, Server
 from .probe_support import Connection, attempt, call, call_rows, expire, grant, value, values
@@ -239,16 +241,22 @@ def owned(server: Server, empty_database: str) -> Any:
 
 
 def test_a_user_who_may_not_create_roles_installs_and_an_administrator_adds_them(owned: Any) -> None:
+    """By what the note says, which is plain SQL: nothing of the installer's runs with the administrator's rights."""
     prefix, admin, url = owned
     with connect(url) as user:
         report = migrations.migrate(user, role_prefix=prefix)
-    assert report.roles == [] and "install_roles" in report.notes[0]
-    with Tidebase(url) as tide:
-        assert tide.run("w", lambda run, input: run.step("s", lambda: 1), run_id="r") == 1
-    roles = admin.execute("select tidebase_private.install_roles(%s)", [prefix]).fetchone()
-    assert roles is not None and f"{prefix}_worker" in roles[0]
+        assert report.roles == []
+        options = re.findall(r"`tidebase (roles --sql .*?)`", report.notes[0])[0].split()
+        with Tidebase(url) as tide:
+            assert tide.run("w", lambda run, input: run.step("s", lambda: 1), run_id="r") == 1
+        assert migrations.migrate(user).is_current
+        admin.execute(CliRunner().invoke(main, options).stdout)
+        assert migrations.pending(user).access
+        report = migrations.migrate(user)
+        assert report.access and not report.notes and migrations.migrate(user).is_current
     admin.execute(f"create role {prefix}_app login in role {prefix}_worker")
     with Tidebase(url.replace(f"{prefix}_user@", f"{prefix}_app@")) as tide:
+        assert tide.migrate().is_current
         assert tide.run("w", lambda run, input: 2, run_id="s") == 2
         assert tide.runs.get("r").result == 1
     owner = admin.execute("select pg_get_userbyid(relowner) from pg_class where oid = 'tidebase.runs'::regclass")

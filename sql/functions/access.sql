@@ -3,7 +3,8 @@
 -- Each function file ends by saying who its functions are for: `select tidebase_private.allow('function
 -- tidebase.acquire_run', 'worker')`. The statement is only recorded, because the roles may not exist yet: on a managed
 -- Postgres the user who installs Tidebase may not be allowed to create them. apply_privileges() turns the record into
--- grants for the roles that do exist; install_roles() makes the roles and hands everything to the owner role.
+-- grants for the roles that do exist; install_roles() makes the roles and hands everything to the owner role. All of it is
+-- called by `tidebase migrate`, as the user who installs.
 --
 -- What is called while Tidebase is installed has a pinned search_path, too: whoever installs it is often a superuser, and
 -- public may be a schema in which everybody can make a function that fits better than the server's own.
@@ -31,51 +32,100 @@ as $$
 $$;
 comment on function tidebase_private.role_name(text) is 'The name of the role for an audience, e.g. tidebase_worker.';
 
-create or replace function tidebase_private.revoke_all(grantee text)
-returns void
-language plpgsql volatile
+-- Who may do something with an object of ours, beside its owner: what its access list says, or PUBLIC by default.
+create or replace function tidebase_private.granted()
+returns table (object text, privilege text, grantee text)
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-begin
-  execute format('revoke all on all functions in schema tidebase, tidebase_private from %I', grantee);
-  execute format('revoke all on all tables in schema tidebase, tidebase_private from %I', grantee);
-  execute format('revoke all on schema tidebase, tidebase_private from %I', grantee);
-end
+  with objects as (
+    select format('schema %I', n.nspname) as object, n.nspowner as owner, n.nspacl as acl
+    from pg_namespace n
+    where n.nspname in ('tidebase', 'tidebase_private')
+    union all
+    select format('%s %I.%I', case p.prokind when 'p' then 'procedure' else 'function' end, n.nspname, p.proname)
+        || format('(%s)', pg_get_function_identity_arguments(p.oid)), p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+    from pg_proc p
+    join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname in ('tidebase', 'tidebase_private')
+    union all
+    select format('%s %I.%I', case c.relkind when 'S' then 'sequence' else 'table' end, n.nspname, c.relname), c.relowner, c.relacl
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ('tidebase', 'tidebase_private') and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+    union all
+    select format('(%I) table %I.%I', a.attname, n.nspname, c.relname), c.relowner, a.attacl
+    from pg_attribute a
+    join pg_class c on c.oid = a.attrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname in ('tidebase', 'tidebase_private') and c.relkind in ('r', 'p', 'v', 'm', 'f') and a.attacl is not null
+  )
+  select o.object, lower(a.privilege_type), case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+  from objects o
+  cross join aclexplode(o.acl) a
+  where a.grantee <> o.owner
+    and a.grantee <> (select c.relowner from pg_class c where c.oid = 'tidebase.events'::regclass);
 $$;
-comment on function tidebase_private.revoke_all(text) is 'Takes away from a role whatever it may do in the two schemas.';
+comment on function tidebase_private.granted() is
+  'Every privilege on an object of the two schemas that is not its owner''s, nor of who owns the tables: the object with its kind, a column in parentheses before its table, and the grantee, quoted.';
 
--- Brings the grants in line with the record: first everything is taken away, then given as recorded. Inside the one
--- transaction of a migration nobody sees the moment between.
+-- What the record says: each object's kind and signature as granted() writes them.
+create or replace function tidebase_private.to_grant()
+returns table (object text, privilege text, grantee text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with audiences as (
+    select a.audience, tidebase_private.role_name(a.audience) as role
+    from unnest(array['worker', 'approver', 'operator', 'reader']) as a (audience)
+    where exists (select from pg_roles r where r.rolname = tidebase_private.role_name(a.audience))
+      -- Not to roles of that name which are somebody else's: who may not hand over to the owner role lets nobody in.
+      and exists (
+        select from pg_class c
+        join pg_roles r on r.oid = c.relowner
+        where c.oid = 'tidebase.events'::regclass and r.rolname = tidebase_private.role_name('owner'))
+  )
+  select 'schema tidebase', 'usage', quote_ident(a.role)
+  from audiences a
+  union all
+  select format('function %I.%I(%s)', n.nspname, f.proname, pg_get_function_identity_arguments(f.oid)), 'execute', quote_ident(a.role)
+  from tidebase_private.privileges p
+  join audiences a using (audience)
+  join pg_proc f on f.oid = substr(p.object, length('function ') + 1)::regproc
+  join pg_namespace n on n.oid = f.pronamespace
+  where p.object like 'function %'
+  union all
+  select format('table %I.%I', n.nspname, c.relname), 'select', quote_ident(a.role)
+  from tidebase_private.privileges p
+  join audiences a using (audience)
+  join pg_class c on c.oid = substr(p.object, length('table ') + 1)::regclass
+  join pg_namespace n on n.oid = c.relnamespace
+  where p.object like 'table %';
+$$;
+comment on function tidebase_private.to_grant() is
+  'The privileges that the record allows, for the roles that exist, once everything belongs to the owner role: object, privilege and grantee as tidebase_private.granted() writes them.';
+
+-- Brings the grants in line with the record. What is taken away is found in the access lists, not in a list of names: it
+-- may be a former prefix' role, or another database's, or whoever the default privileges of the installer are for.
 create or replace function tidebase_private.apply_privileges()
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  grantee text;
-  granted record;
+  change record;
 begin
-  revoke all on all functions in schema tidebase, tidebase_private from public;
-  revoke all on all tables in schema tidebase, tidebase_private from public;
-  revoke all on schema tidebase, tidebase_private from public;
-
-  for grantee in
-    select tidebase_private.role_name(audience)
-    from unnest(array['worker', 'approver', 'operator', 'reader']) as audience
-    where exists (select from pg_roles where rolname = tidebase_private.role_name(audience))
+  for change in
+    select * from tidebase_private.granted() except select * from tidebase_private.to_grant()
   loop
-    perform tidebase_private.revoke_all(grantee);
-    execute format('grant usage on schema tidebase to %I', grantee);
+    execute format('revoke %s %s from %s cascade', change.privilege,
+      case when change.object like '(%' then regexp_replace(change.object, '^(\(.*\)) table ', '\1 on table ')
+        else 'on ' || change.object end, change.grantee);
   end loop;
-
-  for granted in
-    select p.object, tidebase_private.role_name(p.audience) as grantee
-    from tidebase_private.privileges p
-    join pg_roles r on r.rolname = tidebase_private.role_name(p.audience)
-    order by p.object, p.audience
+  for change in
+    select * from tidebase_private.to_grant() except select * from tidebase_private.granted()
   loop
-    execute format('grant %s on %s to %I',
-      case when granted.object like 'function %' then 'execute' else 'select' end, granted.object, granted.grantee);
+    execute format('grant %s on %s to %s', change.privilege, change.object, change.grantee);
   end loop;
 
   -- Not even the owner's own functions can rewrite history.
@@ -84,7 +134,7 @@ begin
 end
 $$;
 comment on function tidebase_private.apply_privileges() is
-  'Grants to the existing roles exactly what the function files allow; takes away the rest, also from PUBLIC.';
+  'Grants to the existing roles exactly what the function files allow; takes away what anybody else but the owner may do, PUBLIC, too.';
 
 -- Who calls: inside a SECURITY DEFINER function current_user is the owner, so the role that was set counts, else the
 -- user who logged in. Nobody can set a role without being its member.
@@ -135,20 +185,23 @@ begin
     where t.typnamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace)
       and t.typowner <> owner_oid
     union all
+    -- Schemas that an administrator has made stay those of who installs, if it may make none itself.
     select format('schema %I', n.nspname)
     from pg_namespace n
     where n.nspname in ('tidebase', 'tidebase_private')
       and n.nspowner <> owner_oid
+      and has_database_privilege(current_database(), 'create')
   loop
     execute format('alter %s owner to %I', object, new_owner);
   end loop;
 end
 $$;
 comment on function tidebase_private.hand_over(text) is
-  'Makes a role the owner of everything in the two schemas: the functions are SECURITY DEFINER and run with its rights.';
+  'Makes a role the owner of everything in the two schemas (of the schemas themselves, if the caller may create schemas): the functions are SECURITY DEFINER and run with its rights.';
 
--- Makes the five roles and gives each its part. The only piece of the installation that needs more than ownership of
--- the schemas: CREATEROLE (or a superuser). Calling it again repairs grants and ownership.
+-- Makes the five roles and gives each its part. `tidebase migrate` calls it. It needs CREATEROLE where roles are missing;
+-- where an administrator has made them (`tidebase roles --sql`), to be a member of the owner role is enough. An
+-- administrator does not call it: it belongs to whoever installed Tidebase, and would run with the administrator's rights.
 create or replace function tidebase_private.install_roles(prefix text default null)
 returns text[]
 language plpgsql volatile
@@ -160,13 +213,6 @@ declare
   owner text;
 begin
   if prefix is not null then
-    -- Roles of a former prefix lose their part.
-    foreach wanted in array array['worker', 'approver', 'operator', 'reader'] loop
-      wanted := tidebase_private.role_name(wanted);
-      if exists (select from pg_roles where rolname = wanted) then
-        perform tidebase_private.revoke_all(wanted);
-      end if;
-    end loop;
     insert into tidebase_private.settings (name, value) values ('role_prefix', prefix)
     on conflict on constraint settings_pkey do update set value = excluded.value;
   end if;
@@ -180,14 +226,14 @@ begin
   end loop;
 
   owner := tidebase_private.role_name('owner');
-  if not (select r.rolsuper from pg_roles r where r.rolname = current_user) then
+  if not pg_has_role(current_user, owner, 'usage') then
     execute format('grant %I to %I', owner, current_user);  -- to give objects to a role one must be its member
   end if;
-  execute format('grant create on schema tidebase, tidebase_private to %I', owner);
+  execute format('grant create, usage on schema tidebase, tidebase_private to %I', owner);
   perform tidebase_private.hand_over(owner);
   perform tidebase_private.apply_privileges();
   return missing;
 end
 $$;
 comment on function tidebase_private.install_roles(text) is
-  'Creates the five roles where they are missing (needs CREATEROLE), hands every object to the owner role and grants each role its part. prefix: what the roles are called, "tidebase" unless told. Returns the roles that it created. Safe to call again.';
+  'Creates the five roles where they are missing (needs CREATEROLE), hands every object to the owner role and grants each role its part. prefix: what the roles are called, "tidebase" unless told. Returns the roles that it created. Safe to call again; not for a superuser, unless everything belongs to one.';

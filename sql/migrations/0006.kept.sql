@@ -119,3 +119,6 @@ drop function if exists tidebase.get_gate_secret(text, text);
 drop function if exists tidebase_private.entitlement(text, text, text);
 drop function if exists tidebase_private.gate_secret(text, text);
 drop function if exists tidebase_private.vote(tidebase.gates, text, text, jsonb, text, text);
+
+-- What anybody may do is found in the access lists now.
+drop function if exists tidebase_private.revoke_all(text);

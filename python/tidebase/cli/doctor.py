@@ -9,7 +9,7 @@ from typing import Any
 import click
 import psycopg
 
-from .. import migrations
+from .. import migrations, ownership
 from ..database import Connection, Database
 from ..errors import TidebaseError
 from .output import common, print_json
@@ -88,15 +88,15 @@ def _schema(connection: Connection) -> Iterator[Finding]:
     if _row(connection, "select to_regnamespace('tidebase') is null")[0]:
         yield Finding("schema", "problem", "Tidebase is not installed in this database", "Run: tidebase migrate")
         return
-    try:
-        behind = not migrations.pending(connection).is_current
-    except TidebaseError:
-        yield Finding("schema", "note", "installed; whether it is up to date only its owner can see")
-        return
-    if behind:
-        yield Finding("schema", "problem", "older than this package", "Run: tidebase migrate")
+    report = migrations.pending(connection)
+    if report.migrations or report.functions:
+        text = "older than this package" if report.migrations else "of another version than this package"
+        yield Finding("schema", "problem", text, "Run: tidebase migrate")
     else:
         yield Finding("schema", "ok", "up to date")
+    if report.access:
+        text = "owners or grants are not what they should be: after a restore without them, or by hand"
+        yield Finding("access", "problem", text, "Run: tidebase migrate")
 
 
 #: For which audiences the user may do what is theirs, whatever the roles' prefix: those named in the grants.
@@ -157,6 +157,51 @@ def _speakers(connection: Connection) -> Iterator[Finding]:
     elif logins:
         advice = "Each of these is believed for whom it votes, where several must agree."
         yield Finding("speakers", "note", f"may vote for others: {', '.join(logins)}", advice)
+
+
+#: Who may do something with a table itself, beside its owner; nobody should.
+_TABLES_OPEN = """
+select case a.grantee when 0 then 'PUBLIC' else a.grantee::regrole::text end, c.oid::regclass::text,
+  lower(a.privilege_type)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace cross join aclexplode(c.relacl) a
+where n.nspname in ('tidebase', 'tidebase_private') and c.relkind in ('r', 'p') and a.grantee <> c.relowner
+union all
+select 'PUBLIC', p.oid::regprocedure::text, 'execute'
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+where n.nspname in ('tidebase', 'tidebase_private') and a.grantee = 0
+union all
+select 'PUBLIC', 'schema ' || n.nspname, lower(a.privilege_type) from pg_namespace n cross join aclexplode(n.nspacl) a
+where n.nspname in ('tidebase', 'tidebase_private') and a.grantee = 0
+order by 1, 2, 3
+"""
+
+_ROW_SECURITY = """
+select c.oid::regclass::text, c.relforcerowsecurity from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname in ('tidebase', 'tidebase_private') and (c.relrowsecurity or c.relforcerowsecurity) order by 1
+"""
+
+
+def _access(connection: Connection) -> Iterator[Finding]:
+    """Who gets past the functions, and what hides rows from them."""
+    open_to = connection.execute(_TABLES_OPEN).fetchall()
+    if open_to:
+        who, what, how = open_to[0]
+        more = f", and {len(open_to) - 1} more" if len(open_to) > 1 else ""
+        text = f"{who} may {how} {what}{more}, which is for nobody but the owner"
+        yield Finding("access", "problem", text, "Run: tidebase migrate")
+    for table, forced in connection.execute(_ROW_SECURITY).fetchall():
+        text = f"{table} has row security" + (
+            ", forced upon its owner, too: the functions do not see its rows" * forced
+        )
+        advice = f"alter table {table} no force row level security, disable row level security"
+        yield Finding("access", "problem" if forced else "note", text, advice)
+    strangers = ownership.foreign(connection)
+    for kind, name, owner in strangers[:10]:
+        text = f"the {kind} {name} is {owner}'s: what it does, it does to whoever uses Tidebase"
+        yield Finding("access", "problem", text, "Look at it, and drop it.")
+    if not open_to and not strangers:
+        yield Finding("access", "ok", "nobody but the owner reaches the tables")
 
 
 #: Setting, the values that are fine, level otherwise, advice.
@@ -274,6 +319,7 @@ CHECKS: tuple[Check, ...] = (
     _version,
     _schema,
     _roles,
+    _access,
     _speakers,
     _settings,
     _connections,

@@ -1,16 +1,18 @@
-"""``tidebase migrate`` and ``tidebase dev``: the schema, and a Postgres to put it into."""
+"""``tidebase migrate``, ``roles`` and ``dev``: the schema, who may use it, and a Postgres to put it into."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import timedelta
 
 import click
 
-from .. import local, migrations
+from .. import local, migrations, ownership
 from ..client import Tidebase
 from ..database import Database
-from .output import common, print_json
+from ..errors import NotMigrated
+from .output import DURATION, common, named, print_json, print_line, print_table
 
 
 @click.command()
@@ -24,22 +26,48 @@ from .output import common, print_json
     metavar="ID",
     help="Take back every migration after this one, with what it stored; 'nothing' takes Tidebase out altogether.",
 )
-def migrate(database: str | None, as_json: bool, check: bool, role_prefix: str | None, rollback_to: str | None) -> None:
+@click.option(
+    "--wait",
+    type=DURATION,
+    default="5m",
+    show_default=True,
+    metavar="TIME",
+    help="How long to wait for others who have a table open; they are named.",
+)
+def migrate(
+    database: str | None,
+    as_json: bool,
+    check: bool,
+    role_prefix: str | None,
+    rollback_to: str | None,
+    wait: timedelta,
+) -> None:
     """Install the schema in the database, or bring it up to date.
 
-    Safe to call at every start, by many processes at once. The first time, the user must be allowed to create schemas
-    in the database; if it may create roles, too, the five roles are made, otherwise a note says how to make them.
+    Safe to call at every start, by many processes at once, by anybody where nothing is to do. The first time, the user
+    must be allowed to create schemas in the database, or own the schemas tidebase and tidebase_private; if it may
+    create roles, too, the five roles are made, otherwise a note says how to make them.
     """
     if check and rollback_to is not None:
         raise click.UsageError("--check and --rollback-to exclude each other")
     with Database(database).connection() as connection:
         if rollback_to is not None:
-            _print_rollback(migrations.rollback(connection, None if rollback_to == "nothing" else rollback_to), as_json)
+            to = None if rollback_to == "nothing" else rollback_to
+            taken_back = migrations.rollback(connection, to, patience_s=wait.total_seconds(), progress=_tell)
+            _print_rollback(taken_back, as_json)
             return
-        report = migrations.pending(connection) if check else migrations.migrate(connection, role_prefix)
+        report = (
+            migrations.pending(connection)
+            if check
+            else migrations.migrate(connection, role_prefix, patience_s=wait.total_seconds(), progress=_tell)
+        )
     _print_report(report, check, as_json)
     if check and not report.is_current:
         raise SystemExit(1)
+
+
+def _tell(line: str) -> None:
+    print_line(line, err=True)
 
 
 def _print_report(report: migrations.MigrationReport, check: bool, as_json: bool) -> None:
@@ -51,6 +79,8 @@ def _print_report(report: migrations.MigrationReport, check: bool, as_json: bool
         click.echo(f"migration {verb}: {migration}")
     if report.functions:
         click.echo(f"function files {verb}: {', '.join(report.functions)}")
+    if report.access and not (report.migrations or report.functions):
+        click.echo(f"owners and grants {'are not what they should be' if check else 'repaired'}")
     if report.roles:
         click.echo(f"roles created: {', '.join(report.roles)}")
     for note in report.notes:
@@ -88,4 +118,45 @@ def dev(stop: bool, as_json: bool) -> None:
         click.echo(f"export TIDEBASE_DATABASE_URL='{cluster.url}'")
 
 
-COMMANDS = [migrate, dev]
+@click.command()
+@click.option("--database", metavar="URL", help="Where the database is; not needed for --sql.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--sql", "as_sql", is_flag=True, help="Print the SQL that makes them, for an administrator to run.")
+@click.option("--role-prefix", default="tidebase", show_default=True, metavar="NAME", help="With --sql: their names.")
+@click.option("--to", "installer", metavar="USER", help="With --sql: the user who runs `tidebase migrate`.")
+@click.option("--schemas", is_flag=True, help="With --sql and --to: also make the schemas, which that user may not do.")
+def roles(
+    database: str | None, as_json: bool, as_sql: bool, role_prefix: str, installer: str | None, schemas: bool
+) -> None:
+    """Show the five roles and their members; or print what makes them.
+
+    Where the user who installs may not create roles: tidebase roles --sql --to USER | psql (as an administrator), and
+    then, as that user: tidebase migrate.
+    """
+    if schemas and not (as_sql and installer):
+        raise click.UsageError("--schemas needs --sql and --to")
+    if as_sql:
+        text = ownership.roles_sql(role_prefix, installer, schemas)
+        click.echo(json.dumps({"sql": text}) if as_json else text)
+        return
+    with Database(named(database)).connection() as connection:
+        prefix = migrations.role_prefix_of(connection)
+        if prefix is None:
+            raise NotMigrated(
+                "Tidebase is not installed in this database, or an older one", hint="Run: tidebase migrate"
+            )
+        rows = connection.execute(_MEMBERS, {"prefix": prefix}).fetchall()
+    if as_json:
+        print_json([{"role": role, "members": members} for role, members in rows])
+    else:
+        print_table(["role", "members"], [(role, ", ".join(members)) for role, members in rows], "there are none")
+
+
+_MEMBERS = """
+select r.rolname::text, array(
+  select m.member::regrole::text from pg_auth_members m where m.roleid = r.oid order by 1)
+from unnest(array['owner', 'worker', 'approver', 'operator', 'reader']) with ordinality as a (audience, n)
+join pg_roles r on r.rolname = %(prefix)s || '_' || a.audience order by a.n
+"""
+
+COMMANDS = [migrate, roles, dev]

@@ -110,17 +110,20 @@ JSON = Json()
 TIME = Time()
 
 
-def _named(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+def named(given: str | None) -> str:
     """No command but ``dev`` starts a Postgres: in the wrong folder, it would be an empty one that goes on running."""
     url = named_url(given)
-    if url is None and not ctx.resilient_parsing:
+    if url is None:
         raise click.UsageError(
             "no database is named. Three ways to do that: --database URL; the environment variable"
             " TIDEBASE_DATABASE_URL (or DATABASE_URL, or libpq's PGHOST ...); or, for a Postgres of your own here:"
-            ' eval "$(tidebase dev)"',
-            ctx,
+            ' eval "$(tidebase dev)"'
         )
     return url
+
+
+def _named(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    return given if ctx.resilient_parsing else named(given)
 
 
 database_option = click.option(
