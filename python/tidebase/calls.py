@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Generic, NewType, TypeVar, get_type_hints
 
 from . import codec
+from .options import require_zone
 
 R = TypeVar("R")
 
@@ -589,6 +590,7 @@ class Function(Generic[R]):
         self._select = select
         self._read = read
         self._parameters = parameters
+        self._times = [name for name, kind in parameters.items() if kind == "timestamptz"]
         self._queries: dict[tuple[str, ...], str] = {}
 
     def __call__(self, **arguments: Any) -> Call[R]:
@@ -597,6 +599,9 @@ class Function(Generic[R]):
         if any(value is None for value in values):
             given = tuple(name for name in given if arguments[name] is not None)
             values = tuple(arguments[name] for name in given)
+        for name in self._times:
+            if name in given:
+                require_zone(arguments[name], name)
         query = self._queries.get(given)
         if query is None:
             named = ", ".join(f"{name} => %s::{self._parameters[name]}" for name in given)

@@ -13,6 +13,7 @@ from .calls import Child
 from .errors import ChildFailed, FanoutFailed, Interruption, RunSuspendedError, TidebaseError
 from .flow import Flow
 from .lease import Hold
+from .options import check
 from .step import StepOptions, Work
 from .tracing import current_traceparent
 from .usage import Budget, budget_json
@@ -81,6 +82,9 @@ class Order(NamedTuple):
     @classmethod
     def of(cls, fanout: str, spec: ChildSpec) -> Order:
         """From the description in a fan-out."""
+        check(ChildSpec, spec, "a child of a fan-out")
+        if "name" not in spec or "workflow" not in spec:
+            raise TypeError(f"a child of a fan-out needs a name and a workflow: {spec!r}")
         given = spec["workflow"]
         function = None if isinstance(given, str) else given
         name = spec.get("workflow_name") or (given if isinstance(given, str) else spec["name"])
@@ -93,6 +97,7 @@ def make(hold: Hold, order: Order) -> Flow[Child]:
     """Makes a child, or finds it."""
     hold.check()
     options = order.options
+    check(ChildOptions, options, "a child")
     delay = options.get("retry_delay_s")
     encoded = {
         name: None if value is None else codec.encode(value)

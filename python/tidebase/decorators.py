@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from .errors import TidebaseError
-from .step import StepOptions
+from .options import check
+from .step import StepOptions, Work
 from .workflow import current_run
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class StepFunction(Generic[P, T]):
     """
 
     def __init__(self, name: str, function: Callable[P, T], options: StepOptions) -> None:
+        check(StepOptions, options, "a step")
         self.name = name
         self._options = options
         functools.update_wrapper(self, function)
@@ -36,7 +38,8 @@ class StepFunction(Generic[P, T]):
                 f"the step {self.name!r} was called outside a workflow",
                 hint="In a thread of your own use run.step(...); to call the plain function use its __wrapped__.",
             )
-        result: T = run.step.options(**self._options)(self.name, self.__wrapped__, *args, **kwargs)
+        # Every keyword is the function's, also one that has the name of an option.
+        result: T = run._perform(Work(self.name, self.__wrapped__, args, kwargs, self._options))
         return result
 
     def options(self, **options: Unpack[StepOptions]) -> StepFunction[P, T]:

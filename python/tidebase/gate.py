@@ -12,6 +12,7 @@ from . import calls, codec
 from .errors import GateAnswerInvalid, NotFound, RunCancelledError, RunSuspendedError, TidebaseError
 from .flow import Flow, Listen, Pause
 from .lease import Hold, new_request_id
+from .options import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +88,7 @@ class GateOpening:
 
 def begin(hold: Hold, name: str, prompt: str | None, options: GateOptions) -> Flow[GateOpening]:
     """Opens a gate, or finds it."""
+    check(GateOptions, options, "a gate")
     hold.check()
     schema = options.get("response_schema")
     if schema is not None:

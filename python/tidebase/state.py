@@ -11,6 +11,7 @@ from .calls import Snapshot, StateVersion
 from .errors import NotFound
 from .flow import Flow
 from .lease import Hold, new_request_id
+from .options import check, target_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -72,6 +73,8 @@ class Moment(TypedDict, total=False):
 
 def write(function: calls.Function[int], hold: Hold, options: VersionOptions, **arguments: Any) -> Flow[int]:
     """Writes the next version of a stream with one of the functions that do, and returns its number."""
+    named = function is calls.set_state or function is calls.patch_state
+    check(StateOptions if named else VersionOptions, options, "a version of a state")
     hold.check()
     metadata = options.get("metadata")
     others = {name: value for name, value in options.items() if name != "metadata"}
@@ -88,7 +91,7 @@ def write(function: calls.Function[int], hold: Hold, options: VersionOptions, **
 
 def snapshot(hold: Hold, label: str, target: tuple[str, str] | None, state: Any, options: VersionOptions) -> Flow[int]:
     """Keeps what a target looks like; ``state`` None: what the run's state is."""
-    kind, key = target if target is not None else (None, None)
+    kind, key = target_of(target)
     return write(
         calls.create_snapshot,
         hold,
@@ -102,6 +105,7 @@ def snapshot(hold: Hold, label: str, target: tuple[str, str] | None, state: Any,
 
 def read(run_id: str, stream: str, moment: Moment) -> Flow[StateVersion]:
     """A version. Raises NotFound."""
+    check(Moment, moment, "a moment")
     found: StateVersion = yield calls.get_state(run_id=run_id, stream=stream, **moment)
     return found
 
@@ -204,5 +208,5 @@ def snapshots(
     run_id: str, target: tuple[str, str] | None, label: str | None, max: int | None
 ) -> calls.Call[list[Snapshot]]:
     """Snapshots and saved states, newest first."""
-    kind, key = target if target is not None else (None, None)
+    kind, key = target_of(target)
     return calls.list_snapshots(run_id=run_id, target_type=kind, target_id=key, label=label, max=max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
@@ -27,6 +28,7 @@ from .errors import (
 from .flow import Flow, Invoke, Pause
 from .lease import Hold, new_request_id
 from .mark import Mark, current_mark
+from .options import check, unknown
 
 log = logging.getLogger("tidebase.step")
 
@@ -93,6 +95,8 @@ class Work(Generic[T]):
     full_name: str = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.options:
+            check(StepOptions, self.options, "a step")
         key = self.options.get("key")
         self.full_name = self.name if key is None else f"{self.name}[{key}]"
 
@@ -105,17 +109,25 @@ class Work(Generic[T]):
         kwargs: dict[str, Any],
         options: StepOptions | None,
     ) -> Work[T]:
-        """Sorts out keywords: alone behind the function they are options, behind arguments they are arguments, too."""
+        """Sorts out keywords: alone behind the function they are options, behind arguments they are arguments, too.
+
+        Raises:
+            TypeError: they are both, or neither.
+        """
         options = options or {}
         if not args and kwargs:
             known = kwargs.keys() & StepOptions.__annotations__.keys()
             if known == kwargs.keys():
                 return cls(name, function, options=cast(StepOptions, {**options, **kwargs}))
             if known and not options:
-                other = ", ".join(sorted(kwargs.keys() - known))
+                others = sorted(kwargs.keys() - known)
+                near = "; ".join(unknown(name, StepOptions.__annotations__, "a step") for name in others)
                 raise TypeError(
-                    f"step options and arguments of the function ({other}) together: use run.step.options(...)"
+                    f"step options and arguments of the function ({', '.join(others)}) together: use "
+                    f"run.step.options(...); {near}"
                 )
+        if kwargs:
+            _require_parameters(function, args, kwargs)
         return cls(name, function, args, kwargs, options)
 
     def input(self) -> Any:
@@ -158,6 +170,25 @@ class Work(Generic[T]):
             values = options.get(name)
             contract[name] = None if values is None else list(values)  # type: ignore[call-overload]
         return contract
+
+
+def _require_parameters(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuses keywords that the function does not take, before anything is begun: they were meant as options."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # one that is not written in Python
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = StepOptions.__annotations__
+        others = [name for name in kwargs if name not in signature.parameters]
+        meant = [name for name in others if name in known]
+        if meant:
+            hint = f"; if {', '.join(meant)} is meant as an option of the step: run.step.options(...)"
+        else:
+            hint = "".join(f"; {unknown(name, known, 'a step')}" for name in others)
+        raise TypeError(f"the function of a step does not take these arguments: {error}{hint}") from None
 
 
 def describe(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from . import calls, codec
 from .calls import UsageTotal
 from .flow import Flow
 from .lease import Hold, new_request_id
+from .options import check
 from .step import current_step
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class UsageOptions(TypedDict, total=False):
 
 def record(hold: Hold, options: UsageOptions) -> Flow[UsageTotal]:
     """Records usage and returns the run's totals."""
+    check(UsageOptions, options, "usage")
     hold.check()
     arguments: dict[str, Any] = {"step": current_step.get(None), **options}
     if "metadata" in arguments:
@@ -101,6 +103,7 @@ def budget_json(budget: Budget | None) -> str | None:
     """A budget as the JSON that ``create_run`` takes, its numbers exact."""
     if budget is None:
         return None
+    check(Budget, budget, "a budget")
     members = {name: value for name, value in budget.items() if value is not None}
     return "{" + ", ".join(f"{codec.dumps(name)}: {_number(value)}" for name, value in members.items()) + "}"
 

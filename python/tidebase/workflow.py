@@ -18,6 +18,7 @@ from . import calls, codec, tracing
 from .errors import BudgetExhausted, Interruption, LeaseLostError, TidebaseError
 from .flow import Flow, Invoke
 from .lease import Hold, acquire
+from .options import check
 from .step import Checkpoints, describe
 from .usage import Budget, budget_json
 
@@ -62,6 +63,10 @@ class Invocation:
     wait_s: float | None
     options: RunOptions
     made: bool = False
+
+    def __post_init__(self) -> None:
+        if self.options:
+            check(RunOptions, self.options, "a run")
 
     @classmethod
     def of(cls, workflow: str, run_id: str | None, input: Any, wait_s: float | None, options: RunOptions) -> Invocation:
@@ -121,6 +126,7 @@ def new_run_id(beside: str | None = None) -> str:
 
 def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -> calls.Call[str]:
     """The call that makes a run, or finds it again."""
+    check(RunOptions, options, "a run")
     metadata = options.get("metadata")
     delay = options.get("retry_delay_s")
     return calls.create_run(
