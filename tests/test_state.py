@@ -182,8 +182,8 @@ async def test_the_same_names_awaited(atide: AsyncTidebase) -> None:
     assert (await atide.runs.snapshots("r", target=("file", "a")))[0].value == {"text": "x"}
 
 
-def test_state_written_in_a_step_is_written_once(tide: Tidebase, db: Connection) -> None:
-    """Where it stands outside of one, a resumed run writes it again: as a further version."""
+def test_state_is_written_once_inside_and_outside_of_a_step(tide: Tidebase, db: Connection) -> None:
+    """Outside of one, a resumed run comes by again; see ``test_recall``."""
 
     def work(run: Any, _: Any) -> None:
         run.state.set("outside")
@@ -194,7 +194,7 @@ def test_state_written_in_a_step_is_written_once(tide: Tidebase, db: Connection)
     with pytest.raises(RuntimeError):
         tide.run("w", work, run_id="r")
     tide.run("w", work, run_id="r")
-    assert [v.version for v in tide.runs.state_versions("r", "main")] == [2, 1]
+    assert [v.version for v in tide.runs.state_versions("r", "main")] == [1]
     assert [v.version for v in tide.runs.state_versions("r", "step")] == [1]
 
 

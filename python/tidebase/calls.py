@@ -593,6 +593,11 @@ class Function(Generic[R]):
         self._times = [name for name, kind in parameters.items() if kind == "timestamptz"]
         self._queries: dict[tuple[str, ...], str] = {}
 
+    @property
+    def name(self) -> str:
+        """The function's name, without its schema."""
+        return self._name
+
     def __call__(self, **arguments: Any) -> Call[R]:
         values = tuple(arguments.values())
         given = tuple(arguments)

@@ -32,6 +32,7 @@ from .errors import (
     TidebaseError,
 )
 from .flow import Flow, Pause, drive, drive_async
+from .recall import Recall
 from .tracing import NO_TRACE, Trace
 
 log = logging.getLogger("tidebase.lease")
@@ -58,6 +59,8 @@ class Hold:
         lost: the error that ended it, once the heartbeat has met one.
         ended: set then, and when the work is over.
         marks_late: whether the start of a step may be written while it is at work (see ``mark``).
+        recall: makes the ids of what is written outside of steps, where the work begins from the top at a resume: of a
+            workflow, not of a session.
     """
 
     run_id: str
@@ -69,6 +72,7 @@ class Hold:
     on_lost: Callable[[TidebaseError], None] | None = None
     trace: Trace = NO_TRACE
     marks_late: bool = False
+    recall: Recall | None = None
 
     def end(self) -> None:
         """The work is over."""

@@ -183,7 +183,8 @@ class Run:
         return self._hold.token
 
     def emit(self, type: str, payload: Any = None, *, transient: bool = False) -> int:
-        """Appends an event of one's own to the run's log and returns its seq.
+        """Appends an event of one's own to the run's log and returns its seq. A resumed workflow that comes by again,
+        outside of a step, and tells the same is recognised, and gets the seq that the event has.
 
         Args:
             type: a name such as ``agent.progress``; the prefixes of Tidebase's own types are refused.

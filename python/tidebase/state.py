@@ -12,6 +12,7 @@ from .errors import NotFound
 from .flow import Flow
 from .lease import Hold, new_request_id
 from .options import check, target_of
+from .step import recall_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -71,21 +72,32 @@ class Moment(TypedDict, total=False):
     label: str
 
 
-def write(function: calls.Function[int], hold: Hold, options: VersionOptions, **arguments: Any) -> Flow[int]:
-    """Writes the next version of a stream with one of the functions that do, and returns its number."""
+def write(
+    function: calls.Function[int],
+    hold: Hold,
+    options: VersionOptions,
+    chain: str | None = None,
+    of: str | None = None,
+    **arguments: Any,
+) -> Flow[int]:
+    """Writes the next version of a stream with one of the functions that do, and returns its number. Outside of a step:
+    unless an earlier attempt has written it.
+
+    Args:
+        chain: what it is a version of, where that is no stream that is named.
+        of: the stream whose document it is about.
+    """
     named = function is calls.set_state or function is calls.patch_state
     check(StateOptions if named else VersionOptions, options, "a version of a state")
     hold.check()
     metadata = options.get("metadata")
-    others = {name: value for name, value in options.items() if name != "metadata"}
-    version: int = yield function(
-        run_id=hold.run_id,
-        token=hold.token,
-        metadata=None if metadata is None else codec.encode(metadata),
-        request_id=new_request_id(),
-        **others,
-        **arguments,
-    )
+    said: dict[str, Any] = {**options, **arguments, "metadata": None if metadata is None else codec.encode(metadata)}
+    recall = recall_of(hold)
+    if recall is None:
+        request_id = new_request_id()
+    else:
+        request_id = recall.in_order(chain or said.get("stream") or MAIN, function.name, said, of=of)
+    version: int = yield function(run_id=hold.run_id, token=hold.token, request_id=request_id, **said)
     return version
 
 
@@ -96,6 +108,8 @@ def snapshot(hold: Hold, label: str, target: tuple[str, str] | None, state: Any,
         calls.create_snapshot,
         hold,
         options,
+        chain=f"snapshot:{kind} {key}",
+        of=MAIN if state is None else None,
         label=label,
         target_type=kind,
         target_id=key,

@@ -29,6 +29,7 @@ from .flow import Flow, Invoke, Pause
 from .lease import Hold, new_request_id
 from .mark import Mark, current_mark
 from .options import check, unknown
+from .recall import Recall
 
 log = logging.getLogger("tidebase.step")
 
@@ -36,7 +37,7 @@ log = logging.getLogger("tidebase.step")
 _NOT_KEPT = frozenset({"input", "key", "returns", "retry_on", "mark_start"})
 
 #: The name of the step that is being executed; what its usage is recorded for.
-current_step: ContextVar[str] = ContextVar("tidebase_current_step")
+current_step: ContextVar[str | None] = ContextVar("tidebase_current_step")
 _PACKAGE = os.path.dirname(__file__)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -203,6 +204,11 @@ def describe(error: BaseException) -> str:
 
 def _printable(text: str) -> str:
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def recall_of(hold: Hold) -> Recall | None:
+    """What recognises a write of an earlier attempt: None inside a step, which is executed once, and in a session."""
+    return hold.recall if current_step.get(None) is None else None
 
 
 class Checkpoints:

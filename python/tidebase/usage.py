@@ -11,7 +11,7 @@ from .calls import UsageTotal
 from .flow import Flow
 from .lease import Hold, new_request_id
 from .options import check
-from .step import current_step
+from .step import current_step, recall_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -86,8 +86,12 @@ def record(hold: Hold, options: UsageOptions) -> Flow[UsageTotal]:
             arguments[name] = exact(arguments[name])
     if arguments.get("cost_usd") is None and arguments.get("cost") is None:
         arguments["cost_usd"] = price(options)
+    recall = recall_of(hold)
     total: UsageTotal = yield calls.record_usage(
-        run_id=hold.run_id, token=hold.token, request_id=new_request_id(), **arguments
+        run_id=hold.run_id,
+        token=hold.token,
+        request_id=new_request_id() if recall is None else recall.of_many("usage", codec.encode(options)),
+        **arguments,
     )
     if total.recorded:
         hold.trace.usage(arguments)

@@ -19,7 +19,8 @@ from .errors import BudgetExhausted, Interruption, LeaseLostError, TidebaseError
 from .flow import Flow, Invoke
 from .lease import Hold, acquire
 from .options import check
-from .step import Checkpoints, describe
+from .recall import Recall
+from .step import Checkpoints, current_step, describe
 from .usage import Budget, budget_json
 
 if TYPE_CHECKING:
@@ -197,8 +198,9 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
     hold = started.hold
     if hold is None:
         return codec.decode(started.lease.result, returns)  # type: ignore[no-any-return]
+    hold.recall = Recall()
     run = worker._enter(started, invocation)
-    context = current_run.set(run)
+    contexts = current_run.set(run), current_step.set(None)  # a step of the parent's is none of this run's
     try:
         try:
             argument = codec.decode(started.lease.input, codec.parameter_type(function, 1))
@@ -228,7 +230,8 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
         return decoded  # type: ignore[no-any-return]
     finally:
         worker._leave(hold)
-        current_run.reset(context)
+        current_run.reset(contexts[0])
+        current_step.reset(contexts[1])
 
 
 def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:

@@ -2,7 +2,8 @@
 -- comes after. And the comparison of two runs, to see where they part.
 
 -- What of a log a fork begins with: the events that its checkpoints, decisions and states are about, renumbered from 2
--- on, each with the number it had. So a fork can be forked again at any point, too.
+-- on, each with the number it had. So a fork can be forked again at any point, too. Of the ids of calls those come along
+-- by which a workflow that runs from the top recognises what it has written outside of its steps.
 create or replace function tidebase_private.copy_events(source text, fork text, through bigint, children text[])
 returns bigint
 language plpgsql volatile
@@ -10,8 +11,9 @@ as $$
 declare
   copied bigint;
 begin
-  insert into tidebase.events (run_id, seq, type, payload)
-  select fork, 1 + row_number() over (order by e.seq), e.type, e.payload || jsonb_build_object('source_seq', e.seq)
+  insert into tidebase.events (run_id, seq, type, payload, request_id)
+  select fork, 1 + row_number() over (order by e.seq), e.type, e.payload || jsonb_build_object('source_seq', e.seq),
+    case when starts_with(e.request_id, 'again:') then e.request_id end
   from tidebase.events e
   where e.run_id = source and e.seq <= through and (
     e.type in ('step.completed', 'state.updated', 'state.saved', 'state.restored', 'snapshot.created')
