@@ -279,6 +279,8 @@ def given_up(url: str) -> list[str]:
             for function, arguments in mutations(holder, run_id, token):
                 if function == end and "result" not in arguments:
                     continue  # the same call again gets the same answer: that is no write
+                if end != "complete_run" and function in ("complete_step", "fail_step", "record_step"):
+                    continue  # what was done by then is stored: see paid_for
                 code, result = attempt(holder, function, **arguments)
                 if code != refusal:
                     found.append(f"{function} after {end}: {code} instead of {refusal}: {result}")
@@ -287,14 +289,44 @@ def given_up(url: str) -> list[str]:
         return found + audit(observer)
 
 
+def paid_for(url: str) -> list[str]:
+    """What was done when the lease was given up is stored, until somebody else has been granted one."""
+    found = []
+    with connect(url) as holder, connect(url) as other:
+        for end in ("release_run", "fail_run"):
+            run_id = new_run(holder)
+            token = grant(holder, run_id)
+            for name in ("done", "failed", "late"):
+                call(holder, "begin_step", run_id=run_id, token=token, name=name)
+            call(holder, end, run_id=run_id, token=token)
+            for function, arguments in (
+                ("complete_step", {"name": "done"}),
+                ("fail_step", {"name": "failed"}),
+                ("record_step", {"name": "recorded"}),
+            ):
+                code, result = attempt(holder, function, run_id=run_id, token=token, **arguments)
+                if code != "ok":
+                    found.append(f"{function} after {end}: {code}: {result}")
+            grant(other, run_id)
+            for function in ("complete_step", "fail_step", "record_step"):
+                code, result = attempt(holder, function, run_id=run_id, token=token, name="late")
+                if code != "TB003":
+                    found.append(f"{function} after {end} and a grant: {code}: {result}")
+        return found + audit(holder)
+
+
 def lapsed_holder(url: str) -> list[str]:
-    """A holder whose lease has run out, but whom nobody has replaced, may finish what it has in hand, and go on."""
+    """A holder whose lease has run out, but whom nobody has replaced, may finish what it has in hand, and go on:
+    whether or not reconcile has seen it.
+    """
     found = []
     with connect(url) as holder:
         run_id = new_run(holder)
         token = grant(holder, run_id)
         call(holder, "begin_step", run_id=run_id, token=token, name="work")
         expire(holder, run_id)
+        holder.execute("update tidebase.run_heads set due_at = lease_expires_at")
+        holder.execute("select tidebase.reconcile()")
         for function, arguments in (
             ("complete_step", {"name": "work", "output": Jsonb("paid for")}),
             ("append_event", {"type": "probe.note"}),

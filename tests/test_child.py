@@ -157,11 +157,15 @@ def test_a_child_that_waits_suspends_its_parent(tide: Tidebase) -> None:
     for waiting in (1, 2):
         with pytest.raises(RunSuspendedError, match="waits for its child"):
             tide.run("p", parent, run_id="p")
-        assert tide.runs.get("p").status == "pending"  # nobody has to wait for a lease
+        assert tide.runs.get("p").status == "waiting"  # nobody has to wait for a lease, and nobody takes it up in vain
+        with pytest.raises(RunSuspendedError, match="waits"):
+            tide.run("p", parent, run_id="p")
+        attempts = tide.runs.get("p").attempt
         inbox = tide.gates.list()
         assert len(inbox) == waiting
         for gate in inbox:
             tide.gates.decide(gate.run_id, gate.name, "approved")
+        assert tide.runs.get("p").status == "pending" and tide.runs.get("p").attempt == attempts
     assert tide.run("p", parent, run_id="p") == [True, True, True]
     with tide.runs.attach("p", run_id="session") as session, pytest.raises(RunSuspendedError):
         session.fanout("more", [{"name": "four", "workflow": child, "input": 4}])

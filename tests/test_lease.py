@@ -57,6 +57,10 @@ def test_token_of_a_run_that_was_given_up_or_ended_is_worth_nothing(database: st
     assert probes.given_up(database) == []
 
 
+def test_what_was_done_when_the_lease_was_given_up_is_stored_until_the_next_grant(database: str) -> None:
+    assert probes.paid_for(database) == []
+
+
 def test_lapsed_holder_whom_nobody_has_replaced_may_complete_its_step(database: str) -> None:
     """The call to the model is paid for, and the lock makes it safe."""
     assert probes.lapsed_holder(database) == []

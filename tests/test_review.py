@@ -35,7 +35,8 @@ from .support_gate import (
 from .support_gate_worker import CHARGES, Charging, Ledger, work
 
 DECIDE_REPLAY = "tidebase_private.decide_replay(tidebase.steps,boolean)"
-MAY_BEGIN_AGAIN = "tidebase_private.may_begin_again(tidebase.steps,bigint)"
+MAY_REPEAT = "tidebase_private.may_repeat(tidebase.steps,text[],text,text)"
+ALLOWS = "tidebase_private.allows_repetition(text[],text,text)"
 KILLS = 125  # in each of the two probes, a server
 SOON = 8  # reports, of 3 * CHARGES + 1: most workers are killed before they are done
 
@@ -138,9 +139,20 @@ def test_no_run_charges_twice_and_every_doubtful_one_is_asked_about(db: Db, data
 @pytest.mark.parametrize("mechanism", ["the_crash_classification", "the_contract"])
 def test_a_double_charge_is_seen_failing_without(db: Db, database: str, tmp_path: Path, mechanism: str) -> None:
     if mechanism == "the_contract":
-        mutate(db, DECIDE_REPLAY, "tidebase_private.writes_outside(step.side_effects)", "false")
+        mutate(db, ALLOWS, "tidebase_private.writes_outside(side_effects)", "false")
     else:
-        mutate(db, MAY_BEGIN_AGAIN, "and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay'", "")
+        mutate(
+            db,
+            MAY_REPEAT,
+            "tidebase_private.allows_repetition(step.side_effects, step.idempotency_key, step.replay)",
+            "true",
+        )
+        mutate(
+            db,
+            MAY_REPEAT,
+            "tidebase_private.allows_repetition(may_repeat.side_effects, may_repeat.idempotency_key, may_repeat.replay)",
+            "true",
+        )
     massacre = Massacre(database, tmp_path / "ledger", keyed=False)
     # Killed right after its first charge: the third report.
     assert massacre.violations(kills=2, deaths=1, exact=[3]) == [
@@ -355,12 +367,17 @@ def test_a_review_may_be_decided_while_the_run_goes_on(db: Db) -> None:
     assert value(db, "select count(*) from tidebase.reviews") == 2 and broken_logs(db) == []
 
 
-def test_a_completed_run_is_not_changed_by_a_review(db: Db) -> None:
-    token = new_run(db, "r")
-    begin(db, "r", token, {"side_effects": ["charge"]})
-    fail(db, "r", token)
-    db.execute("select tidebase.complete_run('r', %s)", [token])
-    assert refusal(lambda: db.execute("select tidebase.resolve_review('r', 's', 'retry')")) == "TB005"
+def test_a_run_is_not_completed_over_a_question_to_a_person(tide: Tidebase, db: Db) -> None:
+    def workflow(run: Run, input: Any) -> str:
+        with pytest.raises(ZeroDivisionError):
+            run.step("s", lambda: 1 / 0, side_effects=["charge"])
+        return "all is well"
+
+    with pytest.raises(RunNeedsReview, match="may have taken effect"):
+        tide.run("w", workflow, run_id="r")
+    assert status(db, "r") == "review"
+    tide.runs.resolve_review("r", "s", "accept", output=7)
+    assert tide.run("w", lambda run, input: run.step("s", int, side_effects=["charge"]), run_id="r") == 7
     assert broken_logs(db) == []
 
 

@@ -100,10 +100,26 @@ def test_a_holder_that_renews_its_lease_is_seen_to_be_alive(tide: Tidebase, data
         thread.join()
 
 
-def test_a_dead_holders_lease_is_waited_out(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
+def test_the_lease_of_a_process_that_is_gone_is_waited_out(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
     tide.runs.create("w", run_id="r")
-    db.execute("select tidebase.acquire_run('r', 'dead', %s)", [timedelta(seconds=0.5)])
+    gone = subprocess.run(
+        [sys.executable, "-c", "from tidebase.lease import new_holder; print(new_holder())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    db.execute("select tidebase.acquire_run('r', %s, %s)", [gone, timedelta(seconds=0.5)])
     assert tide.run("w", lambda run, input: run.attempt, run_id="r") == 2
+
+
+def test_the_lease_of_a_holder_that_may_be_alive_is_waited_for_only_if_asked(
+    tide: Tidebase, db: psycopg.Connection[Any]
+) -> None:
+    tide.runs.create("w", run_id="r")
+    db.execute("select tidebase.acquire_run('r', 'somewhere else', %s)", [timedelta(seconds=2)])
+    with pytest.raises(RunHeld, match="give wait_s"):
+        tide.run("w", lambda run, input: run.attempt, run_id="r")
+    assert tide.run("w", lambda run, input: run.attempt, run_id="r", wait_s=60) == 2
 
 
 def test_heartbeats_keep_the_lease_of_a_long_step(database: str, db: psycopg.Connection[Any]) -> None:

@@ -42,7 +42,6 @@ from .errors import (
     Interruption,
     LeaseLostError,
     RunCancelledError,
-    RunFinal,
     RunSuspendedError,
     TidebaseError,
     interruption,
@@ -304,13 +303,13 @@ class AsyncRun:
 
         async def collect() -> list[Any]:
             outcomes = await asyncio.gather(*map(work, orders, functions), return_exceptions=True)
+            by_name = {order.name: outcome for order, outcome in zip(orders, outcomes, strict=True)}
             try:
-                return child.joined(self._hold, name, {o.name: r for o, r in zip(orders, outcomes, strict=True)})
-            except RunSuspendedError as error:
-                await drive_async(workflow.release(self._hold), self._database)
+                return await self._do(child.joined(self._hold, name, by_name))
+            except RunSuspendedError as error:  # of a session
                 raise interruption(error) from error
 
-        return cast("list[Any]", await self._perform(child.joining(name, orders, collect, options)))
+        return cast("list[Any]", await self._perform(child.joining(name, orders, collect, options, self._checkpoints)))
 
     @asynccontextmanager
     async def transaction(self, name: str, **options: Unpack[StepOptions]) -> AsyncIterator[AsyncTransaction]:
@@ -321,11 +320,12 @@ class AsyncRun:
             yield AsyncTransaction(None, codec.decode(stored))
             return
         try:
-            async with self._database.connection() as connection, connection.transaction():
-                transaction = AsyncTransaction(connection)
-                yield transaction
-                call = completion(self._hold, work.full_name, transaction.result)
-                await self._database.execute_on(connection, call)
+            with self._hold.executing(work.full_name):
+                async with self._database.connection() as connection, connection.transaction():
+                    transaction = AsyncTransaction(connection)
+                    yield transaction
+                    call = completion(self._hold, work.full_name, transaction.result)
+                    await self._database.execute_on(connection, call)
         except Interruption as error:
             inner = self._interruption(error)
             if inner is error:
@@ -339,7 +339,7 @@ class AsyncRun:
         return await self._do(perform(self._hold, self._checkpoints, work))
 
     async def _do(self, flow: Flow[T]) -> T:
-        return await drive_async(inside(flow), self._database)
+        return await drive_async(inside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
         return interruption(error)
@@ -358,6 +358,7 @@ class AsyncRunSession(AsyncRun):
     ) -> None:
         assert started.hold is not None
         super().__init__(tide, database, started.hold, started.checkpoints, workflow_name)
+        started.hold.session = True
         self.input = codec.decode(started.lease.input)
         self._leave = leave
         self._open = True
@@ -401,7 +402,7 @@ class AsyncRunSession(AsyncRun):
         await self.close()
 
     async def _do(self, flow: Flow[T]) -> T:
-        return await drive_async(outside(flow), self._database)
+        return await drive_async(outside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
         return error
@@ -811,9 +812,8 @@ class AsyncTidebase:
         invocation = Invocation(
             workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
         )
-        started = await drive_async(workflow.start(self, invocation), self._database)
-        if started.hold is None:
-            raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})
+        started = await drive_async(workflow.attach(self, invocation), self._database)
+        assert started.hold is not None
         started.hold.on_lost = on_lease_lost
         self._heartbeats.add(started.hold)
         return AsyncRunSession(self, self._database, started, workflow_name, self._leave)

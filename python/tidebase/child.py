@@ -6,15 +6,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from math import inf
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from . import calls, codec, workflow
 from .calls import Child
-from .errors import ChildFailed, FanoutFailed, Interruption, RunSuspendedError, TidebaseError
+from .canonical import digest
+from .errors import (
+    ChildFailed,
+    FanoutFailed,
+    Interruption,
+    RunHeld,
+    RunNeedsReview,
+    RunSuspendedError,
+    TidebaseError,
+)
 from .flow import Flow
-from .lease import Hold
+from .lease import Departure, Hold
 from .options import check
-from .step import StepOptions, Work
+from .step import Checkpoints, StepOptions, Work
 from .tracing import current_traceparent
 from .usage import Budget, budget_json
 from .workflow import Invocation, RunOptions, Started, Worker
@@ -95,7 +105,6 @@ class Order(NamedTuple):
 
 def make(hold: Hold, order: Order) -> Flow[Child]:
     """Makes a child, or finds it."""
-    hold.check()
     options = order.options
     check(ChildOptions, options, "a child")
     delay = options.get("retry_delay_s")
@@ -128,17 +137,27 @@ def work_on(
 ) -> Flow[T]:
     """Makes a child, or finds it, and works on it to its result; a child that is completed returns its result.
 
+    Args:
+        wait_s: how long to wait while another worker has the child, in seconds; by default for as long as it takes.
+
     Raises:
         ChildFailed: it was cancelled, or another worker took it over.
-        RunSuspendedError: it waits for a gate or a timer.
+        RunSuspendedError: it waits for a gate, a timer or a person, or another worker has it for too long.
         Whatever the child's workflow raises.
     """
     child = yield from make(hold, order)
-    invocation = Invocation(order.workflow, child.run_id, None, wait_s, RunOptions(), made=True)
+    invocation = Invocation(
+        order.workflow, child.run_id, None, inf if wait_s is None else wait_s, RunOptions(), made=True, parent=hold
+    )
     try:
-        return (yield from workflow.execute(worker, function, invocation))
+        with hold.in_flight.work(child):
+            return (yield from workflow.execute(worker, function, invocation))
     except RunSuspendedError:
         raise
+    except (RunNeedsReview, RunHeld) as error:
+        if error.run_id != child.run_id:
+            raise
+        raise RunSuspendedError(error.message, detail=error.detail, hint=error.hint) from error
     except TidebaseError as error:
         if isinstance(error, Interruption):  # the child's, not the parent's
             raise ChildFailed(
@@ -150,16 +169,36 @@ def work_on(
 
 
 def accompany(worker: Worker, hold: Hold, order: Order, function: Callable[..., T], wait_s: float | None) -> Flow[T]:
-    """Works on a single child; where it waits, the parent gives its lease up and waits as well."""
+    """Works on a single child; where it waits, the parent waits for it as well, and no process needs to live."""
+    hold.begin()
     try:
         return (yield from work_on(worker, hold, order, function, wait_s))
     except RunSuspendedError as error:
-        yield from workflow.release(hold)
-        raise waits_for(hold, {order.name: error}) from error
+        yield from wait_for(hold, {order.name: error})
+        return (yield from accompany(worker, hold, order, function, wait_s))  # a session, whose child may go on
 
 
-def joining(fanout: str, orders: Sequence[Order], collect: Callable[[], Any], options: StepOptions) -> Work[list[Any]]:
-    """The step that works on the children and keeps their results: once it is completed, nobody asks for them again."""
+def wait_for(hold: Hold, children: Mapping[str, BaseException]) -> Flow[None]:
+    """Lets the run wait in the database for children that wait. Raises what its work is to let pass."""
+    names = sorted(children)
+    error = RunSuspendedError(
+        f"run {hold.run_id!r} waits for its children ({', '.join(names)})",
+        detail={"run_id": hold.run_id, "children": names},
+        hint="Call tide.run with the same run_id when what they wait for has come, or with wait_s to wait for it.",
+    )
+    error.__cause__ = next(iter(children.values()))
+    call = calls.suspend_for_children(run_id=hold.run_id, token=hold.token, names=names)
+    yield from workflow.depart(hold, Departure(error, call))
+
+
+def joining(
+    fanout: str, orders: Sequence[Order], collect: Callable[[], Any], options: StepOptions, checkpoints: Checkpoints
+) -> Work[list[Any]]:
+    """The step that works on the children and keeps their results: once it is completed, nobody asks for them again.
+
+    Where an earlier attempt had another list of children, this is another step: it finds those that are known, with
+    their results, and works on the new ones.
+    """
     names = [order.name for order in orders]
     if len(set(names)) < len(names):
         raise ValueError(f"the children of fan-out {fanout!r} need different names")
@@ -167,11 +206,15 @@ def joining(fanout: str, orders: Sequence[Order], collect: Callable[[], Any], op
         input={"fanout": fanout, "join": "all", "children": names},
         checkpoint_invariant="all child run results were collected",
     )
-    return Work(f"join:{fanout}", collect, options={**described, **options})
+    merged: StepOptions = {**described, **options}
+    name, wanted = f"join:{fanout}", digest(codec.to_builtins(merged["input"]))
+    if checkpoints.hash_of(name) not in (None, wanted):
+        name = f"{name}[{wanted.hex()[:16]}]"
+    return Work(name, collect, options=merged)
 
 
-def joined(hold: Hold, fanout: str, outcomes: Mapping[str, Any]) -> list[Any]:
-    """The results in the order of the children, when all of them have one.
+def joined(hold: Hold, fanout: str, outcomes: Mapping[str, Any]) -> Flow[list[Any]]:
+    """The results in the order of the children, when all of them have one; where some wait, the run waits for them.
 
     Args:
         outcomes: a result or an exception for each name.
@@ -186,18 +229,9 @@ def joined(hold: Hold, fanout: str, outcomes: Mapping[str, Any]) -> list[Any]:
     if failed:
         raise FanoutFailed(hold.run_id, fanout, errors, results) from next(iter(failed.values()))
     if errors:
-        raise waits_for(hold, errors)
+        yield from wait_for(hold, errors)
+        raise RunSuspendedError(f"children of run {hold.run_id!r} may go on", hint="Call the fan-out again.")
     return list(results.values())
-
-
-def waits_for(hold: Hold, children: Mapping[str, BaseException]) -> RunSuspendedError:
-    """What a parent raises when children of it wait."""
-    names = ", ".join(sorted(children))
-    return RunSuspendedError(
-        f"run {hold.run_id!r} waits for its children ({names})",
-        detail={"run_id": hold.run_id, "children": sorted(children)},
-        hint="Call again when what they wait for has come.",
-    )
 
 
 class Brood(Worker):

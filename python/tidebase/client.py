@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from . import calls, migrations, workflow
 from .calls import Difference, Reconciliation
 from .database import POOL_SIZE, Connection, Database, Pool
-from .errors import RunFinal, TidebaseError
+from .errors import TidebaseError
 from .flow import drive
 from .lease import Heartbeats, Hold, new_holder, terminable
 from .run import GateDesk, Run, Runs, RunSession
@@ -199,9 +199,8 @@ class Tidebase:
         invocation = Invocation(
             workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
         )
-        started = drive(workflow.start(self, invocation), self._database)
-        if started.hold is None:
-            raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})
+        started = drive(workflow.attach(self, invocation), self._database)
+        assert started.hold is not None
         started.hold.on_lost = on_lease_lost
         self._heartbeats.add(started.hold)
         return RunSession(self, self._database, started, workflow_name, self._leave)

@@ -12,7 +12,7 @@ from .step import recall_of
 
 def emit(hold: Hold, type: str, payload: Any, transient: bool) -> Flow[int]:
     """Appends an event and returns its seq."""
-    hold.check()
+    hold.begin()
     text = codec.encode(payload)
     recall = recall_of(hold)
     seq: int = yield calls.append_event(

@@ -10,17 +10,21 @@ import asyncio
 import contextvars
 import inspect
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .calls import Call
-from .database import AsyncDatabase, Database
+from .database import AsyncDatabase, Database, to_its_end
 from .errors import StepTimeout
 from .mark import LATE_S, Answer, Mark
 
 T = TypeVar("T")
+
+#: How often a task that pauses looks whether the pause is to end before its time, in seconds.
+_GLANCE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Surely:
+    """A call that is made to its end although the work is being cancelled."""
+
+    call: Call[Any]
+
+
+@dataclass(frozen=True)
 class Listen:
     """Seconds to wait for news of a run; the doorbell ends the wait before its time."""
 
@@ -50,7 +61,7 @@ class Listen:
     seconds: float
 
 
-Effect = Call[Any] | Invoke | Answer | Pause | Listen
+Effect = Call[Any] | Invoke | Answer | Pause | Surely | Listen
 Flow = Generator[Effect, Any, T]
 
 
@@ -99,8 +110,10 @@ def _perform(effect: Effect, database: Database) -> Any:
     if isinstance(effect, Listen):
         database.doorbell.wait(effect.run_id, effect.seconds)
         return None
+    if isinstance(effect, Surely):
+        return database.execute(effect.call)
     if isinstance(effect, Answer):
-        wait((effect.future,))
+        wait((effect.future,), effect.seconds)
         return None
     if effect.timeout_s is not None:
         return _checked(_within(effect.timeout_s, effect))
@@ -117,13 +130,15 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
     if isinstance(effect, Call):
         return await database.execute(effect)
     if isinstance(effect, Pause):
-        await asyncio.sleep(effect.seconds)
+        await _pause(effect)
         return None
     if isinstance(effect, Listen):
         await database.doorbell.wait(effect.run_id, effect.seconds)
         return None
+    if isinstance(effect, Surely):
+        return await to_its_end(database.execute(effect.call))
     if isinstance(effect, Answer):
-        await asyncio.wait((asyncio.wrap_future(effect.future),))
+        await asyncio.wait((asyncio.wrap_future(effect.future),), timeout=effect.seconds)
         return None
     result = effect.function(*effect.args, **(effect.kwargs or {}))
     if not inspect.isawaitable(result):
@@ -138,6 +153,14 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
         if isinstance(error, StepTimeout):
             raise
         raise StepTimeout(f"the step took longer than {effect.timeout_s} seconds") from error
+
+
+async def _pause(effect: Pause) -> None:
+    over = time.monotonic() + effect.seconds
+    while effect.wake is not None and not effect.wake.is_set() and over - time.monotonic() > _GLANCE_S:
+        await asyncio.sleep(_GLANCE_S)
+    if effect.wake is None or not effect.wake.is_set():
+        await asyncio.sleep(max(over - time.monotonic(), 0))
 
 
 async def _marked(result: Awaitable[Any], mark: Mark, database: AsyncDatabase) -> Any:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from . import calls, codec
 from .errors import GateAnswerInvalid, NotFound, RunCancelledError, RunSuspendedError, TidebaseError
-from .flow import Flow, Listen, Pause
-from .lease import Hold, new_request_id
+from .flow import Flow, Listen
+from .lease import Departure, Hold, new_request_id
 from .options import check
+from .workflow import depart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ class GateOpening:
 def begin(hold: Hold, name: str, prompt: str | None, options: GateOptions) -> Flow[GateOpening]:
     """Opens a gate, or finds it."""
     check(GateOptions, options, "a gate")
-    hold.check()
+    hold.begin()
     schema = options.get("response_schema")
     if schema is not None:
         _validator(schema)  # before anybody is asked
@@ -148,7 +149,7 @@ def secret(hold: Hold, name: str, voter: str | None) -> Flow[str | None]:
 
 def sleep(hold: Hold, name: str, seconds: float, suspend: bool) -> Flow[None]:
     """Waits for a durable timer: what is left of it, when the run was resumed."""
-    hold.check()
+    hold.begin()
     row: calls.GateRow = yield calls.start_timer(
         run_id=hold.run_id, token=hold.token, name=name, duration=timedelta(seconds=seconds)
     )
@@ -171,7 +172,7 @@ def wait(hold: Hold, name: str) -> Flow[calls.GateInfo]:
             return info
         if info.status == "cancelled":
             raise RunCancelledError(f"run {hold.run_id!r} is cancelled", detail={"run_id": hold.run_id, "gate": name})
-        hold.check()
+        hold.begin()
         yield Listen(hold.run_id, POLL_S)
 
 
@@ -185,14 +186,13 @@ def decision(
 
 
 def _suspend(hold: Hold, name: str) -> Flow[None]:
-    suspended: bool = yield calls.suspend_run(run_id=hold.run_id, token=hold.token, name=name)
-    if suspended:
-        raise RunSuspendedError(
-            f"run {hold.run_id!r} waits for {name!r}",
-            detail={"run_id": hold.run_id, "gate": name},
-            hint="Call tide.run with the same run_id once that is decided, or with wait_s to wait for it.",
-        )
-    yield Pause(0)
+    error = RunSuspendedError(
+        f"run {hold.run_id!r} waits for {name!r}",
+        detail={"run_id": hold.run_id, "gate": name},
+        hint="Call tide.run with the same run_id once that is decided, or with wait_s to wait for it.",
+    )
+    call = calls.suspend_run(run_id=hold.run_id, token=hold.token, name=name)
+    yield from depart(hold, Departure(error, call))
 
 
 def _answer(name: str, row: calls.GateRow | calls.GateInfo) -> GateAnswer:

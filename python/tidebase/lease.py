@@ -14,10 +14,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from weakref import WeakSet
 
 from . import calls
 from .database import AsyncDatabase, Database
@@ -31,7 +34,8 @@ from .errors import (
     RunSuspendedError,
     TidebaseError,
 )
-from .flow import Flow, Pause, drive, drive_async
+from .flow import Flow, Listen, drive, drive_async
+from .mark import Mark
 from .recall import Recall
 from .tracing import NO_TRACE, Trace
 
@@ -46,9 +50,89 @@ def new_holder() -> str:
     return f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
+def is_dead(holder: str | None) -> bool:
+    """Whether a worker is known to be gone: it named itself as :func:`new_holder` does, and its process was one of this
+    machine, where there is no such process any more.
+    """
+    host, _, rest = (holder or "").rpartition(":")[0].rpartition(":")
+    if host != socket.gethostname()[:100] or not rest.isascii() or not rest.isdigit():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
 def new_request_id() -> str:
     """An id for one call, so that it can be repeated when its answer was lost."""
     return secrets.token_urlsafe(12)
+
+
+#: The lease under which the step is executed that the code at hand is part of.
+current_hold: ContextVar[Hold | None] = ContextVar("tidebase_current_hold", default=None)
+
+
+class InFlight:
+    """The steps and children of a run that are at work in this process: what is paid for, and will be stored."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._works: dict[tuple[object, object], Mark | None] = {}
+        self._waiting: list[tuple[int, Future[None]]] = []
+
+    @contextmanager
+    def work(self, name: object, mark: Mark | None = None) -> Iterator[None]:
+        """One of them, for as long as the block takes. ``mark``: its start, if that is not written yet."""
+        key = (name, object())
+        with self._lock:
+            self._works[key] = mark
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._works[key]
+                ready = [future for most, future in self._waiting if len(self._works) <= most]
+                self._waiting = [(most, future) for most, future in self._waiting if len(self._works) > most]
+            for future in ready:
+                future.set_result(None)
+
+    def settled(self, most: int = 0) -> Future[None]:
+        """Is done once no more than so many are at work."""
+        future: Future[None] = Future()
+        with self._lock:
+            if len(self._works) > most:
+                self._waiting.append((most, future))
+                return future
+        future.set_result(None)
+        return future
+
+    def marks(self) -> list[Mark]:
+        """The starts of those that nobody has written yet."""
+        with self._lock:
+            return [mark for mark in self._works.values() if mark is not None]
+
+    @property
+    def only(self) -> str | None:
+        """The name of the step, where exactly one is at work."""
+        with self._lock:
+            names = [work[0] for work in self._works]
+        return names[0] if len(names) == 1 and isinstance(names[0], str) else None
+
+
+@dataclass(frozen=True)
+class Departure:
+    """That a lease is to be given up: what to do about it once nothing is in flight, and what its work is told.
+
+    Attributes:
+        error: what whoever begins something new is told, and at last who called ``tide.run``.
+        call: gives the lease up, so that the run waits in the database; false when what it would wait for has come.
+    """
+
+    error: TidebaseError
+    call: calls.Call[Any]
 
 
 @dataclass(eq=False)
@@ -61,6 +145,12 @@ class Hold:
         marks_late: whether the start of a step may be written while it is at work (see ``mark``).
         recall: makes the ids of what is written outside of steps, where the work begins from the top at a resume: of a
             workflow, not of a session.
+        in_flight: its steps and children that are at work.
+        departure: set when it is to be given up: what is in flight ends first, and nothing new begins.
+        review: set when a person must decide about a step: the database may have given the lease up for that.
+        session: whether it is that of a session, which nobody unwinds.
+        children: the holds of its children in this process.
+        stirred: set when the work is over, or to be over soon: ends a backoff before its time.
     """
 
     run_id: str
@@ -73,10 +163,54 @@ class Hold:
     trace: Trace = NO_TRACE
     marks_late: bool = False
     recall: Recall | None = None
+    in_flight: InFlight = field(default_factory=InFlight)
+    departure: Departure | None = None
+    review: TidebaseError | None = None
+    session: bool = False
+    children: WeakSet[Hold] = field(default_factory=WeakSet)
+    stirred: threading.Event = field(default_factory=threading.Event)
+
+    def depart(self, departure: Departure) -> None:
+        """Asks for the lease to be given up; the first word stands. Children of the run stop, too, where they can."""
+        if self.departure is None:
+            self.departure = departure
+        self.stirred.set()
+        for child in list(self.children):
+            child.follow()
+
+    def adopt(self, child: Hold) -> None:
+        """A child of the run is worked on in this process."""
+        self.children.add(child)
+        if self.departure is not None:
+            child.follow()
+
+    def follow(self) -> None:
+        """The parent gives its lease up: so does this child of it, for whoever comes back to the parent."""
+        error = RunSuspendedError(f"run {self.run_id!r} stops with its parent", detail={"run_id": self.run_id})
+        self.depart(Departure(error, calls.release_run(run_id=self.run_id, token=self.token)))
+
+    def begin(self) -> None:
+        """Something new is to begin: raises what ended the lease, or that it is being given up. Not what a step in
+        flight does: that ends first.
+        """
+        self.check()
+        if self.departure is not None and current_hold.get() is not self:
+            raise self.departure.error
+
+    @contextmanager
+    def executing(self, name: str) -> Iterator[None]:
+        """A step is executed here, for as long as the block takes."""
+        context = current_hold.set(self)
+        try:
+            with self.in_flight.work(name):
+                yield
+        finally:
+            current_hold.reset(context)
 
     def end(self) -> None:
         """The work is over."""
         self.ended.set()
+        self.stirred.set()
         self.trace.end()
 
     def check(self) -> None:
@@ -85,8 +219,11 @@ class Hold:
             raise self.lost
 
     def lose(self, error: TidebaseError) -> None:
+        if self.review is not None:  # it was not lost: what is in flight ends, and is stored
+            return
         self.lost = error
         self.ended.set()
+        self.stirred.set()
         log.warning("run %s: %s", self.run_id, error)
         if self.on_lost is not None:
             self.on_lost(error)
@@ -110,21 +247,24 @@ def acquire(
     wait_s: float | None,
     patient: bool = False,
     new_trace: Callable[[], Trace] = Trace,
+    request_id: str | None = None,
 ) -> Flow[tuple[calls.Lease, Trace]]:
     """Gets the run's lease, waiting while another worker has it.
 
     Args:
-        wait_s: how long to wait at most, in seconds, for whatever it is. None waits for as long as the holder looks
-            dead: until its lease runs out, unless it renews the lease meanwhile.
+        wait_s: how long to wait at most, in seconds, for whatever it is. None does not wait for a holder that may be
+            alive; for one that is known to be dead (its process was on this machine, and is gone) until its lease runs
+            out.
         patient: also wait out the backoff after a failed attempt.
         new_trace: makes the trace of the attempt that may be granted now.
+        request_id: by which ``withdraw_grant`` finds what was granted, should the answer be lost.
 
     Raises:
         RunHeld: somebody else holds it.
         RunSuspendedError, RunNeedsReview: it waits for something else than a worker.
         RunCrashed: it has killed as many workers as it may.
     """
-    request_id = new_request_id()
+    request_id = request_id or new_request_id()
     give_up = None if wait_s is None else time.monotonic() + wait_s
     seen = None
     while True:
@@ -152,13 +292,13 @@ def acquire(
                 hint="See what kills its workers; tide.runs.recover gives it its attempts again.",
             )
         held = lease.outcome == "held"
-        hopeless = (seen is not None and lease.expires_at != seen) if held else not patient
+        hopeless = (not is_dead(lease.holder) or seen not in (None, lease.expires_at)) if held else not patient
         if hopeless if give_up is None else time.monotonic() >= give_up:
             raise _held(run_id, lease) if held else _waiting(run_id, lease)
         if seen is None and held:
             log.warning("run %s is held by %s until %s: waiting for that", run_id, lease.holder, lease.expires_at)
         seen = lease.expires_at
-        yield Pause(0.2)
+        yield Listen(run_id, 0.2)
 
 
 def _waiting(run_id: str, lease: calls.Lease) -> RunSuspendedError:
@@ -173,7 +313,7 @@ def _held(run_id: str, lease: calls.Lease) -> RunHeld:
     return RunHeld(
         f"run {run_id!r} is held by {lease.holder} until {until}",
         detail={"run_id": run_id, "holder": lease.holder, "expires_at": until},
-        hint="Another worker is at it. Call again later, or give wait_s.",
+        hint="Another worker is at it, or has died: then its lease runs out at that time. Call again, or give wait_s.",
     )
 
 

@@ -30,9 +30,14 @@ _IDLE_S = 1.0
 
 @dataclass(frozen=True)
 class Answer:
-    """In a flow: waits for what somebody else asked for; the answer is read from the future."""
+    """In a flow: waits for what somebody else asked for; the answer is read from the future.
+
+    Attributes:
+        seconds: how long to wait at most; by default for as long as it takes.
+    """
 
     future: Future[Any]
+    seconds: float | None = None
 
 
 class Mark:

@@ -256,7 +256,7 @@ class Run:
         def collect() -> list[Any]:
             return self._collect(name, orders, functions, max_parallel)
 
-        return self._perform(child.joining(name, orders, collect, options))
+        return self._perform(child.joining(name, orders, collect, options, self._checkpoints))
 
     def _collect(
         self, name: str, orders: Sequence[Order], functions: Sequence[Callable[..., Any]], max_parallel: int
@@ -278,9 +278,8 @@ class Run:
             raise
         pool.shutdown()
         try:
-            return child.joined(self._hold, name, outcomes)
-        except RunSuspendedError as error:
-            drive(workflow.release(self._hold), self._database)
+            return self._do(child.joined(self._hold, name, outcomes))
+        except RunSuspendedError as error:  # of a session
             raise interruption(error) from error
 
     @contextmanager
@@ -296,7 +295,11 @@ class Run:
             yield SyncTransaction(None, codec.decode(stored))
             return
         try:
-            with self._database.connection() as connection, connection.transaction():
+            with (
+                self._hold.executing(work.full_name),
+                self._database.connection() as connection,
+                connection.transaction(),
+            ):
                 transaction = SyncTransaction(connection)
                 yield transaction
                 self._database.execute_on(connection, completion(self._hold, work.full_name, transaction.result))
@@ -313,7 +316,7 @@ class Run:
         return self._do(perform(self._hold, self._checkpoints, work))
 
     def _do(self, flow: Flow[T]) -> T:
-        return drive(inside(flow), self._database)
+        return drive(inside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
         return interruption(error)
@@ -336,6 +339,7 @@ class RunSession(Run):
     ) -> None:
         assert started.hold is not None
         super().__init__(tide, database, started.hold, started.checkpoints, workflow_name)
+        started.hold.session = True
         self.input = codec.decode(started.lease.input)
         self._leave = leave
         self._open = True
@@ -379,7 +383,7 @@ class RunSession(Run):
         self.close()
 
     def _do(self, flow: Flow[T]) -> T:
-        return drive(outside(flow), self._database)
+        return drive(outside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
         return error

@@ -89,7 +89,7 @@ def write(
     """
     named = function is calls.set_state or function is calls.patch_state
     check(StateOptions if named else VersionOptions, options, "a version of a state")
-    hold.check()
+    hold.begin()
     metadata = options.get("metadata")
     said: dict[str, Any] = {**options, **arguments, "metadata": None if metadata is None else codec.encode(metadata)}
     recall = recall_of(hold)

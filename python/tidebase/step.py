@@ -26,7 +26,7 @@ from .errors import (
     interruption,
 )
 from .flow import Flow, Invoke, Pause
-from .lease import Hold, new_request_id
+from .lease import Hold, current_hold, new_request_id
 from .mark import Mark, current_mark
 from .options import check, unknown
 from .recall import Recall
@@ -228,6 +228,11 @@ class Checkpoints:
         except (ValueError, RecursionError):  # an integer or a depth that Python does not print
             return None
 
+    def hash_of(self, name: str) -> bytes | None:
+        """The hash of the input with which a step was begun by an earlier attempt."""
+        row = self._rows.get(name)
+        return None if row is None else row.input_hash
+
     def enter(self, name: str, mark: Mark) -> tuple[bool, Mark | None]:
         """Whether a step may be executed before the database has heard of it: if nobody has begun it before. And the
         mark of another thread that is at it just now.
@@ -259,7 +264,7 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
     """
     name = work.full_name
     returns = work.options.get("returns", codec.returned_type(work.function))
-    hold.check()
+    hold.begin()
     value = work.input()
     stored = checkpoints.find(name, value)
     if stored is not None:
@@ -272,10 +277,11 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
             yield from other.known()  # the database decides about this one
         if not entered:
             mark = None
-    try:
-        return (yield from _execute(hold, work, text, returns, mark))
-    finally:
-        checkpoints.leave(name, mark)
+    with hold.in_flight.work(name, mark):
+        try:
+            return (yield from _execute(hold, work, text, returns, mark))
+        finally:
+            checkpoints.leave(name, mark)
 
 
 def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | None) -> Flow[T]:
@@ -290,7 +296,7 @@ def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | No
         start = (yield from begin(hold, work, text)) if mark is None else None
         if start is not None and start.outcome == "replay":
             return cast(T, _decoded(start.output, returns, hold, name))
-        contexts = current_step.set(name), current_mark.set(late)
+        contexts = current_step.set(name), current_mark.set(late), current_hold.set(hold)
         begun = time.monotonic()
         try:
             with hold.trace.step(name, start.attempt if start else 1):
@@ -305,12 +311,15 @@ def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | No
             delay = yield from fail(hold, work, text, error)
             if delay is None:
                 raise
-            yield Pause(delay, hold.ended)
+            yield Pause(delay, hold.stirred)
             hold.check()
+            if hold.departure is not None:
+                raise hold.departure.error from None
             continue
         finally:
             current_step.reset(contexts[0])
             current_mark.reset(contexts[1])
+            current_hold.reset(contexts[2])
             if late is not None:
                 late.drop()
         if late is not None:
@@ -362,11 +371,12 @@ def _unless_in_review(start: calls.StepStart, hold: Hold, name: str) -> calls.St
     if start.outcome == "review":
         found = codec.decode(start.output) or {}  # not this step, but one that was left unfinished before it
         name = found.get("step", name)
-        raise RunNeedsReview(
+        hold.review = RunNeedsReview(
             f"step {name!r} of run {hold.run_id!r} may have taken effect: a person must decide whether it is repeated",
             detail={"run_id": hold.run_id, "step": name},
             hint="See tide.runs.reviews(), and tide.runs.resolve_review.",
         )
+        raise hold.review
     return start
 
 
@@ -418,12 +428,27 @@ def _decoded(text: str | None, returns: Any, hold: Hold, name: str) -> Any:
         raise
 
 
-def outside(flow: Flow[T]) -> Flow[T]:
-    """The same flow, as the user of a session sees it: what ends the work is an ordinary exception."""
+def _written(hold: Hold) -> Flow[None]:
+    """The log says that a step was started before it says what the step did. Code in a thread of its own does not know
+    which step it belongs to: then it may be any that is in flight.
+    """
     mark = current_mark.get()
+    if mark is not None:
+        yield from mark.written()
+    elif current_hold.get() is not hold:
+        for other in hold.in_flight.marks():
+            yield from other.written()
+
+
+def step_of(hold: Hold) -> str | None:
+    """The step that the code at hand is part of, as far as that is known."""
+    return current_step.get(None) if current_hold.get() is hold else hold.in_flight.only
+
+
+def outside(flow: Flow[T], hold: Hold) -> Flow[T]:
+    """The same flow, as the user of a session sees it: what ends the work is an ordinary exception."""
     try:
-        if mark is not None:  # the log says that the step was started before it says what the step did
-            yield from mark.written()
+        yield from _written(hold)
         return (yield from flow)
     except Interruption as error:
         if isinstance(error, TidebaseError) or not isinstance(error.__cause__, TidebaseError):
@@ -431,12 +456,10 @@ def outside(flow: Flow[T]) -> Flow[T]:
         raise error.__cause__ from None
 
 
-def inside(flow: Flow[T]) -> Flow[T]:
+def inside(flow: Flow[T], hold: Hold) -> Flow[T]:
     """The same flow, as a workflow sees it: what must not be swallowed is raised as an Interruption."""
-    mark = current_mark.get()
     try:
-        if mark is not None:  # the log says that the step was started before it says what the step did
-            yield from mark.written()
+        yield from _written(hold)
         return (yield from flow)
     except TidebaseError as error:
         inner = interruption(error)

@@ -52,7 +52,7 @@ class Skipped:
 
 def begin_transaction(hold: Hold, checkpoints: Checkpoints, work: Work[None]) -> Flow[calls.Json | None]:
     """Begins the step; the stored output when it is completed already, else None."""
-    hold.check()
+    hold.begin()
     value = work.input()
     stored = checkpoints.find(work.full_name, value)
     if stored is not None:

@@ -11,7 +11,7 @@ from .calls import UsageTotal
 from .flow import Flow
 from .lease import Hold, new_request_id
 from .options import check
-from .step import current_step, recall_of
+from .step import recall_of, step_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -77,8 +77,8 @@ class UsageOptions(TypedDict, total=False):
 def record(hold: Hold, options: UsageOptions) -> Flow[UsageTotal]:
     """Records usage and returns the run's totals."""
     check(UsageOptions, options, "usage")
-    hold.check()
-    arguments: dict[str, Any] = {"step": current_step.get(None), **options}
+    hold.begin()
+    arguments: dict[str, Any] = {"step": step_of(hold), **options}
     if "metadata" in arguments:
         arguments["metadata"] = codec.encode(arguments["metadata"])
     for name in ("cost_usd", "cost", "quantity"):

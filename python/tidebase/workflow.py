@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 from . import calls, codec, tracing
-from .errors import BudgetExhausted, Interruption, LeaseLostError, TidebaseError
-from .flow import Flow, Invoke
-from .lease import Hold, acquire
+from .errors import BudgetExhausted, Interruption, LeaseLostError, RunFinal, RunNeedsReview, TidebaseError
+from .flow import Flow, Invoke, Surely
+from .lease import Departure, Hold, acquire, current_hold, new_request_id
+from .mark import Answer
 from .options import check
 from .recall import Recall
 from .step import Checkpoints, current_step, describe
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tidebase.run")
 T = TypeVar("T")
+
+#: How long a process that is told to go waits for the steps that its other threads and tasks are at, in seconds.
+PATIENCE_S = 10.0
 
 #: The run that the code at hand works on; what a function decorated with ``step`` belongs to.
 current_run: ContextVar[Any] = ContextVar("tidebase_current_run")
@@ -56,7 +60,12 @@ class RunOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Invocation:
-    """What ``run`` and ``attach`` are asked to do. ``made``: the run is known to exist."""
+    """What ``run`` and ``attach`` are asked to do.
+
+    Attributes:
+        made: the run is known to exist.
+        parent: the lease of the run whose child it is.
+    """
 
     workflow: str
     run_id: str
@@ -64,6 +73,7 @@ class Invocation:
     wait_s: float | None
     options: RunOptions
     made: bool = False
+    parent: Hold | None = None
 
     def __post_init__(self) -> None:
         if self.options:
@@ -144,11 +154,12 @@ def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -
     )
 
 
-def start(worker: Worker, invocation: Invocation, again: bool = False) -> Flow[Started]:
+def start(worker: Worker, invocation: Invocation, again: bool = False, request_id: str | None = None) -> Flow[Started]:
     """Makes or finds the run, gets its lease and its checkpoints.
 
     Args:
         again: it was just worked on and failed, with attempts left: wait until it may be tried again.
+        request_id: by which ``withdraw`` finds what was granted.
     """
     if not (again or invocation.made):
         yield create(invocation.workflow, invocation.run_id, invocation.input, invocation.options)
@@ -160,6 +171,7 @@ def start(worker: Worker, invocation: Invocation, again: bool = False) -> Flow[S
         invocation.wait_s,
         patient=again,
         new_trace=lambda: tracing.begin(worker.tracer, invocation.workflow, invocation.run_id),
+        request_id=request_id,
     )
     if lease.outcome == "completed":
         return Started(lease, None, Checkpoints())
@@ -176,7 +188,7 @@ def start(worker: Worker, invocation: Invocation, again: bool = False) -> Flow[S
 
 
 class _Again(Exception):
-    """The attempt failed, and there is another one."""
+    """This attempt is over, and there is to be another one."""
 
 
 def execute(worker: Worker, function: Callable[..., T], invocation: Invocation) -> Flow[T]:
@@ -186,11 +198,25 @@ def execute(worker: Worker, function: Callable[..., T], invocation: Invocation) 
     """
     again = False
     while True:
-        started = yield from start(worker, invocation, again)
+        request_id = new_request_id()
         try:
+            started = yield from start(worker, invocation, again, request_id)
             return (yield from _attempt(worker, function, invocation, started))
         except _Again:
             again = True
+        except BaseException as error:
+            if not isinstance(error, (Exception, GeneratorExit)):
+                # The process goes, maybe in the moment of the grant: nobody shall wait for the lease to run out.
+                yield from withdraw(invocation.run_id, request_id)
+            raise
+
+
+def withdraw(run_id: str, request_id: str) -> Flow[None]:
+    """Gives back what acquire_run with this id was granted, if it was, and if it has not ended since."""
+    try:
+        yield Surely(calls.withdraw_grant(run_id=run_id, request_id=request_id))
+    except TidebaseError as refusal:
+        log.warning("run %s: its lease was not given back: %s", run_id, refusal)
 
 
 def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, started: Started) -> Flow[T]:
@@ -201,37 +227,84 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
     hold.recall = Recall()
     run = worker._enter(started, invocation)
     contexts = current_run.set(run), current_step.set(None)  # a step of the parent's is none of this run's
+    result: str | None = None
+    decoded: Any = None
     try:
         try:
+            if invocation.parent is not None:
+                invocation.parent.adopt(hold)
             argument = codec.decode(started.lease.input, codec.parameter_type(function, 1))
             with hold.trace.attempt():
                 value = yield Invoke(function, (run, argument))
                 result = codec.encode(value)
                 decoded = codec.settle(result, returns)
         except Interruption as error:
-            cause = error.__cause__ if isinstance(error.__cause__, TidebaseError) else None
-            raise cause or LeaseLostError(str(error)) from error
+            if hold.review is not None:
+                yield Answer(hold.in_flight.settled())
+                raise hold.review from error
+            if hold.departure is None:
+                cause = error.__cause__ if isinstance(error.__cause__, TidebaseError) else None
+                raise cause or LeaseLostError(str(error)) from error
         except Exception as error:
-            worker._leave(hold)
-            failure = yield from fail(hold, error)
-            if failure is not None and failure.status == "pending":
-                log.warning("run %s failed (%s), again at %s", hold.run_id, error, failure.retry_at)
+            yield Answer(hold.in_flight.settled())
+            if (yield from _failed(worker, hold, error)):
                 raise _Again from error
             raise
-        except BaseException:
+        yield Answer(hold.in_flight.settled())
+        if hold.departure is not None:
+            raise (yield from _departed(worker, hold, hold.departure))
+        try:
+            yield calls.complete_run(run_id=hold.run_id, token=hold.token, result=result)
+        except RunNeedsReview as error:  # a step of it is undecided: it ends in review
+            yield from _failed(worker, hold, error)
+            raise
+        worker._leave(hold)
+        return decoded  # type: ignore[no-any-return]
+    except BaseException as error:
+        if not isinstance(error, (Exception, GeneratorExit)):
             # KeyboardInterrupt, SystemExit, CancelledError: the process goes, the run stays.
             if hold.lost is not None:
                 raise hold.lost from None
-            worker._leave(hold)
-            yield from release(hold)
-            raise
-        worker._leave(hold)
-        yield calls.complete_run(run_id=hold.run_id, token=hold.token, result=result)
-        return decoded  # type: ignore[no-any-return]
+            yield from _abandoned(worker, hold)
+        raise
     finally:
         worker._leave(hold)
         current_run.reset(contexts[0])
         current_step.reset(contexts[1])
+
+
+def _failed(worker: Worker, hold: Hold, error: Exception) -> Flow[bool]:
+    """Ends an attempt that failed. Whether there is to be another one."""
+    worker._leave(hold)
+    failure = yield from fail(hold, error)
+    if failure is not None and failure.status == "pending":
+        log.warning("run %s failed (%s), again at %s", hold.run_id, error, failure.retry_at)
+        return True
+    return False
+
+
+def _abandoned(worker: Worker, hold: Hold) -> Flow[None]:
+    """Gives the lease up because the process goes, once nothing is in flight: else it would be paid for twice.
+
+    What does not end in a while may still do so as long as the process lives; the lease runs out by itself.
+    """
+    settled = hold.in_flight.settled()
+    yield Answer(settled, PATIENCE_S)
+    if settled.done():
+        worker._leave(hold)
+        yield from release(hold)
+    else:
+        log.warning("run %s: a step is still at work, so its lease is left to run out", hold.run_id)
+
+
+def _departed(worker: Worker, hold: Hold, departure: Departure) -> Flow[Exception]:
+    """Gives the lease up, now that nothing is in flight; returns what is to be raised."""
+    waits: Any = yield departure.call
+    worker._leave(hold)
+    if waits is not False:
+        return departure.error
+    yield from release(hold)  # what the run would have waited for has come
+    return _Again()
 
 
 def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
@@ -242,7 +315,8 @@ def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
             run_id=hold.run_id, token=hold.token, error=describe(error), retryable=retryable
         )
     except TidebaseError as refusal:
-        log.warning("run %s: its failure was not recorded: %s", hold.run_id, refusal)
+        if hold.review is None:  # else the run is in review already
+            log.warning("run %s: its failure was not recorded: %s", hold.run_id, refusal)
         return None
     return failure
 
@@ -250,6 +324,36 @@ def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
 def release(hold: Hold) -> Flow[None]:
     """Gives the lease up, so that nobody has to wait for it to run out."""
     try:
-        yield calls.release_run(run_id=hold.run_id, token=hold.token)
+        yield Surely(calls.release_run(run_id=hold.run_id, token=hold.token))
     except TidebaseError as refusal:
         log.warning("run %s: its lease was not released: %s", hold.run_id, refusal)
+
+
+def attach(worker: Worker, invocation: Invocation) -> Flow[Started]:
+    """Makes or finds a run and leases it, for a session. Raises RunFinal when it is completed."""
+    request_id = new_request_id()
+    try:
+        started = yield from start(worker, invocation, request_id=request_id)
+    except BaseException as error:
+        if not isinstance(error, (Exception, GeneratorExit)):
+            yield from withdraw(invocation.run_id, request_id)
+        raise
+    if started.hold is None:
+        raise RunFinal(f"run {invocation.run_id!r} is completed", detail={"run_id": invocation.run_id})
+    return started
+
+
+def depart(hold: Hold, departure: Departure) -> Flow[None]:
+    """Asks for the lease to be given up. A workflow is unwound first, so this raises what the caller is to let pass. A
+    session has nobody who would unwind it: it waits for what is in flight, and then gives the lease up, unless what it
+    would wait for has come.
+    """
+    hold.depart(departure)
+    if not hold.session:
+        raise departure.error
+    own = 1 if current_hold.get() is hold else 0
+    yield Answer(hold.in_flight.settled(own))
+    waits: Any = yield departure.call
+    if waits is not False:
+        raise departure.error
+    hold.departure = None

@@ -242,7 +242,8 @@ $$;
 comment on function tidebase_private.find_checkpoint(text, bigint, text, bytea) is
   'The checkpoint of a completed step for who holds the lease; a row of NULLs if there is none. Errors: TB006.';
 
--- Asks a person about a step, and parks the run for that.
+-- Asks a person about a step. Where an earlier attempt left it, the run is parked for that. What this attempt has seen fail
+-- does not keep it from the rest of its work; when that is done, fail_run puts the run into review.
 create or replace function tidebase_private.ask_about(head tidebase.run_heads, step tidebase.steps, idempotency_key text default null)
 returns void
 language plpgsql volatile
@@ -257,7 +258,9 @@ begin
         when step.idempotency_key is distinct from ask_about.idempotency_key then 'its idempotency key was another one'
         else 'it declares now that it must not be repeated' end);
   end if;
-  perform tidebase_private.park(head, step.name);
+  if step.lease_token <> head.lease_token then
+    perform tidebase_private.park(head, step.name);
+  end if;
 end
 $$;
 comment on function tidebase_private.ask_about(tidebase.run_heads, tidebase.steps, text) is
@@ -394,7 +397,7 @@ begin
 end
 $$;
 comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, integer, interval, interval, interval, text[], text) is
-  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and the contract that it had then, or the one it has now, does not allow to repeat it, or its idempotency key is another one: a person must decide; the run is in review, and the lease is given up). A step that writes to the outside gets the same answer, with {"step": name} as output, while another one is undecided that an earlier attempt left unfinished. name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010 (a budget is used up; checkpoints are still handed out).';
+  'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and the contract that it had then, or the one it has now, does not allow to repeat it, or its idempotency key is another one: a person must decide; where an earlier attempt left it, the run is in review now, and the lease is given up; a step that failed in this attempt leaves the lease alone, and fail_run puts the run into review). A step that writes to the outside gets the same answer, with {"step": name} as output, while another one is undecided that an earlier attempt left unfinished. name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010 (a budget is used up; checkpoints are still handed out).';
 
 create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
 returns bigint
