@@ -141,18 +141,9 @@ def test_a_double_charge_is_seen_failing_without(db: Db, database: str, tmp_path
     if mechanism == "the_contract":
         mutate(db, ALLOWS, "tidebase_private.writes_outside(side_effects)", "false")
     else:
-        mutate(
-            db,
-            MAY_REPEAT,
-            "tidebase_private.allows_repetition(step.side_effects, step.idempotency_key, step.replay)",
-            "true",
-        )
-        mutate(
-            db,
-            MAY_REPEAT,
-            "tidebase_private.allows_repetition(may_repeat.side_effects, may_repeat.idempotency_key, may_repeat.replay)",
-            "true",
-        )
+        for whose in ("step", "may_repeat"):
+            contract = f"{whose}.side_effects, {whose}.idempotency_key, {whose}.replay"
+            mutate(db, MAY_REPEAT, f"tidebase_private.allows_repetition({contract})", "true")
     massacre = Massacre(database, tmp_path / "ledger", keyed=False)
     # Killed right after its first charge: the third report.
     assert massacre.violations(kills=2, deaths=1, exact=[3]) == [

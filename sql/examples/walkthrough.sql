@@ -85,7 +85,7 @@ select tidebase.renew_lease(:'run_id', :token_a, ttl => '1 millisecond') as leas
   set_config('walkthrough.run_id', :'run_id', false) as setting \gset
 do $$
 begin
-  while not (select o.lease_lapsed from tidebase.run_overview o where o.run_id = current_setting('walkthrough.run_id')) loop
+  while not (select o.lease_expires_at <= clock_timestamp() from tidebase.run_overview o where o.run_id = current_setting('walkthrough.run_id')) loop
   end loop;
 end
 $$;

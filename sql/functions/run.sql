@@ -331,7 +331,7 @@ create or replace view tidebase.run_overview as
   join tidebase.run_heads h on h.run_id = r.run_id
   left join tidebase.attempts a on a.run_id = h.run_id and a.attempt = h.attempt;
 comment on view tidebase.run_overview is
-  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder has gone silent, and another worker may take over. code_version: of the latest attempt. waiting_for: the gate, the timer or the children for which it was suspended. failure_class: of a failed run, error (its work raised one) or crashed (it lost its worker max_attempts times).';
+  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder had gone silent when the statement began, and another worker may take over. code_version: of the latest attempt. waiting_for: the gate, the timer or the children for which it was suspended. failure_class: of a failed run, error (its work raised one) or crashed (it lost its worker max_attempts times).';
 
 create or replace function tidebase.get_run(run_id text)
 returns setof tidebase.run_overview

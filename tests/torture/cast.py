@@ -46,9 +46,11 @@ class Known:
     attempt: int = 0
     status: str = "pending"
     lapsed: bool = False
+    marked: bool = False  # reconcile has seen that lease run out
     requests: tuple[tuple[str, int], ...] = ()
     outputs: tuple[tuple[str, str], ...] = ()
     running: str = ""  # the request that begin_step told to execute the unsafe step, until a person decides
+    begun: int = 0  # the token under which that was
     in_review: bool = False
     gate: str = "none"  # none, pending, overdue, or its decision
     overdue: bool = False

@@ -31,7 +31,8 @@ def observe(known: Known, call: Call, answer: Answer) -> Known:
     elif answer.code == "TB005":
         must(known.status == "completed", "only a completed run is final")
     elif call.token is not None and answer.code == "TB003":
-        must(not _holds(known, call), "who holds the lease is not turned away")
+        must(not _holds(known, call), "who holds the lease is not turned away, whatever the time")
+        must(not (call.what in PAID and _is_last(known, call)), "what is paid for is kept until the next grant")
         must(known.status != "cancelled", "a cancelled run says so to everybody")
     else:
         may = REFUSALS.get((call.what, answer.code))
@@ -44,6 +45,23 @@ Must = Callable[[bool, str], None]
 
 def _holds(known: Known, call: Call) -> bool:
     return known.status == "running" and call.token == known.token
+
+
+#: What ends a step: taken under the last token, whether or not the lease was given up.
+PAID = ("record a", "complete a", "complete b", "break b")
+
+
+def _is_last(known: Known, call: Call) -> bool:
+    return call.token == known.token > 0 and known.status not in ("completed", "cancelled")
+
+
+def _paid(known: Known, call: Call, must: Must) -> None:
+    must(_is_last(known, call), "what was done is stored for who had the lease last, and for nobody else")
+
+
+def _undecided(known: Known) -> bool:
+    """The unsafe step may have taken effect, and nobody has said what came of it."""
+    return known.in_review or known.running not in ("", "failed for good")
 
 
 def _fenced(known: Known, call: Call, must: Must) -> None:
@@ -78,7 +96,13 @@ def _acquire(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     must(known.status in free, "there is one holder")
     gate = "late" if known.gate == "overdue" and known.status == "waiting" else known.gate
     return replace(
-        known, token=token, status="running", lapsed=False, gate=gate, requests=(*known.requests, (request, token))
+        known,
+        token=token,
+        status="running",
+        lapsed=False,
+        marked=False,
+        gate=gate,
+        requests=(*known.requests, (request, token)),
     )
 
 
@@ -95,20 +119,21 @@ def _begin(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         return known
     if outcome == "review":
         must(known.running not in ("", call.statement), "what is reviewed was begun")
-        return replace(known, status="review", in_review=True)
+        parked = known.begun != known.token  # what this attempt has seen fail leaves it its lease
+        return replace(known, status="review" if parked else known.status, in_review=True)
     must(outcome == "execute" and known.running in ("", call.statement), "an unsafe step is not executed twice unasked")
-    return replace(known, running=call.statement)
+    return replace(known, running=call.statement, begun=known.token)
 
 
 def _record(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     outcome, output = answer.row
-    _fenced(known, call, must)
+    _paid(known, call, must)
     must((outcome == "replay") == ("a" in dict(known.outputs)), "a completed step is replayed, and no other")
     return _put(known, "a", output if outcome == "replay" else f'"a of {call.actor}"', must)
 
 
 def _complete_step(known: Known, call: Call, answer: Answer, must: Must) -> Known:
-    _fenced(known, call, must)
+    _paid(known, call, must)
     step = call.what[-1]
     new = step not in dict(known.outputs)
     seq = int(answer.row[0] or 0)
@@ -146,6 +171,7 @@ def _complete(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         return known
     _fenced(known, call, must)
     must({"a", "b"} <= dict(known.outputs).keys(), "the work was done")
+    must(not _undecided(known), "no question to a person is buried")
     return _final(known, "completed")
 
 
@@ -160,7 +186,7 @@ def _release(known: Known, call: Call, answer: Answer, must: Must) -> Known:
 
 
 def _break(known: Known, call: Call, answer: Answer, must: Must) -> Known:
-    _fenced(known, call, must)
+    _paid(known, call, must)
     again = (call.statement, call.token or 0)
     if again in known.requests:
         return known  # the same call again, whatever a person has decided since
@@ -174,18 +200,22 @@ def _fail(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         must(answer.row[0] == known.status, "a repetition says what became of the run")
         return known
     _fenced(known, call, must)
-    must(answer.row[0] == ("review" if known.in_review else "failed"), "a run is in review while a step is")
-    return replace(known, status=answer.row[0], lapsed=False, requests=(*known.requests, again))
+    left = known.running not in ("", "failed for good") and known.begun != known.token
+    review = known.in_review or left  # of what an earlier attempt left unfinished, too
+    must(answer.row[0] == ("review" if review else "failed"), "a run is in review while a step is")
+    return replace(
+        known, status=answer.row[0], in_review=review, lapsed=False, marked=False, requests=(*known.requests, again)
+    )
 
 
 def _renew(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     _fenced(known, call, must)
-    return replace(known, lapsed=False)
+    return replace(known, lapsed=False, marked=False)
 
 
 def _final(known: Known, status: str) -> Known:
     gate = "closed" if known.gate in ("pending", "overdue") else known.gate
-    return replace(known, status=status, gate=gate, lapsed=False)
+    return replace(known, status=status, gate=gate, lapsed=False, marked=False)
 
 
 def _reconcile(known: Known, call: Call, answer: Answer, must: Must) -> Known:
@@ -194,11 +224,12 @@ def _reconcile(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     must(deadlines == over, "a deadline cancels a run, once")
     if over:
         return _final(known, "cancelled")
-    must(leases == (known.status == "running" and known.lapsed), "a lease lapses once, when its time is over")
+    seen = known.status == "running" and known.lapsed and not known.marked
+    must(leases == seen, "a lease is seen to lapse once, when its time is over")
     must(gates == (known.gate == "overdue"), "a gate is decided once, when its time is over")
     if gates:
         known = replace(known, gate="late", status="pending" if known.status == "waiting" else known.status)
-    return replace(known, status="pending", lapsed=False) if leases else known
+    return replace(known, marked=True) if leases else known  # and that is all: its holder goes on until it is replaced
 
 
 def _cancel(known: Known, call: Call, answer: Answer, must: Must) -> Known:
@@ -276,4 +307,5 @@ REFUSALS: dict[tuple[str, str], Callable[[Known], bool]] = {
     ("fail b", "TB008"): lambda known: not known.in_review,
     ("break b", "TB007"): lambda known: "b" in dict(known.outputs),
     ("begin b", "TB007"): lambda known: known.running == "failed for good",
+    ("complete", "TB014"): _undecided,
 }
