@@ -372,6 +372,8 @@ select tidebase.acquire_run('hurried', 'w');
 select results_eq($$select outcome from tidebase.record_step('hurried', 1, 'in time')$$, $$values ('recorded')$$, 'a step may be recorded before the deadline');
 update tidebase.run_heads set deadline_at = clock_timestamp() - interval '1 s' where run_id = 'hurried';
 select throws_ok($$select tidebase.record_step('hurried', 1, 'too late')$$, 'TB004', null, 'none after it');
+select results_eq($$select outcome, output from tidebase.record_step('hurried', 1, 'in time')$$, $$values ('replay', 'null'::jsonb)$$, 'but the same call again finds what it stored');
+select throws_ok($$select tidebase.record_step('hurried', 1, 'in time', '1')$$, 'TB006', null, 'by its input');
 select throws_ok($$select tidebase.begin_step('hurried', 1, 'too late')$$, 'TB004', null, 'or begun');
 select throws_ok($$select tidebase.open_gate('hurried', 1, 'too late')$$, 'TB004', null, 'or asked about');
 
@@ -437,5 +439,10 @@ select is(pg_temp.status('was ' || how), status, 'the run stays as it is: ' || h
 select ok(pg_temp.dense('was ' || how), 'its log has no gap: ' || how) from ways;
 select tidebase.acquire_run('was released', 'next');
 select throws_ok($$select tidebase.record_step('was released', 1, 'late')$$, 'TB003', null, 'a newer lease ends that');
+
+-- a run that was never leased has no token, not even the one that it begins with
+select tidebase.create_run('wf', run_id => 'never leased');
+select throws_ok(format($$select tidebase.%s('never leased', 0, 's')$$, call), 'TB003', null, call || ' needs a lease that was granted')
+from unnest(array['record_step', 'complete_step', 'fail_step']) call;
 select * from finish();
 rollback;

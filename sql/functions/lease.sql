@@ -112,6 +112,7 @@ begin
       steps_completed = h.steps_completed + checkpoints,
       updated_at = clock_timestamp()
   where h.run_id = fence_done.run_id and h.lease_token = fence_done.token and h.status not in ('completed', 'cancelled')
+    and h.lease_token > 0  -- else it was never leased
   returning h.* into head;
   if not found then
     perform tidebase_private.raise_fenced(run_id, token);
@@ -120,7 +121,7 @@ begin
 end
 $$;
 comment on function tidebase_private.fence_done(text, bigint, integer, integer) is
-  'As fence, but also under a lease that was given up, while no newer one was granted and the run is not over. Errors: TB001, TB003, TB004, TB005.';
+  'As fence, but also under a lease that was granted and given up, while no newer one was granted and the run is not over. Errors: TB001, TB003, TB004, TB005.';
 
 create or replace function tidebase_private.is_durable()
 returns boolean
