@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 from weakref import WeakSet
@@ -40,6 +40,7 @@ from .client import Registry
 from .database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool
 from .errors import (
     Interruption,
+    InvalidArgument,
     LeaseLostError,
     RunCancelledError,
     RunSuspendedError,
@@ -51,12 +52,13 @@ from .event import emit
 from .flow import Flow, drive_async, one
 from .fork import fork
 from .gate import GateAnswer, GateOpening, GateOptions
+from .join import AsyncJoined, join_async, require_room, require_sight, sight, standing
 from .lease import AsyncHeartbeats, Hold, new_holder
 from .recovery import recover
 from .state import Moment, StateOptions, VersionOptions, snapshot
-from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform, resolve
+from .step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform, resolve
 from .subscribe import Feeds, refuse_joined
-from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
+from .transaction import Skipped, Transaction, Trial
 from .usage import Money, UsageOptions, exact, record
 from .workflow import Invocation, RunOptions, Started
 
@@ -311,20 +313,56 @@ class AsyncRun:
 
         return cast("list[Any]", await self._perform(child.joining(name, orders, collect, options, self._checkpoints)))
 
+    @overload
+    def transaction(
+        self, name: str, *, connection: Any = None, **options: Unpack[StepOptions]
+    ) -> AbstractAsyncContextManager[AsyncTransaction]: ...
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        function: Callable[[AsyncTransaction], Awaitable[T]],
+        *,
+        connection: Any = None,
+        **options: Unpack[StepOptions],
+    ) -> Awaitable[T]: ...
+
+    def transaction(
+        self,
+        name: str,
+        function: Callable[[AsyncTransaction], Awaitable[Any]] | None = None,
+        *,
+        connection: Any = None,
+        **options: Unpack[StepOptions],
+    ) -> Any:
+        """A step whose block is a transaction; see :meth:`tidebase.run.Run.transaction`. With a function it is awaited:
+        ``await run.transaction("charge", charge)``.
+
+        Args:
+            connection: your own, in a transaction that you commit: a psycopg.AsyncConnection, or an AsyncSession or
+                AsyncConnection of SQLAlchemy on psycopg 3.
+        """
+        trial = Trial(self._hold, self._checkpoints, name, function, options, connection is not None)
+        return self._block(trial, connection) if function is None else self._transact(trial, function, connection)
+
     @asynccontextmanager
-    async def transaction(self, name: str, **options: Unpack[StepOptions]) -> AsyncIterator[AsyncTransaction]:
-        """A step whose block is a transaction; see :meth:`tidebase.run.Run.transaction`."""
-        work = Work(name, nothing, options=options)
-        stored = await self._do(begin_transaction(self._hold, self._checkpoints, work))
+    async def _block(self, trial: Trial, given: Any) -> AsyncIterator[AsyncTransaction]:
+        joined = await self._join(given)
+        stored = await self._do(trial.begin())
         if stored is not None:
-            yield AsyncTransaction(None, codec.decode(stored))
+            yield AsyncTransaction(None, trial.stored(stored))
             return
+        transaction, sent, settled = AsyncTransaction(None), False, None
         try:
-            with self._hold.executing(work.full_name):
-                async with self._database.connection() as connection, connection.transaction():
+            with self._hold.executing(trial.name):
+                async with self._scope(trial, joined) as connection:
                     transaction = AsyncTransaction(connection)
                     yield transaction
-                    call = completion(self._hold, work.full_name, transaction.result)
+                    if joined is not None:
+                        await joined.flush()
+                    call, settled = trial.completion(transaction.result)
+                    sent = True
                     await self._database.execute_on(connection, call)
         except Interruption as error:
             inner = self._interruption(error)
@@ -332,8 +370,53 @@ class AsyncRun:
                 raise
             raise inner from error
         except Exception as error:
-            if await self._do(was_rolled_back(self._hold, work, error)):
-                raise
+            known = trial.seen_as(error)
+            if await self._do(trial.failed(known)) or not sent:
+                if known is error:
+                    raise
+                raise known from error
+        transaction.result = settled
+
+    async def _transact(self, trial: Trial, function: Callable[[AsyncTransaction], Awaitable[T]], given: Any) -> T:
+        while True:
+            try:
+                async with self._block(trial, given) as transaction:
+                    if not transaction.replayed:
+                        context = current_step.set(trial.name)
+                        try:
+                            transaction.result = await function(transaction)
+                        finally:
+                            current_step.reset(context)
+                return cast(T, transaction.result)
+            except Exception:
+                if trial.again_in is None:
+                    raise
+            await self._do(trial.pause())
+
+    async def _join(self, given: Any) -> AsyncJoined | None:
+        """The caller's transaction, if there is one, which can be joined. Nothing has been begun yet."""
+        if given is None:
+            return None
+        joined = await join_async(given)
+        if self._database.is_single(joined.connection):
+            raise InvalidArgument("connection must be left out: there is no other one")
+        require_room(await self._database.execute_on(joined.connection, standing()))
+        return joined
+
+    @asynccontextmanager
+    async def _scope(self, trial: Trial, joined: AsyncJoined | None) -> AsyncIterator[AsyncConnection]:
+        """The transaction; in one of the caller's a savepoint, so that a block that fails leaves nothing."""
+        if joined is None:
+            async with self._database.connection() as connection, connection.transaction():
+                limit = trial.limit()
+                if limit is not None:
+                    await self._database.execute_on(connection, limit)
+                yield connection
+            return
+        connection = joined.connection
+        require_sight(await self._database.execute_on(connection, sight(self._hold, trial.name)), trial.name)
+        async with connection.transaction(), joined.nested():  # the first one refuses to be committed from inside
+            yield connection
 
     async def _perform(self, work: Work[T]) -> T:
         return await self._do(perform(self._hold, self._checkpoints, work))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -25,7 +26,7 @@ from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_del
 
 from .calls import Call
 from .doorbell import AsyncDoorbell, Doorbell
-from .errors import DatabaseUnavailable, InvalidArgument, from_postgres, is_transient
+from .errors import DatabaseUnavailable, InvalidArgument, TidebaseError, from_postgres, is_transient
 from .mark import Marker
 
 R = TypeVar("R")
@@ -137,7 +138,7 @@ class Database:
     def connection(self) -> Iterator[Connection]:
         """A connection for as long as the block takes."""
         if self._single is not None:
-            with self._lock:  # one connection serves one thread at a time
+            with self._lock, _kept_for_block(self):  # one connection serves one thread at a time
                 yield self._single
             return
         pool = self._open_pool()
@@ -189,6 +190,10 @@ class Database:
         """Whether another connection is to be had, at any time: not where the caller's single one is all."""
         return self._single is None
 
+    def is_single(self, connection: Connection) -> bool:
+        """Whether this is the caller's single connection, over which all calls go."""
+        return connection is self._single
+
     def close(self) -> None:
         """Closes the pool, if it is one's own."""
         self.doorbell.close()
@@ -201,6 +206,7 @@ class Database:
 
     def _once(self, call: Call[R]) -> R:
         if self._single is not None:
+            _refuse_in_block(self)
             with self._lock, _transaction_if_needed(self._single, self._joined):
                 return _run(self._single, call)
         pool = self._pool or self._open_pool()
@@ -297,8 +303,10 @@ class AsyncDatabase:
     async def connection(self) -> AsyncIterator[AsyncConnection]:
         """A connection for as long as the block takes."""
         if self._single is not None:
+            _refuse_in_block(self)
             async with self._lock:
-                yield self._single
+                with _kept_for_block(self):
+                    yield self._single
             return
         pool = self._pool or await self._open_pool()
         if pool is self._source:
@@ -347,6 +355,10 @@ class AsyncDatabase:
         """Whether another connection is to be had, at any time: not where the caller's single one is all."""
         return self._single is None
 
+    def is_single(self, connection: AsyncConnection) -> bool:
+        """Whether this is the caller's single connection, over which all calls go."""
+        return connection is self._single
+
     async def close(self) -> None:
         """Closes the pool, if it is one's own."""
         await self.doorbell.close()
@@ -359,6 +371,7 @@ class AsyncDatabase:
 
     async def _once(self, call: Call[R]) -> R:
         if self._single is not None:
+            _refuse_in_block(self)
             async with self._lock, _transaction_if_needed(self._single, self._joined):
                 return await _run_async(self._single, call)
         pool = self._pool or await self._open_pool()
@@ -455,6 +468,31 @@ def _cancellation_kept() -> Iterator[None]:
     yield
     if task and task.cancelling() > before:
         raise asyncio.CancelledError
+
+
+#: Whose single connection a block at hand has for itself.
+_kept: ContextVar[object] = ContextVar("tidebase_kept", default=None)
+
+
+@contextmanager
+def _kept_for_block(database: Database | AsyncDatabase) -> Iterator[None]:
+    _refuse_in_block(database)
+    _kept.set(database)
+    try:
+        yield
+    finally:
+        _kept.set(None)
+
+
+def _refuse_in_block(database: Database | AsyncDatabase) -> None:
+    """A call inside a transaction on the only connection would be part of it, and what it stores lost with it; or it
+    would wait for itself.
+    """
+    if _kept.get() is database:
+        raise TidebaseError(
+            "inside a transaction on the only connection, nothing else can be done with the run",
+            hint="Do it before or after the block, or give Tidebase a pool or a connection string.",
+        )
 
 
 def _transaction_if_needed(connection: Connection | AsyncConnection, joined: bool) -> Any:

@@ -116,12 +116,12 @@ def _perform(effect: Effect, database: Database) -> Any:
         wait((effect.future,), effect.seconds)
         return None
     if effect.timeout_s is not None:
-        return _checked(_within(effect.timeout_s, effect))
+        return checked(_within(effect.timeout_s, effect))
     if effect.mark is None:
-        return _checked(effect.function(*effect.args, **(effect.kwargs or {})))
+        return checked(effect.function(*effect.args, **(effect.kwargs or {})))
     database.marker.enter(effect.mark)
     try:
-        return _checked(effect.function(*effect.args, **(effect.kwargs or {})))
+        return checked(effect.function(*effect.args, **(effect.kwargs or {})))
     finally:
         database.marker.leave(effect.mark)
 
@@ -177,7 +177,8 @@ async def _marked(result: Awaitable[Any], mark: Mark, database: AsyncDatabase) -
         timer.cancel()
 
 
-def _checked(result: Any) -> Any:
+def checked(result: Any) -> Any:
+    """What a plain function returned. Raises TypeError: it was an async one."""
     if inspect.iscoroutine(result):
         result.close()
         raise TypeError("the function is async: use AsyncTidebase")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
@@ -33,17 +33,18 @@ from .calls import (
 )
 from .child import MAX_PARALLEL, Brood, ChildOptions, ChildSpec, Order
 from .database import Connection, Database
-from .errors import Interruption, RunSuspendedError, TidebaseError, interruption, only
+from .errors import Interruption, InvalidArgument, RunSuspendedError, TidebaseError, interruption, only
 from .event import emit
-from .flow import Flow, drive, one
+from .flow import Flow, checked, drive, one
 from .fork import fork
 from .gate import GateAnswer, GateOpening, GateOptions
+from .join import Joined, join, require_room, require_sight, sight, standing
 from .lease import Hold
 from .recovery import recover
 from .state import Moment, Snapshots, State
-from .step import Checkpoints, StepOptions, Work, describe, inside, outside, perform, resolve
+from .step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform, resolve
 from .subscribe import follow, refuse_joined
-from .transaction import Skipped, Transaction, begin_transaction, completion, nothing, was_rolled_back
+from .transaction import Skipped, Transaction, Trial
 from .usage import Money, Usage, exact
 from .workflow import RunOptions
 
@@ -282,35 +283,121 @@ class Run:
         except RunSuspendedError as error:  # of a session
             raise interruption(error) from error
 
-    @contextmanager
-    def transaction(self, name: str, **options: Unpack[StepOptions]) -> Iterator[SyncTransaction]:
+    @overload
+    def transaction(
+        self, name: str, *, connection: Any = None, **options: Unpack[StepOptions]
+    ) -> AbstractContextManager[SyncTransaction]: ...
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        function: Callable[[SyncTransaction], T],
+        *,
+        connection: Any = None,
+        **options: Unpack[StepOptions],
+    ) -> T: ...
+
+    def transaction(
+        self,
+        name: str,
+        function: Callable[[SyncTransaction], Any] | None = None,
+        *,
+        connection: Any = None,
+        **options: Unpack[StepOptions],
+    ) -> Any:
         """A step whose block is a transaction on one connection: its SQL and its checkpoint commit together.
 
         On a replay the block runs again, but its statements are not executed: see
-        :class:`~tidebase.transaction.Transaction`. When the lease was lost meanwhile, all of it is rolled back.
+        :class:`~tidebase.transaction.Transaction`. When the lease was lost meanwhile, all of it is rolled back. With a
+        function instead of a block, ``run.transaction("charge", charge)``, that is called with the transaction, and
+        what it returns is the result; it may have ``retries``, and is not called on a replay.
+
+        Args:
+            connection: your own, in a transaction that you commit: a psycopg.Connection, or a Session or Connection of
+                SQLAlchemy or Django on psycopg 3. The step is completed if, and only if, you commit. Commit right
+                after the block: until then the run is locked, and after 15 idle seconds the server rolls back.
+            options: see :class:`~tidebase.step.StepOptions`. ``timeout_s`` rolls back what takes longer;
+                ``side_effects`` and the like are about what is done besides, to the outside: of the SQL a crash leaves
+                nothing. ``retries`` need the function; they and ``timeout_s`` cannot be said of your own transaction.
+
+        Raises:
+            InvalidArgument: an option, or the connection, cannot be honoured.
+            NotSerializable, StepOutputDecodeError, StepTimeout: all of it was rolled back.
         """
-        work = Work(name, nothing, options=options)
-        stored = self._do(begin_transaction(self._hold, self._checkpoints, work))
+        trial = Trial(self._hold, self._checkpoints, name, function, options, connection is not None)
+        return self._block(trial, connection) if function is None else self._transact(trial, function, connection)
+
+    @contextmanager
+    def _block(self, trial: Trial, given: Any) -> Iterator[SyncTransaction]:
+        joined = self._join(given)
+        stored = self._do(trial.begin())
         if stored is not None:
-            yield SyncTransaction(None, codec.decode(stored))
+            yield SyncTransaction(None, trial.stored(stored))
             return
+        transaction, sent, settled = SyncTransaction(None), False, None
         try:
-            with (
-                self._hold.executing(work.full_name),
-                self._database.connection() as connection,
-                connection.transaction(),
-            ):
+            with self._hold.executing(trial.name), self._scope(trial, joined) as connection:
                 transaction = SyncTransaction(connection)
                 yield transaction
-                self._database.execute_on(connection, completion(self._hold, work.full_name, transaction.result))
+                if joined is not None:
+                    joined.flush()
+                call, settled = trial.completion(transaction.result)
+                sent = True
+                self._database.execute_on(connection, call)
         except Interruption as error:
             inner = self._interruption(error)
             if inner is error:
                 raise
             raise inner from error
         except Exception as error:
-            if self._do(was_rolled_back(self._hold, work, error)):
-                raise
+            known = trial.seen_as(error)
+            if self._do(trial.failed(known)) or not sent:
+                if known is error:
+                    raise
+                raise known from error
+        transaction.result = settled
+
+    def _transact(self, trial: Trial, function: Callable[[SyncTransaction], T], given: Any) -> T:
+        while True:
+            try:
+                with self._block(trial, given) as transaction:
+                    if not transaction.replayed:
+                        context = current_step.set(trial.name)
+                        try:
+                            transaction.result = checked(function(transaction))
+                        finally:
+                            current_step.reset(context)
+                return cast(T, transaction.result)
+            except Exception:
+                if trial.again_in is None:
+                    raise
+            self._do(trial.pause())
+
+    def _join(self, given: Any) -> Joined | None:
+        """The caller's transaction, if there is one, which can be joined. Nothing has been begun yet."""
+        if given is None:
+            return None
+        joined = join(given)
+        if self._database.is_single(joined.connection):
+            raise InvalidArgument("connection must be left out: there is no other one")
+        require_room(self._database.execute_on(joined.connection, standing()))
+        return joined
+
+    @contextmanager
+    def _scope(self, trial: Trial, joined: Joined | None) -> Iterator[Connection]:
+        """The transaction; in one of the caller's a savepoint, so that a block that fails leaves nothing."""
+        if joined is None:
+            with self._database.connection() as connection, connection.transaction():
+                limit = trial.limit()
+                if limit is not None:
+                    self._database.execute_on(connection, limit)
+                yield connection
+            return
+        connection = joined.connection
+        require_sight(self._database.execute_on(connection, sight(self._hold, trial.name)), trial.name)
+        with connection.transaction(), joined.nested():  # the first one refuses to be committed from inside
+            yield connection
 
     def _perform(self, work: Work[T]) -> T:
         return self._do(perform(self._hold, self._checkpoints, work))

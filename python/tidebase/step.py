@@ -208,7 +208,8 @@ def _printable(text: str) -> str:
 
 def recall_of(hold: Hold) -> Recall | None:
     """What recognises a write of an earlier attempt: None inside a step, which is executed once, and in a session."""
-    return hold.recall if current_step.get(None) is None else None
+    is_inside = current_hold.get() is hold and current_step.get(None) is not None
+    return None if is_inside else hold.recall
 
 
 class Checkpoints:
@@ -217,6 +218,8 @@ class Checkpoints:
     def __init__(self, rows: list[calls.Checkpoint] | None = None) -> None:
         self._rows: dict[str, calls.Checkpoint | None] = {row.name: row for row in rows or ()}
         self._marks: dict[str, Mark] = {}
+        #: Steps that were completed in a transaction of the caller's; nobody said whether that was committed.
+        self.joined: set[str] = set()
 
     def find(self, name: str, value: Any) -> calls.Json | None:
         """The output of a step with this input; None where the database has to be asked."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
+import psycopg
+
 from . import calls, codec
-from .errors import StepNotRunning, TidebaseError
-from .flow import Flow
+from .errors import InvalidArgument, StepNotRunning, StepOutputDecodeError, StepTimeout, TidebaseError
+from .flow import Flow, Pause
 from .lease import Hold
-from .step import Checkpoints, Work, begin, fail
+from .step import Checkpoints, StepOptions, Work, begin, fail
 
 C = TypeVar("C")
+
+#: What is said about retries, which only a function can have.
+_RETRIES = frozenset({"retries", "retry_on", "retry_delay_s", "retry_max_delay_s"})
 
 
 class Transaction(Generic[C]):
@@ -22,7 +29,8 @@ class Transaction(Generic[C]):
 
     Attributes:
         replayed: whether the transaction was committed by an earlier attempt.
-        result: the step's checkpoint: set it in the block; on a replay it is what was set then.
+        result: the step's checkpoint: set it in the block. Behind the block it is what a replay gives: it has been to
+            JSON and back, as the type that ``returns`` says.
     """
 
     def __init__(self, connection: C | None, result: Any = None) -> None:
@@ -50,36 +58,151 @@ class Skipped:
         )
 
 
-def begin_transaction(hold: Hold, checkpoints: Checkpoints, work: Work[None]) -> Flow[calls.Json | None]:
-    """Begins the step; the stored output when it is completed already, else None."""
-    hold.begin()
-    value = work.input()
-    stored = checkpoints.find(work.full_name, value)
-    if stored is not None:
-        return stored
-    start = yield from begin(hold, work, codec.dumps(value))
-    return start.output if start.outcome == "replay" else None
+class Trial:
+    """One step that is a transaction, from its checkpoint to its commit, in as many trials as its function has.
 
-
-def completion(hold: Hold, name: str, result: Any) -> calls.Call[int]:
-    """The call that must be the last of the transaction: it checks the lease, takes the run's lock and stores.
-
-    Only COMMIT follows. Should the client vanish just then, without a word to the server, the lock is not held for
-    longer than a moment.
+    Attributes:
+        name: the step's.
+        again_in: seconds until the next trial, where the last one failed and there is another.
     """
-    call = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=codec.encode(result))
-    return replace(call, query=f"{call.query}, set_config('idle_in_transaction_session_timeout', '15s', true)")
+
+    def __init__(
+        self,
+        hold: Hold,
+        checkpoints: Checkpoints,
+        name: str,
+        function: Callable[..., Any] | None,
+        options: StepOptions,
+        joins: bool,
+    ) -> None:
+        """
+        Args:
+            function: what is done in the transaction; None where it is a block, which cannot be executed again.
+            joins: the transaction is the caller's.
+
+        Raises:
+            InvalidArgument: an option cannot be honoured.
+        """
+        self._hold = hold
+        self._checkpoints = checkpoints
+        self._work: Work[Any] = Work(name, function or nothing, options=options)
+        self._returns = options.get("returns", codec.returned_type(function) if function else Any)
+        self._limit = options.get("timeout_s")
+        self._joins = joins
+        self._begun: float | None = None
+        self.name = self._work.full_name
+        self.again_in: float | None = None
+        _require_options(options, function is not None, joins)
+
+    def begin(self) -> Flow[str | None]:
+        """Begins the step; the stored output when it is completed already, else None."""
+        hold, work = self._hold, self._work
+        hold.begin()
+        first, self._begun, self.again_in = self._begun is None, time.monotonic(), None
+        value = work.input()
+        stored = self._checkpoints.find(self.name, value) if first else None
+        if stored is not None:
+            return stored
+        if self._joins and self.name in self._checkpoints.joined:
+            # It was completed in a transaction that has ended meanwhile. If it was rolled back, the step has failed.
+            yield from self.failed(TidebaseError("the transaction that it had joined was rolled back"))
+        start = yield from begin(hold, work, codec.dumps(value))
+        self._checkpoints.leave(self.name, None)
+        self._begun = time.monotonic()
+        return start.output if start.outcome == "replay" else None
+
+    def stored(self, text: str) -> Any:
+        """The result of a transaction that was committed before."""
+        try:
+            return codec.decode(text, self._returns)
+        except StepOutputDecodeError as error:
+            error.detail = {"run_id": self._hold.run_id, "step": self.name}
+            raise
+
+    def limit(self) -> calls.Call[Any] | None:
+        """The call that lets the server end statements, and waits between them, that take longer than ``timeout_s``."""
+        if self._limit is None:
+            return None
+        query = (
+            "select set_config(name, least(nullif(setting::bigint, 0), %s)::text, true) from pg_settings"
+            " where name in ('statement_timeout', 'idle_in_transaction_session_timeout')"
+        )
+        return calls.Call(query, (max(1, round(self._limit * 1000)),), lambda rows: None)
+
+    def completion(self, result: Any) -> tuple[calls.Call[int], Any]:
+        """The call that must be the last of the transaction: it checks the lease, takes the run's lock and stores. And
+        the result as it is from now on, found out before anything is committed.
+
+        Only COMMIT follows. Should the client vanish just then, without a word to the server, the lock is not held for
+        longer than a moment.
+
+        Raises:
+            NotSerializable, StepOutputDecodeError: the result cannot be stored, or not as what it should come back as.
+            StepTimeout: it is too late.
+        """
+        output = codec.encode(result)
+        settled = codec.settle(output, self._returns)
+        if self._is_late():
+            raise self._timeout()
+        call = calls.complete_step(run_id=self._hold.run_id, token=self._hold.token, name=self.name, output=output)
+        query = f"{call.query}, set_config('idle_in_transaction_session_timeout', '15s', true)"
+        if not self._joins:
+            return replace(call, query=query), settled
+        self._checkpoints.joined.add(self.name)
+        parameters = (*call.parameters, self.name)
+        return replace(call, query=f"{query}, set_config('tidebase.joined', %s, true)", parameters=parameters), settled
+
+    def seen_as(self, error: Exception) -> Exception:
+        """What an error of the block is: the server's answer to one that took too long is a StepTimeout."""
+        if not (isinstance(error, psycopg.Error) and self._is_late()):
+            return error
+        timeout = self._timeout()
+        timeout.__cause__ = error
+        return timeout
+
+    def failed(self, error: Exception) -> Flow[bool]:
+        """Records that the transaction failed. False when it turns out to be committed: only the answer was lost."""
+        self._checkpoints.joined.discard(self.name)
+        try:
+            self.again_in = yield from fail(self._hold, self._work, codec.dumps(self._work.input()), error)
+        except StepNotRunning as refusal:
+            if refusal.detail.get("status") == "completed":
+                return False
+            raise
+        return True
+
+    def pause(self) -> Flow[None]:
+        """Waits until the next trial."""
+        yield Pause(self.again_in or 0.0, self._hold.stirred)
+        self._hold.check()
+        if self._hold.departure is not None:
+            raise self._hold.departure.error
+
+    def _is_late(self) -> bool:
+        return self._limit is not None and self._begun is not None and time.monotonic() - self._begun >= self._limit
+
+    def _timeout(self) -> StepTimeout:
+        return StepTimeout(f"the transaction took longer than {self._limit} seconds, and was rolled back")
 
 
-def was_rolled_back(hold: Hold, work: Work[None], error: Exception) -> Flow[bool]:
-    """Records that the transaction failed. False when it turns out to be committed: only the answer was lost."""
-    try:
-        yield from fail(hold, work, codec.dumps(work.input()), error)
-    except StepNotRunning as refusal:
-        if refusal.detail.get("status") == "completed":
-            return False
-        raise
-    return True
+def _require_options(options: StepOptions, is_function: bool, joins: bool) -> None:
+    if options.get("mark_start") is False:
+        raise InvalidArgument("mark_start must not be False for a transaction, which is always begun first")
+    asked = sorted(name for name in _RETRIES & options.keys() if name != "retries" or options.get("retries"))
+    if asked and joins:
+        raise InvalidArgument(
+            f"{', '.join(asked)} cannot be said where the transaction is the caller's, who alone can begin another one"
+        )
+    if asked and not is_function:
+        raise InvalidArgument(
+            f"{', '.join(asked)} cannot be said of a block, which only the caller can execute again",
+            hint="Give the function instead: run.transaction(name, function, retries=...).",
+        )
+    if joins and options.get("timeout_s") is not None:
+        raise InvalidArgument(
+            "timeout_s cannot be said where the transaction is the caller's: it would hold for all of it",
+            hint="Set statement_timeout in it, or transaction_timeout.",
+        )
 
 
 def nothing() -> None:
