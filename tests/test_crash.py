@@ -21,7 +21,7 @@ from tidebase import Run, Tidebase, TidebaseError, local, migrations
 
 from . import probe_workers
 from .conftest import SERVERS, Server, on_newest
-from .probe_support import audit, call, call_rows, connect, grant, new_run, poll, take_over, value, values
+from .probe_support import audit, call, call_rows, connect, expire, grant, new_run, poll, take_over, value, values
 from .test_mechanisms import Edit
 
 
@@ -322,7 +322,8 @@ def test_crash_that_takes_a_heartbeat_back_costs_nobody_the_lease(held_back: Vic
         call(connection, "complete_step", run_id=run_id, token=token, name="s")
 
 
-def test_step_whose_start_was_lost_with_the_server_still_completes(held_back: Victim) -> None:
+@pytest.mark.parametrize("before", ["never begun", "failed", "left by another lease"])
+def test_step_whose_start_was_lost_with_the_server_still_completes(held_back: Victim, before: str) -> None:
     """The start of a harmless step is committed asynchronously. When a crash of the server takes it back while the step
     is at work, its result must be stored all the same: the lease is still held, and the work is paid for.
     """
@@ -330,12 +331,20 @@ def test_step_whose_start_was_lost_with_the_server_still_completes(held_back: Vi
 
     def work() -> str:
         executed.append(1)
+        if before == "failed" and len(executed) == 1:
+            raise ValueError
         held_back.crash()
         return "paid for"
 
+    if before == "left by another lease":
+        with connect(held_back.url) as connection:
+            token = grant(connection, new_run(connection, run_id="r"))
+            call(connection, "begin_step", run_id="r", token=token, name="work")
+            expire(connection, "r")
     with Tidebase(held_back.url, reconnect_s=120) as tide:
-        assert tide.run("probe", lambda run, input: run.step("work", work), run_id="r") == "paid for"
-    assert executed == [1]
+        result = tide.run("probe", lambda run, input: run.step("work", work, retries=1, retry_delay_s=0.01), run_id="r")
+    assert result == "paid for"
+    assert executed == ([1, 1] if before == "failed" else [1])
     with connect(held_back.url) as connection:
         assert audit(connection) == []
 

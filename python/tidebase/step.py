@@ -410,12 +410,14 @@ def _surely_begun(call: calls.Call[R], hold: Hold, work: Work[Any], text: str) -
     """Completes or fails a step; begins it once more where the database has forgotten that it was begun.
 
     The start of a step that does nothing to the outside commits asynchronously, so a crash of the server may lose it
-    while the step is at work. The lease is still the same one, and the work is done: it only needs its row again.
+    while the step is at work. The lease is still the same one, and the work is done: it only needs its row again, or
+    where it was begun before, the row is as the try before this one, or an earlier lease, has left it.
     """
     try:
         result: R = yield call
     except StepNotRunning as error:
-        if error.detail.get("status") is not None:
+        status, token = error.detail.get("status"), error.detail.get("lease_token")
+        if status in ("completed", "review") or (status == "running" and token == hold.token):
             raise
         log.warning("run %s: a crash of the server lost the start of step %s", hold.run_id, work.full_name)
         yield from begin(hold, work, text)
