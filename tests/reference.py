@@ -7,12 +7,14 @@ members that are named count. A grant raises the token by one (on a server that 
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 Row = dict[str, Any]
+_moments = itertools.count()  # of events, across all runs
 FINAL = ("cancelled", "completed")
 #: The database user of the tests, who is an approver.
 LOGIN = "postgres"
@@ -20,6 +22,12 @@ LOGIN = "postgres"
 
 class Refused(Exception):
     """The SQLSTATE of a call that is refused: nothing has happened."""
+
+
+def allows_repetition(contract: Row) -> bool:
+    """Whether a contract lets a step be executed again that was begun and did not complete."""
+    unsafe = set(contract.get("side_effects") or ()) - {"read"} and contract.get("idempotency_key") is None
+    return not unsafe and (contract.get("replay") or "auto") == "auto"
 
 
 class Step(SimpleNamespace):
@@ -33,9 +41,16 @@ class Step(SimpleNamespace):
             return "auto_retry"
         return {"never": "fail_hard", "manual": "manual_review"}.get(replay, "safe_replay")
 
-    def may_begin_again(self, token: int) -> bool:
-        crashed = self.status == "running" and self.token != token and self.decide(retryable=False) == "safe_replay"
-        return crashed or (self.status == "failed" and self.decision != "fail_hard")
+    def may_begin_again(self, token: int, contract: Row) -> bool:
+        """By what it declared before and by what it declares now; the key must be the same."""
+        same = self.contract.get("idempotency_key") == contract.get("idempotency_key")
+        both = allows_repetition(self.contract) and allows_repetition(contract)
+        if self.status == "running":
+            return bool(self.token != token and same and both)
+        if self.status != "failed" or self.decision == "fail_hard":
+            return False
+        retried = self.decision == "auto_retry" and allows_repetition(contract | {"replay": "auto"})
+        return bool(self.allowed == self.attempt or (same and (both or retried)))
 
 
 class Run(SimpleNamespace):
@@ -50,16 +65,18 @@ class Run(SimpleNamespace):
             "available_at": 0,
             "waiting_for": None,
         }
-        tree: Row = {"parent": None, "limit": None, "deadline": None, "max_attempts": 1, "retry_delay": 0}
+        tree: Row = {"parent": None, "limit": None, "deadline": None, "max_attempts": None, "retry_delay": 0}
+        tree |= {"crashed": False, "forgiven": 0, "seen": None, "budgeted": False, "above": None, "taken": frozenset()}
         parts: Row = {name: {} for name in ("steps", "gates", "streams", "requests", "responses", "children", "forks")}
         super().__init__(**lease | tree | parts | given, workflow=workflow, input=input, status="pending", result=None)
-        self.log, self.attempts, self.usage = [], [], []
+        self.log, self.attempts, self.usage, self.moments = [], [], [], []
 
     def is_held(self, token: int | None) -> bool:
         return self.status == "running" and self.token == token
 
     def emit(self, type: str, **payload: Any) -> int:
         self.log.append((type, payload))
+        self.moments.append(next(_moments))
         return len(self.log)
 
     def find_request(self, request_id: str | None, kind: str) -> Any:
@@ -88,7 +105,7 @@ class Run(SimpleNamespace):
 
     def review(self, name: str, cause: str) -> None:
         step = self.steps[name]
-        step.status, step.decision = "review", step.decision or "manual_review"
+        step.status, step.decision = "review", "manual_review"
         self.emit("step.review", name=name, attempt=step.attempt, cause=cause)
 
     def complete(self, name: str, step: Step, output: Any) -> int:
@@ -156,6 +173,24 @@ class Reference:
             raise Refused("TB005" if run.status == "completed" and run.token == token else "TB003")
         return run
 
+    def fence_done(self, run_id: str, token: int | None) -> Run:
+        """What was done is stored under the last token, whether or not the lease was given up."""
+        run = self.find(run_id)
+        if run.status not in FINAL and token == run.token and token:
+            return run
+        return self.fence(run_id, token)
+
+    def unsettled(self, run: Run, name: str | None = None) -> list[str]:
+        """What an earlier lease left unfinished that may have taken effect, oldest first."""
+        return [
+            other
+            for other, step in run.steps.items()
+            if other != name
+            and step.status == "running"
+            and step.token != run.token
+            and not allows_repetition(step.contract)
+        ]
+
     def past(self, moment: int | None) -> bool:
         return moment is not None and moment <= self.clock
 
@@ -173,17 +208,25 @@ class Reference:
         return [run.gates[name].kind for name in due]
 
     def below(self, run: Run) -> Iterator[Run]:
-        for child in run.children.values():
-            yield self.runs[child]
-            yield from self.below(self.runs[child])
+        for name, child in run.children.items():
+            if name not in run.taken:  # what a fork has taken over is not its own
+                yield self.runs[child]
+                yield from self.below(self.runs[child])
 
     def exhausted(self, run: Run) -> list[bool]:
         """Of the run and each one above it: whether the budget is used up."""
-        spent = sum(sum(one.usage) for one in [run, *self.below(run)])
+        above = run.parent or run.above
         return [
-            run.limit is not None and spent >= run.limit,
-            *(self.exhausted(self.runs[run.parent]) if run.parent else []),
+            run.limit is not None and self.spent(run) >= run.limit,
+            *(self.exhausted(self.runs[above]) if above else []),
         ]
+
+    def spent(self, run: Run) -> int:
+        """What the run used, with its children, and with the forks of these that draw on its budget."""
+        names = {name for name, one in self.runs.items() if one is run}
+        own = [self.runs[child] for name, child in run.children.items() if name not in run.taken]
+        forks = [one for one in self.runs.values() if one.above in names]
+        return sum(run.usage) + sum(map(self.spent, own + forks))
 
     # Runs and their leases
 
@@ -193,6 +236,7 @@ class Reference:
         if run_id not in self.runs:
             until = None if deadline is None else self.clock + deadline
             self.runs[run_id] = Run(workflow, input, deadline=until, **given)
+            self.runs[run_id].budgeted = self.runs[run_id].limit is not None
             self.runs[run_id].emit("run.created", workflow=workflow)
         elif self.runs[run_id].workflow != workflow or input not in (None, self.runs[run_id].input):
             raise Refused("TB006")
@@ -204,6 +248,7 @@ class Reference:
             return {"run_id": self.create_run(run.children[name], workflow, input), "created": False}
         self.create_run(child_id, workflow, input)
         self.runs[child_id].deadline, self.runs[child_id].parent, run.children[name] = run.deadline, run_id, child_id
+        self.runs[child_id].budgeted = run.budgeted
         run.emit("run.child.created", name=name, child_run_id=child_id, workflow=workflow)
         return {"run_id": child_id, "created": True}
 
@@ -213,7 +258,8 @@ class Reference:
         again = live and request_id is not None and request_id == run.request_id
         waits = run.status == "waiting" and not self.is_over(run.gates[run.waiting_for])
         backoff = run.status == "pending" and not self.past(run.available_at)
-        if run.status in ("completed", "review") or (live and not again) or waits or backoff:
+        crashed = run.status == "failed" and run.crashed
+        if run.status in ("completed", "review") or (live and not again) or waits or backoff or crashed:
             outcome = {"running": "held", "pending": "waiting"}.get(run.status, run.status)
             return {"outcome": outcome, "token": None, "holder": run.holder, "result": run.result}
         if run.status == "cancelled" or self.is_late(run):
@@ -221,7 +267,12 @@ class Reference:
         if run.status == "waiting":
             self.settle_overdue(run)
         if not again:
+            lapsed = run.status == "running"
             run.give_up("lapsed", "running")
+            if lapsed and run.max_attempts is not None and self.failures(run) >= run.max_attempts:
+                run.status, run.crashed = "failed", True
+                run.emit("run.failed", attempt=len(run.attempts), token=run.token, status="failed")
+                return {"outcome": "failed", "token": None, "holder": run.holder, "result": run.result}
             run.attempts.append(None)
             run.token, run.holder, run.request_id = run.token + 1, holder, request_id
             run.until, run.available_at = self.clock + ttl, self.clock
@@ -229,6 +280,10 @@ class Reference:
         done = sum(step.status == "completed" for step in run.steps.values())
         granted = {"outcome": "granted", "token": run.token, "attempt": len(run.attempts), "holder": run.holder}
         return granted | {"checkpoints": done, "input": run.input}
+
+    def failures(self, run: Run) -> int:
+        """Attempts that failed or lost their worker, since the run was recovered."""
+        return sum(outcome in ("failed", "lapsed") for outcome in run.attempts[run.forgiven :])
 
     def renew_lease(self, run_id: str, token: int | None, ttl: int) -> Any:
         self.fence(run_id, token).until = self.clock + ttl
@@ -255,6 +310,11 @@ class Reference:
         if run.status == "completed" and token == run.token and result == run.result:
             return len(run.log)
         run = self.fence(run_id, token)
+        unfinished = [step for step in run.steps.values() if step.status in ("running", "review")]
+        if any(step.status == "review" or not allows_repetition(step.contract) for step in unfinished):
+            raise Refused("TB014")
+        for step in unfinished:
+            step.status, step.decision = "failed", "safe_replay"
         run.give_up("completed", "completed")
         run.result = result
         return run.emit("run.completed", attempt=len(run.attempts), token=token)
@@ -264,8 +324,9 @@ class Reference:
         seq = run.ended("run.failed", token)
         if seq is None:
             run = self.fence(run_id, token)
-            failures = 1 + sum(outcome in ("failed", "lapsed") for outcome in run.attempts)
-            may_go_on = "pending" if retryable and failures < run.max_attempts else "failed"
+            for name in self.unsettled(run):
+                run.review(name, "crash")
+            may_go_on = "pending" if retryable and self.failures(run) + 1 < (run.max_attempts or 1) else "failed"
             run.give_up("failed", "review" if any(s.status == "review" for s in run.steps.values()) else may_go_on)
             run.available_at = self.clock + (run.retry_delay if run.status == "pending" else 0)
             seq = run.emit("run.failed", attempt=len(run.attempts), token=token, error=error, status=run.status)
@@ -288,8 +349,8 @@ class Reference:
                 counts["deadlines"] += self.cancel_run(run_id, cascade=False)
             for kind in self.settle_overdue(run):
                 counts[kind + "s"] += 1
-            if run.status == "running" and self.past(run.until):
-                run.give_up("lapsed", "pending")
+            if run.status == "running" and self.past(run.until) and run.seen != (run.token, run.until):
+                run.seen = (run.token, run.until)  # and that is all
                 run.emit("run.lapsed", attempt=len(run.attempts), token=run.token)
                 counts["leases"] += 1
         return counts
@@ -303,7 +364,12 @@ class Reference:
         step = run.steps.get(name)
         if step is None or step.status != "completed":  # a checkpoint is handed out whatever the time and the budget
             self.fence(run_id, token, in_time=True)
-        if step is not None and (step.input != input or not step.may_begin_again(run.token)):
+        writes = set(contract.get("side_effects") or ()) - {"read"}
+        if writes and len(run.attempts) > 1 and (step is None or step.status != "completed"):
+            for other in self.unsettled(run, name)[:1]:
+                self.ask_about(run, other)
+                return {"outcome": "review", "attempt": run.steps[other].attempt, "output": {"step": other}}
+        if step is not None and (step.input != input or not step.may_begin_again(run.token, contract)):
             return self.begun_already(run, name, step, input, request_id)
         self.require_funds(run)
         before = step or SimpleNamespace(attempt=0, tries=0, token=run.token)
@@ -319,6 +385,7 @@ class Reference:
             seq=None,
             request_id=request_id,
             contract=contract,
+            allowed=None,
         )
         run.emit("step.started", name=name, attempt=before.attempt + 1, token=token)
         return {"outcome": "execute", "attempt": before.attempt + 1, "output": None}
@@ -330,24 +397,32 @@ class Reference:
             return {"outcome": "replay", "attempt": step.attempt, "output": step.output}
         if step.status == "running" and step.token == run.token and step.request_id == request_id is not None:
             return {"outcome": "execute", "attempt": step.attempt}
-        if step.status == "failed" or (step.status == "running" and step.token == run.token):
+        hopeless = step.status == "failed" and step.decision == "fail_hard"
+        if hopeless or (step.status == "running" and step.token == run.token):
             raise Refused("TB007")
-        if step.status == "running":
-            run.review(name, "crash")
-        run.give_up("released", "review")
-        run.emit("run.review", name=name)
+        self.ask_about(run, name)
         return {"outcome": "review", "attempt": step.attempt, "output": None}
 
+    def ask_about(self, run: Run, name: str) -> None:
+        """A person is asked, and where an earlier attempt left the step the run is parked for that."""
+        step = run.steps[name]
+        if step.status != "review":
+            contract = step.status == "failed" or allows_repetition(step.contract)
+            run.review(name, "contract" if contract else "crash")
+        if step.token != run.token and run.status == "running":
+            run.give_up("released", "review")
+            run.emit("run.review", name=name)
+
     def record_step(self, run_id: str, token: int | None, name: str, input: Any, output: Any, log_start: bool) -> Any:
-        run = self.fence(run_id, token)
+        run = self.fence_done(run_id, token)
         step = run.steps.get(name)
-        if step is None or step.status != "completed":  # the same call again finds what it stored
-            self.fence(run_id, token, in_time=True)
-        if step is not None and (step.input != input or not step.may_begin_again(run.token)):
+        if self.is_late(run) and (step is None or step.status != "completed"):
+            raise Refused("TB004")
+        if step is not None and (step.input != input or not step.may_begin_again(run.token, {})):
             return self.begun_already(run, name, step, input, None)
         self.require_funds(run)
         if step is None:
-            step = run.steps[name] = Step(input=input, attempt=0, tries=1, contract={})
+            step = run.steps[name] = Step(input=input, attempt=0, tries=1, contract={}, allowed=None)
         step.token, step.attempt, step.decision, step.request_id = run.token, step.attempt + 1, None, None
         if log_start:
             run.emit("step.started", name=name, attempt=step.attempt, token=token)
@@ -359,7 +434,7 @@ class Reference:
             raise Refused("TB010")
 
     def complete_step(self, run_id: str, token: int | None, name: str, output: Any) -> Any:
-        run = self.fence(run_id, token)
+        run = self.fence_done(run_id, token)
         step = run.steps.get(name)
         if (
             step is None
@@ -370,7 +445,7 @@ class Reference:
         return step.seq if step.status == "completed" else run.complete(name, step, output)
 
     def fail_step(self, run_id: str, token: int | None, name: str, error: Any, retryable: bool) -> Any:
-        run = self.fence(run_id, token)
+        run = self.fence_done(run_id, token)
         step = run.steps.get(name)
         if step is None or step.token != token or step.status == "completed":
             raise Refused("TB007")
@@ -392,6 +467,7 @@ class Reference:
             run.complete(step, found, output)
         else:
             found.status, found.decision = "failed", "safe_replay" if decision == "retry" else "fail_hard"
+            found.allowed = found.attempt if decision == "retry" else None
         if run.status == "review" and all(one.status != "review" for one in run.steps.values()):
             hopeless = any((one.status, one.decision) == ("failed", "fail_hard") for one in run.steps.values())
             run.status = "failed" if hopeless else "pending"
@@ -407,6 +483,7 @@ class Reference:
         self, run_id: str, token: int | None, name: str, prompt: str, timeout: int | None = None,
         default_decision: str = "timed_out", required_approvals: int = 1, **shown: Any,
     ) -> Any:  # fmt: skip
+        shown = {name: value for name, value in shown.items() if value is not None}
         shown |= {"prompt": prompt, "required": required_approvals}
         return self.ask(run_id, token, name, "gate", shown, timeout, default_decision, required_approvals)
 
@@ -608,6 +685,8 @@ class Reference:
     def set_budget(self, run_id: str, tokens: int | None) -> Any:
         run = self.open(run_id)
         run.limit = tokens
+        for one in [run, *self.below(run)]:
+            one.budgeted = True
         run.emit("budget.changed", tokens=tokens)
         return ""
 
@@ -643,6 +722,18 @@ class Reference:
             retry_delay=source.retry_delay,
         )
         source.forks[new_run_id] = asked
+        fork.budgeted = source.budgeted
+        fork.above = source.parent if source.parent and self.runs[source.parent].budgeted else source.above
+        until = source.moments[through] if through < len(source.log) else None
+        made = {payload["name"] for type, payload in source.log[:through] if type == "run.child.created"}
+        fork.children = {
+            name: child
+            for name, child in source.children.items()
+            if name in made
+            and self.runs[child].status == "completed"
+            and (until is None or self.runs[child].moments[-1] < until)
+        }
+        fork.taken = frozenset(fork.children)
         fork.emit("run.forked", source_run_id=run_id, through_seq=through)
         decided = {
             payload["name"] for type, payload in source.log[:through] if type in ("gate.resolved", "timer.fired")
@@ -650,7 +741,8 @@ class Reference:
         seqs = {}
         for seq, (type, payload) in enumerate(source.log[:through], 1):
             gate = type.startswith(("gate.", "timer.")) and payload["name"] in decided
-            if gate or type == "step.completed" or type.startswith("state."):
+            child = type == "run.child.created" and payload["name"] in fork.children
+            if gate or child or type == "step.completed" or type.startswith("state."):
                 seqs[seq] = fork.emit(type, **payload | {"source_seq": seq})
         fork.steps = {
             name: Step(**vars(step) | {"token": 0, "seq": seqs[step.seq], "request_id": None})

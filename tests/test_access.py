@@ -103,6 +103,9 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
     ("set_budget", {"run_id": "{}", "tokens": 2000, "actor": "ops"}),
     ("create_child", {"run_id": "{}", "token": 1, "name": "child", "workflow": "below", "input": '{"c": 1.0}'}),
     ("run_tree", {"run_id": "{}"}),
+    ("new_run_id", {"beside": "{}"}),
+    ("suspend_for_children", {"run_id": "{}", "token": 1, "names": ["child"]}),
+    ("withdraw_grant", {"run_id": "{}", "request_id": "another"}),
     ("open_gate", {"run_id": "{}", "token": 1, "name": "g", "prompt": "Go?", "data": '{"amount": 1.0}'}),
     ("open_gate", {"run_id": "{}", "token": 1, "name": "g", "prompt": "Go?", "data": '{"amount": 2}'}),
     ("get_gate_secret", {"run_id": "{}", "name": "g"}),
@@ -137,6 +140,7 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
     ("get_run", {"run_id": "{}"}),
     ("get_run", {"run_id": "none"}),
     ("list_runs", {"workflow": "w {}"}),
+    ("count_runs", {}),
     ("read_events", {"run_id": "{}"}),
     ("check_invariants", {"run_id": "{}"}),
     ("compact_run", {"run_id": "{}"}),
@@ -158,7 +162,7 @@ def _comparable(thing: Any, run_id: str) -> Any:
             for key, part in thing.items()
             if not (
                 key.endswith("_at")
-                or key in ("secret", "retry_after", "duration", "child_run_id", "actor", "created_by")
+                or key in ("secret", "retry_after", "duration", "child_run_id", "actor", "created_by", "runs")
             )
         }
     if isinstance(thing, list):
@@ -898,6 +902,8 @@ GIVEN: dict[str, Any] = {
     "delivery": 1,
     "attempt": 1,
     "delivered": True,
+    "names": ["child"],
+    "request_id": "grant",
     "run_ids": ["target"],
     "tokens": [1],
 }

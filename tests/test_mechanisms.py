@@ -176,19 +176,29 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("fence", "and h.status = 'running'", "and h.lease_expires_at > clock_timestamp()"),),
         probes.lapsed_holder,
     ),
+    "a lease that has run out is ended by the reconciler": (
+        (Edit("mark_lapsed", "return true", "perform tidebase_private.give_up(head); return true"),),
+        probes.lapsed_holder,
+    ),
+    "what was done when the lease was given up is refused": (
+        (Edit("fence_done", "h.status not in ('completed', 'cancelled')", "h.status = 'running'"),),
+        probes.paid_for,
+    ),
+    "what was done is stored under any lease": (
+        (Edit("fence_done", "h.lease_token = fence_done.token and", ""),),
+        probes.paid_for,
+    ),
     # I3: checkpoints
     "a running step may be begun again under the same lease": (
-        (Edit("may_begin_again", "step.status = 'running' and step.lease_token <> lease_token",
-              "step.status = 'running'"),),
+        (Edit("may_begin_again", "step.lease_token <> may_begin_again.lease_token", "true"),),
         probes.one_begin,
     ),
     "a running step may be begun again under the same lease (barrier)": (
-        (Edit("may_begin_again", "step.status = 'running' and step.lease_token <> lease_token",
-              "step.status = 'running'"),),
+        (Edit("may_begin_again", "step.lease_token <> may_begin_again.lease_token", "true"),),
         partial(probes.one_begin, queued=False),
     ),
     "a running step may not be begun again by a successor": (
-        (Edit("may_begin_again", "or step.status = 'running' and step.lease_token <> lease_token", ""),),
+        (Edit("may_begin_again", "step.lease_token <> may_begin_again.lease_token", "false"),),
         probes.successor_repeats,
     ),
     "a call repeated is not recognised": (
@@ -212,12 +222,12 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.checkpoint_is_final,
     ),
     "a completed step is recorded again": (
-        (Edit("record_step", "and tidebase_private.may_begin_again(s, head.lease_token)", ""),),
+        (Edit("record_step", "and tidebase_private.may_begin_again(s, head.lease_token, null, null, null)", ""),),
         probes.checkpoint_is_final,
     ),
     "a step is recorded whatever its input": (
         (Edit("record_step", "and s.input_hash = hash", ""),
-         Edit("may_begin_again", "step.status = 'failed'", "step.status = 'completed' or step.status = 'failed'")),
+         Edit("may_begin_again", "when 'failed' then", "when 'completed' then true when 'failed' then")),
         probes.checkpoint_is_final,
     ),
     "a repeated completion is not compared": (
@@ -232,8 +242,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     "a completed step is begun again": (
         (Edit("find_checkpoint", "s.status = 'completed';", "false;"),
-         Edit("may_begin_again", "step.status = 'failed' and step.decision <> 'fail_hard'",
-              "step.status in ('failed', 'completed')"),
+         Edit("may_begin_again", "when 'failed' then", "when 'completed' then true when 'failed' then"),
          Edit("begin_step", "error = null,", "error = null, output = null, completed_seq = null,")),
         probes.checkpoint_is_final,
     ),
@@ -359,16 +368,15 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.durability,
     ),
     "a step is locked before the head": (
-        (Edit("complete_step", "head := tidebase_private.fence(",
+        (Edit("complete_step", "head := tidebase_private.fence_done(",
               "perform from steps s where s.run_id = complete_step.run_id for update;"
-              "head := tidebase_private.fence("),),
+              "head := tidebase_private.fence_done("),),
         probes.lock_order,
     ),
     "a completed step is executed again after a crash": (
         (Edit("load_checkpoints", "(s.status = 'completed' or load_checkpoints.unfinished)", "false"),
          Edit("find_checkpoint", "s.status = 'completed';", "false;"),
-         Edit("may_begin_again", "step.status = 'failed' and step.decision <> 'fail_hard'",
-              "step.status in ('failed', 'completed')"),
+         Edit("may_begin_again", "when 'failed' then", "when 'completed' then true when 'failed' then"),
          Edit("begin_step", "error = null,", "error = null, output = null, completed_seq = null,")),
         probe_workers.worker_kills,
     ),
@@ -432,7 +440,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probe_gates.suspension,
     ),
     "what a crash left in doubt is executed again": (
-        (Edit("may_begin_again", "and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay'", ""),),
+        (Edit("allows_repetition", "idempotency_key is not null or not", "true or not"),),
         probe_gates.one_review,
     ),
     "a review may be decided again": (

@@ -59,7 +59,8 @@ from unnest(%s::text[], %s::bigint[]) as known (run_id, seq) join tidebase.run_o
 """
 
 PASS_TIME = """
-with gates as (update tidebase.gates set timeout_at = timeout_at - %(hours)s where run_id = any (%(runs)s))
+with gates as (update tidebase.gates set timeout_at = timeout_at - %(hours)s where run_id = any (%(runs)s)),
+  attempts as (update tidebase.attempts set lapsed_at = lapsed_at - %(hours)s where run_id = any (%(runs)s))
 update tidebase.run_heads
 set lease_expires_at = lease_expires_at - %(hours)s, available_at = available_at - %(hours)s,
     deadline_at = deadline_at - %(hours)s, due_at = due_at - %(hours)s
@@ -556,6 +557,8 @@ class Machine(RuleBasedStateMachine):
                 self.compare_histories()
         finally:
             self.connection.execute("select tidebase_private.forget(%s)", ([self.id(run) for run in self.model.runs],))
+            # Tokens are counted from 1 again, although these runs are gone.
+            self.connection.execute("update tidebase_private.incarnation set tokens_before = 0")
 
 
 def replay(connection: Connection, calls: list[Call]) -> Violation | None:

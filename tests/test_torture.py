@@ -52,11 +52,9 @@ MUTATIONS = {
     "a grant does not look whether the lease is live": (Edit("is_taken", LIVE, "return false and"),),
     "a grant does not raise the token": (Edit("acquire_run", GRANT, "greatest(h.lease_token, 1)"),),
     "a completed step is recorded again": (
-        Edit("record_step", "and tidebase_private.may_begin_again(s, head.lease_token)", ""),
+        Edit("record_step", "and tidebase_private.may_begin_again(s, head.lease_token, null, null, null)", ""),
     ),
-    "an unsafe step is repeated": (
-        Edit("may_begin_again", "and tidebase_private.decide_replay(step, may_retry => false) = 'safe_replay'", ""),
-    ),
+    "an unsafe step is repeated": (Edit("allows_repetition", "idempotency_key is not null or not", "true or not"),),
     "a decision replaces the one before": (Edit("decide_gate", "if gate.status = 'decided' then", "if false then"),),
 }
 

@@ -11,7 +11,7 @@ as $$
   select ('x' || case
     when run_id ~ '^run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$' then right(run_id, 4)
     else left(encode(sha256(replace(
-      coalesce(nullif(substring(run_id from '[{]([^}]*)[}]'), ''), run_id), '\', '\\')::bytea), 'hex'), 4)
+      coalesce(nullif(substring(run_id from '[{]([^}]*)[}]'), ''), run_id), E'\\', E'\\\\')::bytea), 'hex'), 4)
   end)::bit(16)::integer;
 $$;
 comment on function tidebase_private.bucket_of(text) is
