@@ -290,22 +290,24 @@ def purge_under_load(url: str, rounds: int = 12) -> list[str]:
 def _tree(connection: Connection, name: str, kept: list[str], lock: threading.Lock) -> list[str]:
     """A parent with a child that is finished, one that failed, and a fork; the parent is alive all the time."""
     parent = new_run(connection, run_id=name)
-    grant(connection, parent)
+    held = grant(connection, parent)
     wrong = []
     for number in range(2):
-        child = call(connection, "create_child", run_id=parent, token=1, name=f"c{number}", workflow="probe")["run_id"]
-        grant(connection, child)
-        call(connection, "begin_step", run_id=child, token=1, name="s")
-        call(connection, "complete_step", run_id=child, token=1, name="s", output=Jsonb(number))
-        call(connection, "set_state", run_id=child, token=1, value=Jsonb({"n": number}))
+        child = call(connection, "create_child", run_id=parent, token=held, name=f"c{number}", workflow="probe")[
+            "run_id"
+        ]
+        token = grant(connection, child)
+        call(connection, "begin_step", run_id=child, token=token, name="s")
+        call(connection, "complete_step", run_id=child, token=token, name="s", output=Jsonb(number))
+        call(connection, "set_state", run_id=child, token=token, value=Jsonb({"n": number}))
         if number:
-            call(connection, "fail_run", run_id=child, token=1)
+            call(connection, "fail_run", run_id=child, token=token)
         else:
-            call(connection, "complete_run", run_id=child, token=1, result=Jsonb("kept"))
-        again = call(connection, "create_child", run_id=parent, token=1, name=f"c{number}", workflow="probe")
+            call(connection, "complete_run", run_id=child, token=token, result=Jsonb("kept"))
+        again = call(connection, "create_child", run_id=parent, token=held, name=f"c{number}", workflow="probe")
         if again != {"run_id": child, "created": False}:
             wrong.append(f"{name}: its child {number} was lost")
-        elif number and grant(connection, child, "again") != 2:
+        elif number and grant(connection, child, "again") <= token:
             wrong.append(f"{name}: its failed child cannot be resumed")
         elif not number and values(connection, "select result from tidebase.runs where run_id = %s", child) != ["kept"]:
             wrong.append(f"{name}: the result of its child was lost")

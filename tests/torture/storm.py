@@ -314,6 +314,11 @@ def account(journals: Path, url: str, crashed: bool = False, promoted: int = NEV
 UNFINISHED = "select run_id from tidebase.run_heads where status not in ('completed', 'cancelled')"
 
 
+UNDECIDED = """
+select name from tidebase.steps where run_id = %s and status = 'running'
+  and not tidebase_private.allows_repetition(side_effects, idempotency_key, replay)"""
+
+
 def rescue(connection: Connection) -> list[str]:
     """Whatever happened, each run can be brought to its end by who comes later."""
     past = "lease_expires_at = now() - interval '1 day'"
@@ -335,5 +340,14 @@ def _finish(connection: Connection, run_id: str) -> None:
     for gate in values(connection, "select name from tidebase.gate_inbox where run_id = %s", run_id):
         call(connection, "decide_gate", run_id=run_id, name=gate, decision="approved")
     lease = call(connection, "acquire_run", run_id=run_id, holder="rescuer")
-    if lease["outcome"] == "granted":
+    if lease["outcome"] == "failed":  # it has lost all the workers that it may
+        call(connection, "recover_run", run_id=run_id)
+        lease = call(connection, "acquire_run", run_id=run_id, holder="rescuer")
+    if lease["outcome"] != "granted":
+        return
+    undecided = values(connection, UNDECIDED, run_id)
+    if undecided:  # an earlier attempt left it, and a person must say what came of it
+        call(connection, "fail_run", run_id=run_id, token=lease["token"])
+        _finish(connection, run_id)
+    else:
         call(connection, "complete_run", run_id=run_id, token=lease["token"])
