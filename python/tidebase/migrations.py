@@ -113,9 +113,10 @@ def migrate(
     with _translated():
         with _honest(connection):
             found = _look(connection, role_prefix)
-        if found.report.is_current:
-            return found.report
-        report = _alone(connection, work, patience_s, progress)
+        report = found.report
+        if not report.is_current:
+            report = _alone(connection, work, patience_s, progress)
+        _let_through(connection, patience_s, progress)
     if not report.is_current:
         log.info("schema migrated: migrations %s, function files %s", report.migrations, report.functions)
     return report
@@ -270,6 +271,10 @@ def _honest(connection: psycopg.Connection[Any]) -> Iterator[None]:
         yield
 
 
+#: For how long who works waits behind a migration that cannot get its locks, at most.
+_LONGEST_MS = 400
+
+
 def _alone(
     connection: psycopg.Connection[Any],
     work: Callable[[], T],
@@ -278,11 +283,13 @@ def _alone(
 ) -> T:
     """Does the work in a transaction that nobody comes in between, once those are gone who are in the way."""
     give_up = time.monotonic() + patience_s
+    # Short at first: who waits behind us, and whom we wait for, may hold one thing each that the other wants.
+    patience_ms = 50
     while True:
         entered = False
         try:
             with _honest(connection):
-                _enter(connection)
+                _enter(connection, patience_ms)
                 entered = True
                 return work()
         except psycopg.Error as error:
@@ -294,7 +301,9 @@ def _alone(
                     f"others were in the way for {patience_s:.0f} seconds: {whom}",
                     hint="End their transactions (pg_terminate_backend), and migrate again.",
                 ) from error
-            progress(f"waiting for {whom}")
+            if patience_ms >= _LONGEST_MS:
+                progress(f"waiting for {whom}")
+        patience_ms = min(2 * patience_ms, _LONGEST_MS)
         time.sleep(random.uniform(0.1, 0.5))  # meanwhile those who waited behind us get on
 
 
@@ -311,8 +320,8 @@ def _is_passing(error: psycopg.Error, entered: bool) -> bool:
     return isinstance(error, (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure))
 
 
-def _enter(connection: psycopg.Connection[Any]) -> None:
-    """Checks whose the schemas are, and locks what there is."""
+def _enter(connection: psycopg.Connection[Any], patience_ms: int) -> None:
+    """Checks whose the schemas are, and locks what there is; others are waited for so long at most."""
     row = connection.execute(
         "select getdatabaseencoding(), setting::int / 2 from pg_settings where name = 'deadlock_timeout'"
     )
@@ -322,7 +331,7 @@ def _enter(connection: psycopg.Connection[Any]) -> None:
             f"the database's encoding is {encoding}; Tidebase needs UTF8", hint="create database ... encoding 'UTF8'"
         )
     # Nobody finds out about a deadlock before deadlock_timeout, so none comes of what is given up before.
-    short = str(max(min(patience, 500), 1))
+    short = str(max(min(patience, patience_ms), 1))
     for timeout in ("lock_timeout", "statement_timeout"):
         connection.execute(sql.SQL("set local {} = {}").format(sql.Identifier(timeout), sql.Literal(short)))
     ownership.refuse_strangers(connection)
@@ -400,7 +409,90 @@ def _apply(connection: psycopg.Connection[Any], role_prefix: str | None, found: 
     _apply_functions(connection)
     roles, notes = _install_roles(connection, role_prefix)
     _note(connection)
+    _send_back(connection)
     return MigrationReport(applied, functions, roles, notes, found.report.access)
+
+
+# A call that waited for the migration goes on with the function that it began with, on tables that it does not know.
+# It came before the migration's end, so it is sent back: for a second, whoever reads or writes a head or a run, in a
+# statement that began before, gets a serialization failure, with which every client makes its call again. Only row
+# security looks at what is read; it is taken away afterwards.
+
+_GUARDED = ("run_heads", "runs")
+
+_GUARD = """
+create or replace function tidebase_private.came_later() returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if statement_timestamp() < {0}::timestamptz then
+    raise sqlstate '40001' using message = 'the schema was upgraded during this call', hint = 'Make it again.';
+  end if;
+  return true;
+end
+$$;
+comment on function tidebase_private.came_later() is {0}
+"""
+
+
+def _send_back(connection: psycopg.Connection[Any]) -> None:
+    """Calls that began before now, and a moment more, are to be made again; the last thing before the commit."""
+    row = connection.execute(
+        "select pg_get_userbyid(relowner) from pg_class where oid = 'tidebase.run_heads'::regclass"
+    )
+    owner = sql.Identifier((row.fetchone() or ("",))[0])
+    for table in _GUARDED:
+        name = sql.Identifier("tidebase", table)
+        connection.execute(sql.SQL("drop policy if exists came_later on {}").format(name))
+    now = connection.execute("select (clock_timestamp() + interval '250 ms')::text").fetchone()
+    connection.execute(sql.SQL(_GUARD).format(sql.Literal(now and now[0])))
+    connection.execute(sql.SQL("alter function tidebase_private.came_later() owner to {}").format(owner))
+    connection.execute("revoke all on function tidebase_private.came_later() from public")
+    for table in _GUARDED:
+        name = sql.Identifier("tidebase", table)
+        connection.execute(
+            sql.SQL(
+                "create policy came_later on {0} using (tidebase_private.came_later())"
+                " with check (tidebase_private.came_later());"
+                " alter table {0} enable row level security, force row level security"
+            ).format(name)
+        )
+
+
+def _let_through(connection: psycopg.Connection[Any], patience_s: float, progress: Progress) -> None:
+    """Takes the guard away once nobody is left whom it is to send back; also one that a killed process left."""
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            with _honest(connection):
+                row = connection.execute(
+                    "select clock_timestamp() > obj_description(p.oid, 'pg_proc')::timestamptz + interval '500 ms'"
+                    " from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
+                    " where n.nspname = 'tidebase_private' and p.proname = 'came_later'"
+                    " and pg_has_role(p.proowner, 'usage')"
+                ).fetchone()
+                if row is None:
+                    return
+                if row[0]:
+                    connection.execute("set local lock_timeout = 100")
+                    names = sql.SQL(", ").join(sql.Identifier("tidebase", table) for table in _GUARDED)
+                    connection.execute(sql.SQL("lock table {} in access exclusive mode").format(names))
+                    for table in _GUARDED:
+                        connection.execute(
+                            sql.SQL(
+                                "drop policy if exists came_later on {0};"
+                                " alter table {0} disable row level security, no force row level security"
+                            ).format(sql.Identifier("tidebase", table))
+                        )
+                    connection.execute("drop function tidebase_private.came_later()")
+                    return
+        except psycopg.Error as error:
+            if not _is_passing(error, False):
+                raise
+            if time.monotonic() > give_up:
+                progress("the guard of the upgrade is left: tidebase migrate takes it away")
+                return
+        time.sleep(random.uniform(0.1, 0.3))
 
 
 def _migrations() -> Any:

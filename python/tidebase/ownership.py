@@ -81,7 +81,7 @@ where o.owner <> me.oid
   and not exists (select from pg_catalog.pg_roles r where r.oid = o.owner and r.rolsuper)
   and case when me.rolsuper then exists (select from actors a where a.role = o.owner)
     else not pg_catalog.pg_has_role(me.oid, o.owner, 'usage') end
-order by o.kind <> 'schema', o.name
+order by o.kind <> 'schema', o.kind = 'type', o.name
 limit 1
 """
 
@@ -178,7 +178,8 @@ with things as (
       pg_catalog.pg_get_function_identity_arguments(p.oid)),
     p.proowner, coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))
   from pg_catalog.pg_proc p
-  join pg_catalog.pg_namespace n on n.oid = p.pronamespace where n.nspname in ('tidebase', 'tidebase_private')
+  join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+  where n.nspname in ('tidebase', 'tidebase_private') and p.proname <> 'came_later'  -- is there for a second only
   union all
   select pg_catalog.format('relation %I.%I', n.nspname, c.relname), c.relowner,
     coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))
