@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -77,3 +78,39 @@ reveal_type(Tidebase().run("w", workflow))
     assert kinds == ["list[str]", "int", "list[str]", "float", "bytes", "int"], result.stdout
     errors = [line.split(":")[1] for line in result.stdout.splitlines() if ": error:" in line]
     assert sorted(set(errors)) == ["14", "15"], result.stdout
+
+
+def site(tmp_path: Path) -> Path:
+    """A folder as pip leaves it when both packages were installed into it."""
+    folder = tmp_path / "site"
+    shutil.copytree(ROOT / "python" / "tidebase", folder / "tidebase")
+    (folder / "tidebase-0.7.0.dist-info").mkdir()
+    (folder / "tidebase-0.7.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tidebase\nVersion: 0.7.0\n"
+    )
+    return folder
+
+
+def imported(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    result = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=folder)
+    assert result.returncode != 0
+    return result.stderr
+
+
+def test_two_packages_of_one_import_name_in_one_environment_are_told_of(tmp_path: Path) -> None:
+    folder = site(tmp_path)
+    assert "ImportError: the packages tidebase-postgres and tidebase are both" in imported(
+        folder, "-c", "import tidebase"
+    )
+    (folder / "tidebase" / "__init__.py").write_text("# theirs, installed later\n")
+    for command in (["-m", "tidebase.cli"], ["-m", "tidebase", "runs"], ["-c", "from tidebase.cli import main"]):
+        assert "Error: the packages tidebase-postgres and tidebase are both" in imported(folder, *command)
+
+
+def test_the_other_package_in_another_folder_is_no_matter(tmp_path: Path) -> None:
+    folder = site(tmp_path)
+    shutil.rmtree(folder / "tidebase")
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'python'}:{folder}"}
+    command = [sys.executable, "-m", "tidebase", "--version"]
+    assert subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path).returncode == 0

@@ -15,6 +15,7 @@ import pytest
 from tidebase import (
     DatabaseUnavailable,
     InputMismatch,
+    InvalidArgument,
     LeaseLost,
     LeaseLostError,
     NotEntitled,
@@ -335,3 +336,26 @@ def test_a_callers_connection_may_make_its_rows_otherwise(database: str) -> None
         tide = Tidebase(connection)
         assert tide.run("w", lambda run, _: run.step("s", lambda: 1), run_id="r") == 1
         assert [step.name for step in tide.runs.steps("r")] == ["s"]
+
+
+@pytest.mark.parametrize("given", ["a string", 1, None], ids=str)
+def test_what_is_no_psycopg_connection_is_refused_with_what_to_pass(tide: Tidebase, given: Any) -> None:
+    with pytest.raises(
+        InvalidArgument, match=r"must be a psycopg\.Connection, and not a builtins.*driver_connection.*Django"
+    ):
+        tide.bind(given)
+
+
+def test_sqlalchemys_connection_is_bound_by_the_one_below(tide: Tidebase, database: str) -> None:
+    """As the refusal says it."""
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    engine = sqlalchemy.create_engine(database.replace("postgresql://", "postgresql+psycopg://"))
+    for end in ("rollback", "commit"):
+        with engine.connect() as connection:
+            with pytest.raises(InvalidArgument, match=r"a sqlalchemy.*driver_connection"):
+                tide.bind(connection)
+            connection.begin()
+            tide.bind(connection.connection.driver_connection).runs.create("w", run_id=f"r-{end}")
+            getattr(connection, end)()
+    engine.dispose()
+    assert [run.run_id for run in tide.runs.list()] == ["r-commit"]

@@ -14,6 +14,11 @@ with the same id and goes on where it stopped::
     tide.run("research", research, run_id="question-1", input={"question": "..."})
 """
 
+from .mixture import OURS, refuse_mixture
+
+refuse_mixture(__file__)
+__distribution__ = OURS
+
 from .aio import AsyncRun, AsyncRunSession, AsyncTidebase
 from .calls import (
     Attempt,

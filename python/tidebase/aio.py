@@ -37,7 +37,7 @@ from .calls import (
 )
 from .child import MAX_PARALLEL, ChildOptions, ChildSpec, Order
 from .client import Registry
-from .database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool
+from .database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool, require_psycopg
 from .errors import (
     Interruption,
     InvalidArgument,
@@ -906,6 +906,7 @@ class AsyncBound:
     """``tide.bind(connection)``: what may be part of the caller's transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
+        require_psycopg(connection, psycopg.AsyncConnection)
         self.runs = AsyncRuns(AsyncDatabase(connection, joined=True))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
+
 from . import calls, migrations, workflow
 from .calls import Difference, Reconciliation
-from .database import POOL_SIZE, Connection, Database, Pool
+from .database import POOL_SIZE, Connection, Database, Pool, require_psycopg
 from .errors import TidebaseError
 from .flow import drive
 from .lease import Heartbeats, Hold, new_holder, terminable
@@ -160,6 +162,9 @@ class Tidebase:
     def bind(self, connection: Connection) -> Bound:
         """The same database over the caller's connection and in the caller's transaction: a run made there exists if,
         and only if, that transaction commits.
+
+        Raises:
+            InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below.
         """
         return Bound(connection)
 
@@ -210,4 +215,5 @@ class Bound:
     """``tide.bind(connection)``: what may be part of the caller's transaction."""
 
     def __init__(self, connection: Connection) -> None:
+        require_psycopg(connection, psycopg.Connection)
         self.runs = Runs(Database(connection, joined=True))

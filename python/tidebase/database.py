@@ -66,6 +66,17 @@ def find_url(given: str | None = None) -> str:
     return start_local()
 
 
+def require_psycopg(given: Any, wanted: type[Any]) -> None:
+    """Refuses another library's connection, with what is to be passed of it. Raises InvalidArgument."""
+    if not isinstance(given, wanted):
+        kind = f"{type(given).__module__}.{type(given).__qualname__}"
+        raise InvalidArgument(
+            f"connection must be a psycopg.{wanted.__name__}, and not a {kind}",
+            hint="Of SQLAlchemy on psycopg 3, pass connection.connection.driver_connection of a Connection that has"
+            " begun (of a Session: session.connection()); of Django, django.db.connection.connection, inside atomic().",
+        )
+
+
 def _retries(seconds: float) -> dict[str, Any]:
     return {
         "retry": retry_if_exception(is_transient),

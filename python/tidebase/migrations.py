@@ -474,7 +474,7 @@ def _let_through(connection: psycopg.Connection[Any], patience_s: float, progres
                 if row is None:
                     return
                 if row[0]:
-                    connection.execute("set local lock_timeout = 100")
+                    connection.execute("set local lock_timeout = 20")
                     names = sql.SQL(", ").join(sql.Identifier("tidebase", table) for table in _GUARDED)
                     connection.execute(sql.SQL("lock table {} in access exclusive mode").format(names))
                     for table in _GUARDED:

@@ -247,7 +247,7 @@ returns tidebase.watch
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
-set lock_timeout = '50ms'
+set lock_timeout = '30s'
 as $$
 declare
   head run_heads;
@@ -265,6 +265,7 @@ begin
   if not pg_is_in_recovery() and coalesce(marked < clock_timestamp() + ttl / 2, true) then
     perform tidebase_private.commit_lazily();
     begin
+      perform set_config('lock_timeout', '50ms', true);  -- until the function ends, since that sets it, too
       insert into watches as w (run_id, watched_until) values (head.run_id, clock_timestamp() + ttl)
       on conflict on constraint watches_pkey do update set watched_until = greatest(w.watched_until, excluded.watched_until)
       returning w.watched_until into marked;
