@@ -293,9 +293,8 @@ def _tree(connection: Connection, name: str, kept: list[str], lock: threading.Lo
     held = grant(connection, parent)
     wrong = []
     for number in range(2):
-        child = call(connection, "create_child", run_id=parent, token=held, name=f"c{number}", workflow="probe")[
-            "run_id"
-        ]
+        kid = {"run_id": parent, "token": held, "name": f"c{number}", "workflow": "probe"}
+        child = call(connection, "create_child", **kid)["run_id"]
         token = grant(connection, child)
         call(connection, "begin_step", run_id=child, token=token, name="s")
         call(connection, "complete_step", run_id=child, token=token, name="s", output=Jsonb(number))
@@ -304,7 +303,7 @@ def _tree(connection: Connection, name: str, kept: list[str], lock: threading.Lo
             call(connection, "fail_run", run_id=child, token=token)
         else:
             call(connection, "complete_run", run_id=child, token=token, result=Jsonb("kept"))
-        again = call(connection, "create_child", run_id=parent, token=held, name=f"c{number}", workflow="probe")
+        again = call(connection, "create_child", **kid)
         if again != {"run_id": child, "created": False}:
             wrong.append(f"{name}: its child {number} was lost")
         elif number and grant(connection, child, "again") <= token:

@@ -527,9 +527,9 @@ def test_a_tree_is_printed(terminal: Terminal, tide: Tidebase) -> None:
     tide.runs.fork("r", "f")
     root, *below = terminal.text("tree", "r").splitlines()
     assert root == "r  w  completed  1 step"
-    assert sorted(line.split(": ")[0] for line in below) == ["  fork", "  one"]
+    assert sorted(line.split(": ")[0] for line in below) == ["    one", "  fork", "  one"]  # it is the fork's, too
     assert "  fork: f  w  pending  1 step" in below
-    assert len(terminal.json("tree", "r")) == 3
+    assert len(terminal.json("tree", "r")) == 4
 
 
 def test_usage_is_printed(terminal: Terminal, tide: Tidebase) -> None:
