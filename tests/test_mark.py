@@ -97,16 +97,19 @@ def test_two_threads_never_execute_a_step_at_once(tide: Tidebase, db: psycopg.Co
         assert refused.wait(30)
         return 1
 
-    def work(run: Run, _: Any) -> list[int]:
+    def work(run: Run, _: Any) -> int:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(lambda: run.step("s", slow))
             assert begun.wait(30)
-            with pytest.raises(StepNotRunning):
+            with pytest.raises(StepNotRunning, match="is running already"):
                 run.step("s", lambda: pytest.fail("executed twice"))
             refused.set()
-            return [first.result(), run.step("s", lambda: pytest.fail("executed again"))]
+            result = first.result()
+            with pytest.raises(StepNotRunning, match="was done in this attempt already"):
+                run.step("s", lambda: pytest.fail("executed again"))
+            return result
 
-    assert tide.run("w", work, run_id="r") == [1, 1]
+    assert tide.run("w", work, run_id="r") == 1
     assert executed == [1] and types(tide)[2:-1] == STEP
 
 

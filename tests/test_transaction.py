@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tidebase import LeaseLostError, Run, Tidebase, TidebaseError
+from tidebase import LeaseLostError, Run, StepNotRunning, Tidebase, TidebaseError
 
 from .conftest import Server
 
@@ -50,12 +50,12 @@ def test_a_replay_does_not_repeat_the_statements(tide: Tidebase, db: psycopg.Con
 def test_rows_and_the_connection_are_not_there_on_a_replay(tide: Tidebase) -> None:
     with tide.runs.attach("w", run_id="r") as session:
         insert(session)
-        with session.transaction("t") as tx:
-            assert tx.replayed and tx.result == {"inserted": 1}
-            with pytest.raises(TidebaseError, match=r"tx\.result"):
-                tx.execute("select 1").fetchone()
-            with pytest.raises(TidebaseError, match="not repeated"):
-                _ = tx.connection
+    with tide.runs.attach("w", run_id="r") as session, session.transaction("t") as tx:
+        assert tx.replayed and tx.result == {"inserted": 1}
+        with pytest.raises(TidebaseError, match=r"tx\.result"):
+            tx.execute("select 1").fetchone()
+        with pytest.raises(TidebaseError, match="not repeated"):
+            _ = tx.connection
 
 
 def test_an_error_in_the_block_rolls_both_back(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
@@ -177,6 +177,10 @@ def test_a_lost_answer_to_commit_neither_doubles_nor_loses(server: Server, cut: 
                 assert count(direct) == 0
                 assert insert(session) == {"inserted": 1}
             assert count(direct) == 1
-            assert insert(session) == {"inserted": 1}
-            session.complete()
+            with pytest.raises(StepNotRunning, match="was done in this attempt already"):
+                insert(session)
+            session.close()
+            with tide.runs.attach("w", run_id="r") as session:
+                assert insert(session) == {"inserted": 1}
+                session.complete()
     server.drop_database(name)

@@ -3,6 +3,9 @@
 A value that a step returns is always what came back through the codec, so it is the same on the first run and on a
 replay. Dataclasses, Pydantic models, TypedDicts, enums, dates, UUIDs, decimals ... come back as what the function's
 return annotation says; without an annotation they come back as plain JSON.
+
+The same value has the same text in every process: the elements of a set are put in order, which hash randomisation
+does not do. Runs that are under way may still know the text of another order, see :func:`unordered`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import json
 import os
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
@@ -21,23 +25,99 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from .canonical import canonical
 from .errors import NotSerializable, StepOutputDecodeError
 
 _PLAIN = (Any, None, type(None), object, dict, list)
+_CONTAINERS = (dict, list, tuple)
 
 
 def to_builtins(value: Any) -> Any:
     """The value as dicts, lists, strings, numbers, booleans and None.
 
     Raises:
-        NotSerializable: it holds something that has no such form.
+        NotSerializable: it holds something that has no such form, or two keys that are the same text in JSON.
     """
+    return _ordered(value, _to_builtins(value, _encode_other))
+
+
+def unordered(value: Any) -> Any:
+    """The value as ``to_builtins`` gave it before sets were put in order: what earlier versions have hashed."""
+    return _to_builtins(value, _encode_other)
+
+
+def _to_builtins(value: Any, encode_other: Callable[[Any], Any]) -> Any:
     try:
-        return msgspec.to_builtins(value, str_keys=True, enc_hook=_encode_other)
+        return msgspec.to_builtins(value, str_keys=True, enc_hook=encode_other)
     except RecursionError:
         raise NotSerializable("the value is nested too deeply to be stored as JSON, or contains itself") from None
     except (TypeError, ValueError) as error:
         raise NotSerializable(f"the value cannot be stored as JSON: {error}", hint=_HINT) from None
+
+
+def _ordered(value: Any, builtins: Any) -> Any:
+    """Puts the elements of all sets in order, and looks for keys that have become one: the builtins are gone through
+    beside the value that they were made of.
+    """
+    if type(builtins) in _CONTAINERS:
+        try:
+            _put_in_order(value, builtins, "$")
+        except ValueError:  # what JSON cannot hold: dumps will say where it is
+            return builtins
+        except RecursionError:
+            raise NotSerializable("the value is nested too deeply to be stored as JSON, or contains itself") from None
+    return builtins
+
+
+def _put_in_order(value: Any, builtins: Any, path: str) -> None:
+    if isinstance(builtins, dict):
+        if not isinstance(value, Mapping):
+            pairs = [(key, _field(value, key), inner) for key, inner in builtins.items()]
+        elif len(builtins) < len(value):
+            raise NotSerializable(
+                f"the value cannot be stored as JSON: {path} has {_twins(value)}", hint="Keys in JSON are text."
+            )
+        else:
+            pairs = list(zip(builtins, value.values(), builtins.values(), strict=False))
+        for key, item, inner in pairs:
+            if type(inner) in _CONTAINERS:
+                _put_in_order(item, inner, f"{path}.{key}")
+    elif isinstance(value, (list, tuple, Set)):
+        for index, (item, inner) in enumerate(zip(value, builtins, strict=False)):
+            if type(inner) in _CONTAINERS:
+                _put_in_order(item, inner, f"{path}[{index}]")
+        if isinstance(value, Set) and isinstance(builtins, list):
+            builtins.sort(key=_rank)
+    elif hasattr(value, "model_dump") and hasattr(value, "root"):
+        _put_in_order(value.root, builtins, path)
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """Numbers come first, as they are counted; then everything else as its canonical text."""
+    return (0, value) if isinstance(value, (int, float)) else (1, canonical(value))
+
+
+def _field(value: Any, key: str) -> Any:
+    """What a member of an object's JSON was made of; None where that cannot be found."""
+    if isinstance(value, msgspec.Struct):
+        names = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
+        key = names.get(key, key)
+    else:
+        for name, described in getattr(type(value), "model_fields", {}).items():
+            if key == (described.serialization_alias or described.alias):
+                return getattr(value, name, None)
+    return getattr(value, key, None)
+
+
+def _twins(mapping: Mapping[Any, Any]) -> str:
+    """Two keys that are the same text in JSON, in words."""
+    seen: dict[str, Any] = {}
+    for key in mapping:
+        (text,) = msgspec.to_builtins({key: None}, str_keys=True)
+        if text in seen:
+            return f"the keys {seen[text]!r} and {key!r}, which are the same in JSON"
+        seen[text] = key
+    return "keys that are the same in JSON"
 
 
 def dumps(builtins: Any) -> str:
@@ -72,6 +152,58 @@ def encode(value: Any) -> str:
     return dumps(to_builtins(value))
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A value that is to be stored, and what it comes back as.
+
+    Attributes:
+        text: its JSON.
+        value: what :func:`decode` will return for it.
+        problem: why it will not, if it does not fit its type.
+    """
+
+    text: str
+    value: Any = None
+    problem: StepOutputDecodeError | None = None
+
+
+def settled(value: Any, expected: Any = Any) -> Settled:
+    """The JSON of a result, written so that it comes back as its type if there is a way. Where there is none, that is
+    said, and the result can be stored all the same: it was paid for.
+
+    Raises:
+        NotSerializable: it has no JSON form.
+    """
+    if expected in _PLAIN:
+        text = encode(value)
+        return Settled(text, settle(text))
+    plain = _Models(symmetric=False)
+    first = _settled(value, expected, plain)
+    if not plain.met or (first.problem is None and _is_equal(first.value, value)):
+        return first
+    try:
+        second = _settled(value, expected, _Models(symmetric=True))
+    except NotSerializable:
+        return first
+    comes_back = second.problem is None and (first.problem is not None or _is_equal(second.value, value))
+    return second if comes_back else first
+
+
+def _settled(value: Any, expected: Any, models: _Models) -> Settled:
+    text = dumps(_ordered(value, _to_builtins(value, models)))
+    try:
+        return Settled(text, settle(text, expected))
+    except StepOutputDecodeError as problem:
+        return Settled(text, problem=problem)
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # of the user's own
+        return True
+
+
 def settle(text: str, expected: Any = Any) -> Any:
     """What :func:`decode` will return for this text once jsonb has kept it: its objects' keys are in jsonb's order."""
     decoder = _SETTLER if "{" in text else _DECODER
@@ -93,11 +225,17 @@ def _convert(value: Any, expected: Any) -> Any:
     if expected in _PLAIN:
         return value
     try:
-        return msgspec.convert(value, expected, dec_hook=_decode_other)
+        return msgspec.convert(value, expected, str_keys=True, dec_hook=_decode_other)
     except msgspec.ValidationError as error:
         raise StepOutputDecodeError(f"a stored value does not fit {_name(expected)}: {error}", hint=_CHANGED) from error
     except TypeError:
         return _by_pydantic(value, expected)
+    except StepOutputDecodeError:
+        raise
+    except Exception as error:  # of the type's own, when it is made
+        raise StepOutputDecodeError(
+            f"a stored value does not fit {_name(expected)}: {type(error).__name__}: {error}", hint=_CHANGED
+        ) from error
 
 
 def returned_type(function: Callable[..., Any]) -> Any:
@@ -163,12 +301,26 @@ _DECODER = json.JSONDecoder(parse_float=_parse_float)
 _SETTLER = json.JSONDecoder(parse_float=_parse_float, object_pairs_hook=_jsonb_order)
 
 
-def _encode_other(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"a {type(value).__name__} has no JSON form")
+class _Models:
+    """Encodes what msgspec does not know, and notes whether a Pydantic model was among it.
+
+    A model is written by the names of its fields; ``symmetric``: by what its validation reads.
+    """
+
+    def __init__(self, symmetric: bool) -> None:
+        self._how = {"by_alias": True, "round_trip": True} if symmetric else {}
+        self.met = False
+
+    def __call__(self, value: Any) -> Any:
+        if hasattr(value, "model_dump"):
+            self.met = True
+            return value.model_dump(mode="json", **self._how)
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+_encode_other = _Models(symmetric=False)
 
 
 def _decode_other(expected: Any, value: Any) -> Any:
@@ -188,15 +340,84 @@ def _by_pydantic(value: Any, expected: Any) -> Any:
             hint="Annotate with simpler types, or: pip install pydantic",
         ) from None
     try:
-        return pydantic.TypeAdapter(expected).validate_python(value)
+        return _validate(value, expected)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         raise StepOutputDecodeError(
             f"a stored value does not fit {_name(expected)}: {first['msg']} - at `${path}`", hint=_CHANGED
         ) from error
-    except pydantic.errors.PydanticUserError as error:
+    except (pydantic.errors.PydanticUserError, pydantic.errors.PydanticUndefinedAnnotation) as error:
         raise StepOutputDecodeError(f"the annotation {_name(expected)} cannot be decoded: {error}") from error
+    except Exception as error:  # of a validator's own
+        raise StepOutputDecodeError(
+            f"a stored value does not fit {_name(expected)}: {type(error).__name__}: {error}", hint=_CHANGED
+        ) from error
+
+
+def _validate(value: Any, expected: Any) -> Any:
+    """Makes a value of JSON as Pydantic reads JSON, where strict models take text for a date. Fields are found by their
+    aliases and by their names; computed ones, which nobody can set, are left out where a model forbids them.
+    """
+    import pydantic
+
+    try:
+        adapter = _adapter(expected)
+    except TypeError:  # it cannot be hashed
+        adapter = pydantic.TypeAdapter(expected)
+    names = {"by_alias": True, "by_name": True} if _knows_names(pydantic.VERSION) else {}
+    try:
+        return adapter.validate_json(_ENCODER.encode(value), **names)
+    except pydantic.ValidationError as error:
+        forbidden = [problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"]
+        computed = _computed(expected, set()) if forbidden else set()
+        surplus = [place for place in forbidden if place[-1] in computed]
+        if not surplus:
+            raise
+        reduced = json.loads(_ENCODER.encode(value))
+        for place in surplus:
+            _leave_out(reduced, place)
+        return adapter.validate_json(_ENCODER.encode(reduced), **names)
+
+
+def _leave_out(value: Any, place: tuple[int | str, ...]) -> None:
+    """Takes a member away. A place names the branches of unions, too, which are no part of the value."""
+    for part in place[:-1]:
+        if part in value if isinstance(value, dict) else isinstance(value, list) and isinstance(part, int):
+            value = value[part]
+    if isinstance(value, dict):
+        value.pop(place[-1], None)
+
+
+def _computed(expected: Any, seen: set[Any]) -> set[Any]:
+    """The names of the computed fields of all models that a type is made of."""
+    try:
+        if expected in seen:
+            return set()
+        seen.add(expected)
+    except TypeError:
+        return set()
+    found: set[Any] = set()
+    inner = list(typing.get_args(expected))
+    if isinstance(expected, type):
+        for name, described in getattr(expected, "model_computed_fields", {}).items():
+            found |= {name, described.alias}
+        inner += [field.annotation for field in getattr(expected, "model_fields", {}).values()]
+        with contextlib.suppress(Exception):  # names that exist for the type checker only
+            inner += typing.get_type_hints(expected).values()
+    return found.union(*(_computed(part, seen) for part in inner)) - {None}
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(expected: Any) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(expected)
+
+
+@functools.cache
+def _knows_names(version: str) -> bool:
+    return tuple(map(int, version.split(".")[:2])) >= (2, 11)
 
 
 def _name(expected: Any) -> str:

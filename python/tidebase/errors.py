@@ -73,7 +73,10 @@ class InputMismatch(TidebaseError):
 
 
 class StepNotRunning(TidebaseError):
-    """TB007: the step was not begun, or is running already, or was completed with another output."""
+    """TB007: the step was not begun, or is running already, or was completed with another output.
+
+    Without a SQLSTATE: its name was taken before in this attempt; tell several steps of a name apart with ``key``.
+    """
 
 
 class ReviewNotOpen(TidebaseError):
@@ -176,7 +179,10 @@ class StepTimeout(TidebaseError, TimeoutError):
 
 
 class StepOutputDecodeError(TidebaseError):
-    """A stored value does not fit the type that the code now expects; the message names the path in the value."""
+    """A stored value does not fit the type that the code now expects; the message names the path in the value.
+
+    The value is stored, and what it came from is not executed again: let the code expect another type.
+    """
 
 
 class NotSerializable(TidebaseError, TypeError):

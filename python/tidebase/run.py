@@ -67,7 +67,8 @@ class Step(Generic[R]):
 
     Raises:
         InputMismatch: the step was begun with another input.
-        StepNotRunning: two threads do a step of the same name at once.
+        StepNotRunning: a step of the same name was done in this attempt, or is at work; tell them apart with ``key``.
+        InvalidArgument: the name or the key is not allowed, or the input cannot be stored; nothing was executed.
         NotSerializable, StepOutputDecodeError, StepTimeout, and whatever the function raises when no retries are left.
         LeaseLost, RunCancelled: stop; see :class:`~tidebase.errors.Interruption`.
     """

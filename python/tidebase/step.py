@@ -28,6 +28,7 @@ from .errors import (
 from .flow import Flow, Invoke, Pause
 from .lease import Hold, current_hold, new_request_id
 from .mark import Mark, current_mark
+from .names import former_name, full_name
 from .options import check, unknown
 from .recall import Recall
 
@@ -35,6 +36,9 @@ log = logging.getLogger("tidebase.step")
 
 #: Options that the database does not keep as they are.
 _NOT_KEPT = frozenset({"input", "key", "returns", "retry_on", "mark_start"})
+
+#: How long an input may be, as JSON text, that the database takes for sure.
+_LARGE = 100_000
 
 #: The name of the step that is being executed; what its usage is recorded for.
 current_step: ContextVar[str | None] = ContextVar("tidebase_current_step")
@@ -48,7 +52,8 @@ class StepOptions(TypedDict, total=False):
 
     Attributes:
         input: what the result depends on, when the function is a closure: hashed and compared on a replay.
-        key: tells one of several from the others: the step is then known as ``name[key]``.
+        key: tells one of several from the others: the step is then known as ``name[key]``. A text, a number, a date,
+            a UUID, a path, a member of an enum, bytes, or a tuple of those.
         returns: the type that the result comes back as; by default the function's return annotation.
         retries: how often a failure is retried, 0 to 1000; by default 0.
         retry_on: the exceptions that are worth a retry; by default every Exception.
@@ -98,8 +103,7 @@ class Work(Generic[T]):
     def __post_init__(self) -> None:
         if self.options:
             check(StepOptions, self.options, "a step")
-        key = self.options.get("key")
-        self.full_name = self.name if key is None else f"{self.name}[{key}]"
+        self.full_name = full_name(self.name, self.options.get("key"))
 
     @classmethod
     def of(
@@ -131,13 +135,13 @@ class Work(Generic[T]):
             _require_parameters(function, args, kwargs)
         return cls(name, function, args, kwargs, options)
 
-    def input(self) -> Any:
+    def input(self, to_builtins: Callable[[Any], Any] = codec.to_builtins) -> Any:
         """What is hashed: the input that was named, else the arguments (a list; an object if there are keywords)."""
         if "input" in self.options:
-            return codec.to_builtins(self.options["input"])
+            return to_builtins(self.options["input"])
         if self.kwargs:
-            return codec.to_builtins({"args": self.args, "kwargs": self.kwargs})
-        return codec.to_builtins(self.args) if self.args else None
+            return to_builtins({"args": self.args, "kwargs": self.kwargs})
+        return to_builtins(self.args) if self.args else None
 
     def mark(self, hold: Hold, text: str) -> Mark | None:
         """Its start, where that may be written later than it is executed, or never.
@@ -147,9 +151,11 @@ class Work(Generic[T]):
                 would know.
         """
         marked = self.options.get("mark_start")
+        if marked is False and set(self.options.get("side_effects") or ()) - {"read"}:
+            raise InvalidArgument("mark_start must not be False for a step that does something to the outside")
+        if len(text) > _LARGE:
+            return None  # the database may refuse the input, and shall do so before anything is executed
         if marked is False:
-            if set(self.options.get("side_effects") or ()) - {"read"}:
-                raise InvalidArgument("mark_start must not be False for a step that does something to the outside")
             return Mark(None)
         if marked or not hold.marks_late or not self.options.keys() <= _NOT_KEPT:
             return None
@@ -220,16 +226,60 @@ class Checkpoints:
         self._marks: dict[str, Mark] = {}
         #: Steps that were completed in a transaction of the caller's; nobody said whether that was committed.
         self.joined: set[str] = set()
+        self._claims: dict[str, Work[Any] | None] = {}
+        self._owners: dict[str, tuple[str, str]] = {}
 
-    def find(self, name: str, value: Any) -> calls.Json | None:
-        """The output of a step with this input; None where the database has to be asked."""
-        row = self._rows.get(name)
+    def claim(self, work: Work[Any]) -> None:
+        """Takes a step's name for this attempt, until it is given back because the step failed. A step that an earlier
+        version called by another name gets that one.
+
+        Raises:
+            StepNotRunning: it is at work, or was done in this attempt, under the same name.
+        """
+        name = work.full_name
+        if name.endswith("]"):
+            owner = work.name, name
+            former = former_name(work.name, work.options.get("key"))
+            if former != name and name not in self._rows and self._rows.get(former) and former not in self._owners:
+                work.full_name = name = former
+            if self._owners.setdefault(name, owner) != owner:
+                raise StepNotRunning(
+                    f"two steps of this run have the name {name!r}: one with a key, and one without or with another",
+                    detail={"step": name},
+                    hint="Give one of them another name.",
+                )
+        other = self._claims.setdefault(name, work)
+        if other is not work:
+            state = "was done in this attempt already" if other is None else "is running already under this lease"
+            raise StepNotRunning(
+                f"step {name!r} {state}",
+                detail={"step": name, "status": "completed" if other is None else "running"},
+                hint="Give each piece of work its own name, or tell them apart: run.step.options(key=...).",
+            )
+
+    def done(self, name: str) -> None:
+        """The step is done: nobody does it again in this attempt."""
+        self._claims[name] = None
+
+    def give_back(self, name: str) -> None:
+        """The step failed, so it may be done again."""
+        self._claims.pop(name, None)
+
+    def recall(self, work: Work[Any]) -> tuple[Any, calls.Json | None]:
+        """The input of a step, as it is known to the database, and its output where it is known here."""
+        value = work.input()
+        row = self._rows.get(work.full_name)
         if row is None:
-            return None
+            return value, None
         try:
-            return row.output if digest(value) == row.input_hash else None
+            if digest(value) == row.input_hash:
+                return value, row.output
+            former = work.input(codec.unordered)
+            if digest(former) == row.input_hash:
+                return former, row.output
         except (ValueError, RecursionError):  # an integer or a depth that Python does not print
-            return None
+            pass
+        return value, None
 
     def hash_of(self, name: str) -> bytes | None:
         """The hash of the input with which a step was begun by an earlier attempt."""
@@ -265,11 +315,21 @@ def perform(hold: Hold, checkpoints: Checkpoints, work: Work[T]) -> Flow[T]:
 
     The flow of every step, with a function or inside a transaction; raises what the step's function raises.
     """
-    name = work.full_name
     returns = work.options.get("returns", codec.returned_type(work.function))
     hold.begin()
-    value = work.input()
-    stored = checkpoints.find(name, value)
+    checkpoints.claim(work)
+    try:
+        result = yield from _perform(hold, checkpoints, work, returns)
+    except BaseException:
+        checkpoints.give_back(work.full_name)
+        raise
+    checkpoints.done(work.full_name)
+    return result
+
+
+def _perform(hold: Hold, checkpoints: Checkpoints, work: Work[T], returns: Any) -> Flow[T]:
+    name = work.full_name
+    value, stored = checkpoints.recall(work)
     if stored is not None:
         return cast(T, _decoded(stored, returns, hold, name))
     text = codec.dumps(value)
@@ -304,8 +364,7 @@ def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | No
         try:
             with hold.trace.step(name, start.attempt if start else 1):
                 result = yield Invoke(work.function, work.args, work.kwargs, work.options.get("timeout_s"), late)
-                output = codec.encode(result)
-                decoded = codec.settle(output, returns)
+                settled = codec.settled(result, returns)
         except Exception as error:
             if late is not None:
                 start = yield from late.outcome()
@@ -328,15 +387,25 @@ def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | No
         if late is not None:
             start = yield from late.outcome()
         stored: calls.Json | None = None
-        if start is None:
-            seconds = time.monotonic() - begun
-            stored = yield from record(hold, name, text, output, seconds, log_start=late is not None)
-        elif _unless_in_review(start, hold, name).outcome == "replay":
-            stored = start.output
-        else:
-            completion = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=output)
-            yield from _surely_begun(completion, hold, work, text)
-        return cast(T, decoded if stored is None else _decoded(stored, returns, hold, name))
+        try:
+            if start is None:
+                seconds = time.monotonic() - begun
+                stored = yield from record(hold, name, text, settled.text, seconds, log_start=late is not None)
+            elif _unless_in_review(start, hold, name).outcome == "replay":
+                stored = start.output
+            else:
+                completion = calls.complete_step(run_id=hold.run_id, token=hold.token, name=name, output=settled.text)
+                yield from _surely_begun(completion, hold, work, text)
+        except InvalidArgument as error:  # a result that the database cannot hold
+            if start is None:
+                yield from begin(hold, work, text)
+            yield from fail(hold, work, text, error, lasting=True)
+            raise
+        if stored is not None:
+            return cast(T, _decoded(stored, returns, hold, name))
+        if settled.problem is not None:
+            raise _kept(settled.problem, hold, name)
+        return cast(T, settled.value)
 
 
 def _beginning(hold: Hold, work: Work[Any], text: str) -> calls.Call[calls.StepStart]:
@@ -383,16 +452,20 @@ def _unless_in_review(start: calls.StepStart, hold: Hold, name: str) -> calls.St
     return start
 
 
-def fail(hold: Hold, work: Work[Any], text: str, error: Exception) -> Flow[float | None]:
-    """Records a step's failure; returns the seconds after which it is to be begun again, or None when it is final."""
+def fail(hold: Hold, work: Work[Any], text: str, error: Exception, lasting: bool = False) -> Flow[float | None]:
+    """Records a step's failure; returns the seconds after which it is to be begun again, or None when it is final.
+
+    Args:
+        lasting: another execution would fail in the same way.
+    """
     name = work.full_name
-    lasting = (NotSerializable, StepOutputDecodeError)
+    lasting = lasting or isinstance(error, (NotSerializable, StepOutputDecodeError))
     call = calls.fail_step(
         run_id=hold.run_id,
         token=hold.token,
         name=name,
         error=describe(error),
-        retryable=isinstance(error, work.options.get("retry_on", Exception)) and not isinstance(error, lasting),
+        retryable=isinstance(error, work.options.get("retry_on", Exception)) and not lasting,
     )
     failure = yield from _surely_begun(call, hold, work, text)
     if failure.decision == "auto_retry" and failure.retry_after is not None:
@@ -429,8 +502,17 @@ def _decoded(text: str | None, returns: Any, hold: Hold, name: str) -> Any:
     try:
         return codec.decode(text, returns)
     except StepOutputDecodeError as error:
-        error.detail = {"run_id": hold.run_id, "step": name}
-        raise
+        raise _kept(error, hold, name) from error.__cause__
+
+
+def _kept(problem: StepOutputDecodeError, hold: Hold, name: str) -> StepOutputDecodeError:
+    """The error of a checkpoint that does not come back as its type: it is stored, so the step is done all the same."""
+    problem.detail = {"run_id": hold.run_id, "step": name}
+    problem.hint = (
+        "The step is completed: its result is stored as it is, and the step is not executed again. Make the type accept"
+        " it, or ask for another one with returns=."
+    )
+    return problem
 
 
 def _written(hold: Hold) -> Flow[None]:

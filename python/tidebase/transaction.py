@@ -98,10 +98,19 @@ class Trial:
         """Begins the step; the stored output when it is completed already, else None."""
         hold, work = self._hold, self._work
         hold.begin()
+        self._checkpoints.claim(work)
+        self.name = work.full_name
+        try:
+            return (yield from self._begin())
+        except BaseException:
+            self._checkpoints.give_back(self.name)
+            raise
+
+    def _begin(self) -> Flow[str | None]:
+        hold, work = self._hold, self._work
         first, self._begun, self.again_in = self._begun is None, time.monotonic(), None
-        value = work.input()
-        stored = self._checkpoints.find(self.name, value) if first else None
-        if stored is not None:
+        value, stored = self._checkpoints.recall(work)
+        if stored is not None and first:
             return stored
         if self._joins and self.name in self._checkpoints.joined:
             # It was completed in a transaction that has ended meanwhile. If it was rolled back, the step has failed.
@@ -113,6 +122,7 @@ class Trial:
 
     def stored(self, text: str) -> Any:
         """The result of a transaction that was committed before."""
+        self._checkpoints.done(self.name)
         try:
             return codec.decode(text, self._returns)
         except StepOutputDecodeError as error:
@@ -140,17 +150,24 @@ class Trial:
             NotSerializable, StepOutputDecodeError: the result cannot be stored, or not as what it should come back as.
             StepTimeout: it is too late.
         """
-        output = codec.encode(result)
-        settled = codec.settle(output, self._returns)
+        settled = codec.settled(result, self._returns)
+        if settled.problem is not None:
+            raise settled.problem
         if self._is_late():
             raise self._timeout()
-        call = calls.complete_step(run_id=self._hold.run_id, token=self._hold.token, name=self.name, output=output)
+        call = calls.complete_step(
+            run_id=self._hold.run_id, token=self._hold.token, name=self.name, output=settled.text
+        )
         query = f"{call.query}, set_config('idle_in_transaction_session_timeout', '15s', true)"
         if not self._joins:
-            return replace(call, query=query), settled
+            self._checkpoints.done(self.name)
+            return replace(call, query=query), settled.value
+        self._checkpoints.give_back(self.name)  # the caller may roll it back, and begin anew
         self._checkpoints.joined.add(self.name)
         parameters = (*call.parameters, self.name)
-        return replace(call, query=f"{query}, set_config('tidebase.joined', %s, true)", parameters=parameters), settled
+        return replace(
+            call, query=f"{query}, set_config('tidebase.joined', %s, true)", parameters=parameters
+        ), settled.value
 
     def seen_as(self, error: Exception) -> Exception:
         """What an error of the block is: the server's answer to one that took too long is a StepTimeout."""
@@ -163,10 +180,12 @@ class Trial:
     def failed(self, error: Exception) -> Flow[bool]:
         """Records that the transaction failed. False when it turns out to be committed: only the answer was lost."""
         self._checkpoints.joined.discard(self.name)
+        self._checkpoints.give_back(self.name)
         try:
             self.again_in = yield from fail(self._hold, self._work, codec.dumps(self._work.input()), error)
         except StepNotRunning as refusal:
             if refusal.detail.get("status") == "completed":
+                self._checkpoints.done(self.name)
                 return False
             raise
         return True

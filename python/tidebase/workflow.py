@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 from . import calls, codec, tracing
-from .errors import BudgetExhausted, Interruption, LeaseLostError, RunFinal, RunNeedsReview, TidebaseError
+from .errors import (
+    BudgetExhausted,
+    Interruption,
+    InvalidArgument,
+    LeaseLostError,
+    RunFinal,
+    RunNeedsReview,
+    StepOutputDecodeError,
+    TidebaseError,
+)
 from .flow import Flow, Invoke, Surely
 from .lease import Departure, Hold, acquire, current_hold, new_request_id
 from .mark import Answer
@@ -223,21 +232,19 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
     returns = codec.returned_type(function)
     hold = started.hold
     if hold is None:
-        return codec.decode(started.lease.result, returns)  # type: ignore[no-any-return]
+        return _decoded(started.lease.result, returns, invocation.run_id, "result")  # type: ignore[no-any-return]
     hold.recall = Recall()
     run = worker._enter(started, invocation)
     contexts = current_run.set(run), current_step.set(None)  # a step of the parent's is none of this run's
-    result: str | None = None
-    decoded: Any = None
+    settled = codec.Settled("null")
     try:
         try:
             if invocation.parent is not None:
                 invocation.parent.adopt(hold)
-            argument = codec.decode(started.lease.input, codec.parameter_type(function, 1))
+            argument = _decoded(started.lease.input, codec.parameter_type(function, 1), hold.run_id, "input")
             with hold.trace.attempt():
                 value = yield Invoke(function, (run, argument))
-                result = codec.encode(value)
-                decoded = codec.settle(result, returns)
+                settled = codec.settled(value, returns)
         except Interruption as error:
             if hold.review is not None:
                 yield Answer(hold.in_flight.settled())
@@ -254,12 +261,14 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
         if hold.departure is not None:
             raise (yield from _departed(worker, hold, hold.departure))
         try:
-            yield calls.complete_run(run_id=hold.run_id, token=hold.token, result=result)
-        except RunNeedsReview as error:  # a step of it is undecided: it ends in review
+            yield calls.complete_run(run_id=hold.run_id, token=hold.token, result=settled.text)
+        except (RunNeedsReview, InvalidArgument) as error:  # a step of it is undecided; or it cannot hold the result
             yield from _failed(worker, hold, error)
             raise
         worker._leave(hold)
-        return decoded  # type: ignore[no-any-return]
+        if settled.problem is not None:
+            raise _kept(settled.problem, hold.run_id, "result")
+        return settled.value  # type: ignore[no-any-return]
     except BaseException as error:
         if not isinstance(error, (Exception, GeneratorExit)):
             # KeyboardInterrupt, SystemExit, CancelledError: the process goes, the run stays.
@@ -307,9 +316,23 @@ def _departed(worker: Worker, hold: Hold, departure: Departure) -> Flow[Exceptio
     return _Again()
 
 
+def _decoded(text: str | None, expected: Any, run_id: str, what: str) -> Any:
+    try:
+        return codec.decode(text, expected)
+    except StepOutputDecodeError as error:
+        raise _kept(error, run_id, what) from error.__cause__
+
+
+def _kept(problem: StepOutputDecodeError, run_id: str, what: str) -> StepOutputDecodeError:
+    """The error of a run's input or result that does not come back as its type: it is stored all the same."""
+    problem.detail = {"run_id": run_id}
+    problem.hint = f"The {what} of run {run_id!r} is stored as it is. Make the annotation accept it."
+    return problem
+
+
 def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
     """Records that the attempt failed; a run that cannot be told so any more is left as it is (None)."""
-    retryable = not isinstance(error, BudgetExhausted)  # the next attempt would not get further
+    retryable = not isinstance(error, (BudgetExhausted, StepOutputDecodeError))  # the next one would not get further
     try:
         failure: calls.RunFailure = yield calls.fail_run(
             run_id=hold.run_id, token=hold.token, error=describe(error), retryable=retryable
