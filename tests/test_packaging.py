@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import tidebase
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +32,7 @@ def test_the_sql_is_inside_the_wheel_and_found_there(empty_database: str, tmp_pa
         path.relative_to(ROOT).as_posix() for path in (ROOT / "sql").rglob("*.sql") if "examples" not in path.parts
     }
     assert (installed / "tidebase" / "py.typed").exists()
+    assert wheel.name.split("-")[1] == tidebase.__version__
     code = "import tidebase, sys; print(tidebase.__file__, len(tidebase.Tidebase(sys.argv[1]).migrate().migrations))"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     result = subprocess.run(
@@ -78,6 +82,36 @@ reveal_type(Tidebase().run("w", workflow))
     assert kinds == ["list[str]", "int", "list[str]", "float", "bytes", "int"], result.stdout
     errors = [line.split(":")[1] for line in result.stdout.splitlines() if ": error:" in line]
     assert sorted(set(errors)) == ["14", "15"], result.stdout
+
+
+def bound(package: Path) -> dict[str, str]:
+    """The names that the imports of a package's ``__init__`` bind, as pyright reads them in their order: an import from
+    a module of the package binds the name of that module, too. Each with what it is bound to in the end.
+    """
+    names: dict[str, str] = {}
+    for statement in ast.parse((package / "__init__.py").read_text("utf-8")).body:
+        if isinstance(statement, ast.ImportFrom) and statement.level == 1 and statement.module:
+            names[statement.module] = "module"
+            names.update({alias.asname or alias.name: statement.module for alias in statement.names})
+    return names
+
+
+PACKAGES = sorted(path.parent for path in (ROOT / "python").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_no_public_name_is_a_module_for_a_type_checker(package: Path) -> None:
+    """``@step(...)``: "Module is not callable", where something is imported from the module ``step`` afterwards."""
+    names = bound(package)
+    public = next(
+        (
+            ast.literal_eval(statement.value)
+            for statement in ast.parse((package / "__init__.py").read_text("utf-8")).body
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__"
+        ),
+        [],
+    )
+    assert [name for name in public if names.get(name) == "module"] == []
 
 
 def site(tmp_path: Path) -> Path:

@@ -18,6 +18,7 @@ from .mixture import OURS, refuse_mixture
 
 refuse_mixture(__file__)
 __distribution__ = OURS
+__version__ = "0.1.0"
 
 from .aio import AsyncRun, AsyncRunSession, AsyncTidebase
 from .calls import (
@@ -44,7 +45,6 @@ from .calls import (
 )
 from .child import ChildOptions, ChildSpec
 from .client import Tidebase
-from .decorators import step
 from .errors import (
     BudgetExhausted,
     ChildFailed,
@@ -83,6 +83,9 @@ from .step import StepOptions
 from .usage import Budget, UsageOptions
 from .webhook import Dispatcher, verify_webhook_signature
 from .workflow import RunOptions
+
+# The last one: for a type checker, whatever is imported from the module `step` makes that the package's `step`.
+from .decorators import step
 
 __all__ = [
     "AsyncRun",

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import psycopg
 
+from .. import __version__
 from ..errors import TidebaseError, from_postgres
 from . import doctor, migrate, operate, people, runs, serve
 from .output import visible
@@ -37,7 +38,7 @@ class Group(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 1 the answer is no, or the command failed; 2 a mistake in the command line.",
 )
-@click.version_option(package_name="tidebase-postgres", prog_name="tidebase")
+@click.version_option(__version__, prog_name="tidebase")
 @click.option("-v", "--verbose", is_flag=True, help="Log what happens, to standard error.")
 def main(verbose: bool) -> None:
     """Tidebase: durable checkpoints for agents, in your own Postgres."""
