@@ -93,8 +93,8 @@ async def test_many_tasks_follow_through_one_reader(atide: AsyncTidebase, db: Co
     token = grant(db, run_id)
     write(db, run_id, token, 30)
     early = [asyncio.create_task(collect(atide, run_id, after)) for after in (0, 5, 32, 32)]
-    feeds = atide.runs._feeds._feeds
-    await when(lambda: run_id in feeds and feeds[run_id].followers == 4 and feeds[run_id].last == 32)
+    feeds, feed = atide.runs._feeds._feeds, (asyncio.get_running_loop(), run_id)
+    await when(lambda: feed in feeds and feeds[feed].followers == 4 and feeds[feed].last == 32)
     await asyncio.to_thread(write, db, run_id, token, 2500)  # more than is kept for those who are behind
     slow = atide.runs.subscribe(run_id)
     assert (await slow.__anext__()).seq == 1
@@ -125,9 +125,9 @@ async def test_one_connection_listens_and_may_be_lost(atide: AsyncTidebase, db: 
 
 
 async def give_up(tide: AsyncTidebase, run_id: str) -> None:
-    feeds = tide.runs._feeds._feeds
+    feeds, feed = tide.runs._feeds._feeds, (asyncio.get_running_loop(), run_id)
     tasks = [asyncio.create_task(collect(tide, run_id)) for _ in range(3)]
-    await when(lambda: run_id in feeds and feeds[run_id].started.is_set())
+    await when(lambda: feed in feeds and feeds[feed].started.is_set())
     for task in tasks:
         task.cancel()
     ended = await asyncio.gather(*tasks, return_exceptions=True)

@@ -54,6 +54,7 @@ from .fork import fork
 from .gate import GateAnswer, GateOpening, GateOptions
 from .join import AsyncJoined, join_async, require_room, require_sight, sight, standing
 from .lease import AsyncHeartbeats, Hold, new_holder
+from .loops import PerLoop
 from .recovery import recover
 from .state import Moment, StateOptions, VersionOptions, snapshot
 from .step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform, resolve
@@ -772,8 +773,8 @@ class AsyncGateDesk:
 class AsyncTidebase:
     """Durable runs in your own Postgres, for asyncio; the arguments are those of :class:`tidebase.Tidebase`.
 
-    One object belongs to one event loop. Heartbeats are tasks of that loop: code that blocks the loop for longer than
-    the lease lasts also blocks them. When a lease is lost, the task that works on the run is cancelled.
+    Each event loop that uses it has a pool of its own. Heartbeats are tasks of the loop: code that blocks it for longer
+    than the lease lasts also blocks them. When a lease is lost, the task that works on the run is cancelled.
     """
 
     def __init__(
@@ -787,8 +788,8 @@ class AsyncTidebase:
         reconnect_s: float = 30.0,
         tracer: Tracer | None = None,
     ) -> None:
-        self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s)
-        self._heartbeats = AsyncHeartbeats(self._database)
+        self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
+        self._beating = PerLoop(lambda: AsyncHeartbeats(self._database))
         self._registry = Registry()
         self._interrupted: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.holder = holder or new_holder()
@@ -803,6 +804,10 @@ class AsyncTidebase:
     def url(self) -> str:
         """The connection string in use."""
         return self._database.url
+
+    @property
+    def _heartbeats(self) -> AsyncHeartbeats:
+        return self._beating.here()
 
     def workflow(self, name: str) -> Callable[[W], W]:
         """Registers an async function ``(run, input)`` under a name, so that ``tide.run(name)`` finds it."""
@@ -857,7 +862,10 @@ class AsyncTidebase:
         return await asyncio.to_thread(work)
 
     async def close(self) -> None:
-        """Closes the pool. Leases that are held run out by themselves."""
+        """Closes the connections of the running event loop. Leases that are held there run out by themselves. What is
+        needed again is opened again.
+        """
+        self._heartbeats.close()
         await self._database.close()
 
     async def __aenter__(self) -> AsyncTidebase:

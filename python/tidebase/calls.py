@@ -27,11 +27,16 @@ Value = Annotated[Any, "json"]
 
 @dataclass(slots=True)
 class Call(Generic[R]):
-    """One statement, which is one round trip and one transaction."""
+    """One statement, which is one round trip and one transaction.
+
+    Attributes:
+        held: whether it is part of the work under a lease, which would be lost with it.
+    """
 
     query: str
     parameters: tuple[Any, ...]
     read: Callable[[list[tuple[Any, ...]]], R]
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -590,6 +595,7 @@ class Function(Generic[R]):
         self._select = select
         self._read = read
         self._parameters = parameters
+        self._held = "token" in parameters and name != "release_run"
         self._times = [name for name, kind in parameters.items() if kind == "timestamptz"]
         self._queries: dict[tuple[str, ...], str] = {}
 
@@ -611,7 +617,7 @@ class Function(Generic[R]):
         if query is None:
             named = ", ".join(f"{name} => %s::{self._parameters[name]}" for name in given)
             query = self._queries[given] = self._select.format(f"tidebase.{self._name}({named})")
-        return Call(query, values, self._read)
+        return Call(query, values, self._read, self._held)
 
 
 def one(name: str, row: type[R], /, **parameters: str) -> Function[R]:
@@ -969,6 +975,14 @@ def runs_by_id(run_ids: Sequence[str]) -> Call[list[RunInfo]]:
     read = reader(RunInfo)
     query = f"select {columns(RunInfo)} from tidebase.run_overview where run_id = any(%s) order by created_at, run_id"
     return Call(query, (list(run_ids),), lambda rows: list(map(read, rows)))
+
+
+def leases_held(run_ids: Sequence[str], tokens: Sequence[int]) -> Call[set[str]]:
+    """Those of these runs whose lease is the one with this token: read without a lock, so nobody is waited for."""
+    query = """select r.run_id from tidebase.run_overview r
+      join unnest(%s::text[], %s::bigint[]) l (run_id, token) on l.run_id = r.run_id and l.token = r.lease_token
+      where r.run_id = any(%s) and r.status = 'running'"""
+    return Call(query, (list(run_ids), list(tokens), list(run_ids)), lambda rows: {row[0] for row in rows})
 
 
 def usage_totals(run_id: str) -> Call[list[UsageTotals]]:

@@ -79,7 +79,7 @@ class Tidebase:
         reconnect_s: float = 30.0,
         tracer: Tracer | None = None,
     ) -> None:
-        self._database = Database(database, pool_size=pool_size, reconnect_s=reconnect_s)
+        self._database = Database(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._heartbeats = Heartbeats(self._database)
         self._registry = Registry()
         self.holder = holder or new_holder()
@@ -174,7 +174,8 @@ class Tidebase:
             return migrations.migrate(connection, role_prefix)
 
     def close(self) -> None:
-        """Closes the pool. Leases that are held run out by themselves."""
+        """Closes all connections. Leases that are held run out by themselves. What is needed again is opened again."""
+        self._heartbeats.close()
         self._database.close()
 
     def __enter__(self) -> Tidebase:

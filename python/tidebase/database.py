@@ -1,7 +1,9 @@
 """Connections: where the database is, one pool, and the two executors that send calls.
 
 Every function of the schema may be called again with the same arguments, so when a connection breaks, or the server
-restarts, the executor just makes the call again on a new connection, for at most ``reconnect_s`` seconds.
+restarts, fails over, is out of something or in somebody's way, the executor just makes the call again, on a new
+connection where need be, for at most ``reconnect_s`` seconds; one that is part of the work under a lease for as long as
+the lease lasts. Who cancels a call himself has it cancelled.
 """
 
 from __future__ import annotations
@@ -13,33 +15,65 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 import psycopg
-from psycopg.conninfo import make_conninfo
-from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from psycopg.pq import PGconn, Ping, TransactionStatus
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, wait_random_exponential
 
 from .calls import Call
 from .doorbell import AsyncDoorbell, Doorbell
-from .errors import DatabaseUnavailable, InvalidArgument, TidebaseError, from_postgres, is_transient
+from .errors import (
+    DatabaseUnavailable,
+    InvalidArgument,
+    TidebaseError,
+    from_postgres,
+    is_of_the_session,
+    is_transient,
+)
+from .forked import OwnPool, inherit, keep, lent, notice
+from .line import (
+    LIMITED,
+    AsyncLine,
+    Line,
+    discard,
+    like_those_of,
+    like_those_of_async,
+    run,
+    run_and_commit,
+    run_and_commit_async,
+    run_async,
+    session_limits,
+    with_limits,
+)
+from .line import AsyncConnection as AsyncConnection
+from .line import Connection as Connection
+from .loops import PerLoop
 from .mark import Marker
 
 R = TypeVar("R")
-Connection = psycopg.Connection[Any]
-AsyncConnection = psycopg.AsyncConnection[Any]
 Pool = ConnectionPool[Connection]
 AsyncPool = AsyncConnectionPool[AsyncConnection]
 
-#: One connection for each step that is in a call right now; heartbeats share them. More threads than that only queue.
+#: One connection for each step that is in a call right now. More threads than that only queue.
 POOL_SIZE = 10
+
+#: How long a lease lasts without a heartbeat, in seconds.
+LEASE_S = 60.0
 
 #: How long a connection may stay out of the pool between calls, in seconds.
 _STAY_S = 60.0
+
+#: The pool gives a failed connection up at once, in seconds, and makes another for who asks next: it would wait longer
+#: and longer between its own tries (psycopg_pool's reconnect_timeout), also when the server is there again long since.
+_GIVE_UP_S = 0.001
+
+#: How long a connection of the pool is waited for before it is asked for anew, in seconds.
+_ASK_AGAIN_S = 1.0
 
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE", "PGSERVICEFILE")
 
@@ -77,13 +111,26 @@ def require_psycopg(given: Any, wanted: type[Any]) -> None:
         )
 
 
-def _retries(seconds: float) -> dict[str, Any]:
+def _retries(database: Database | AsyncDatabase, until: float) -> dict[str, Any]:
     return {
-        "retry": retry_if_exception(is_transient),
-        "stop": stop_after_delay(seconds),
+        "retry": retry_if_exception(lambda error: _may_repeat(database, error)),
+        "stop": lambda state: time.monotonic() >= until,
         "wait": wait_random_exponential(multiplier=0.05, max=2),
         "reraise": True,
     }
+
+
+def _may_repeat(database: Database | AsyncDatabase, error: BaseException) -> bool:
+    """Whether a call may be made again: on the caller's own connection only where that is in order, and not in the
+    middle of the caller's transaction.
+    """
+    if isinstance(error, PoolClosed) and not isinstance(database._source, ConnectionPool | AsyncConnectionPool):
+        return True  # close() has closed it meanwhile; there is another one when it is asked for
+    if not is_transient(error):
+        return False
+    if database._single is None:
+        return True
+    return not database._joined and database._single.pgconn.transaction_status == TransactionStatus.IDLE
 
 
 def _translate(error: BaseException) -> BaseException:
@@ -107,7 +154,8 @@ class Database:
         source: a connection string, a ``psycopg_pool.ConnectionPool``, a ``psycopg.Connection``, or None to look for a
             connection string (:func:`find_url`).
         pool_size: how many connections a pool of its own has at most.
-        reconnect_s: for how long a call is made again when the connection breaks, in seconds.
+        reconnect_s: for how long a call is made again when the database is in trouble, in seconds.
+        lease_s: how long leases last, in seconds: work under a lease is not given up before.
         joined: calls belong to the transaction of the caller's connection, which the caller ends.
     """
 
@@ -117,21 +165,36 @@ class Database:
         *,
         pool_size: int = POOL_SIZE,
         reconnect_s: float = 30.0,
+        lease_s: float = LEASE_S,
         joined: bool = False,
     ) -> None:
         self._joined = joined
         self._source = source
         self._pool_size = pool_size
         self._reconnect_s = reconnect_s
+        self._lease_s = lease_s
+        self._single: Connection | None = source if isinstance(source, psycopg.Connection) else None
+        self._url: str | None = None
+        self._inherited = False
+        self._begin()
+        inherit(self)
+
+    def _begin(self) -> None:
+        """What a process has for itself."""
         self._lock = threading.RLock()
         self.doorbell = Doorbell(self)
         self.marker = Marker(self)
-        self._pool: Pool | None = source if isinstance(source, ConnectionPool) else None
-        self._single: Connection | None = source if isinstance(source, psycopg.Connection) else None
-        self._url: str | None = None
+        self._pool: Pool | None = self._source if isinstance(self._source, ConnectionPool) else None
         self._at_hand: list[Connection] = []
         self._waiting: list[None] = []
         self._until = 0.0
+        self._blocks = 0
+        self._spare = self.line()
+
+    def begin_anew(self) -> None:
+        """This process is a child of the one that made this."""
+        self._inherited = self._inherited or is_open(self._source)
+        self._begin()
 
     @property
     def url(self) -> str:
@@ -148,20 +211,29 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """A connection for as long as the block takes."""
+        self._require_own()
         if self._single is not None:
-            with self._lock, _kept_for_block(self):  # one connection serves one thread at a time
+            with self._lock, _kept_for_block(self), lent(self._single):  # one connection serves one thread at a time
                 yield self._single
             return
-        pool = self._open_pool()
-        if pool is self._source:
-            with pool.connection() as connection:
-                yield connection
-            return
-        connection = self._borrow(pool)
+        pool, lock, process = self._open_pool(), self._lock, os.getpid()
+        with lock:
+            self._blocks += 1
         try:
-            yield connection
+            if pool is self._source:
+                with pool.connection() as connection, lent(connection):
+                    yield connection
+                return
+            connection = self._borrow(pool)
+            try:
+                yield connection
+            finally:
+                if os.getpid() == process:  # else this is a child, and all of it is the parent's
+                    self._give_back(pool, connection)
         finally:
-            self._give_back(pool, connection)
+            if lock is self._lock:
+                with lock:
+                    self._blocks -= 1
 
     def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns.
@@ -169,27 +241,38 @@ class Database:
         Raises:
             TidebaseError: the one that stands for the database's error.
         """
+        begun = time.monotonic()
         try:
             try:
                 return self._once(call)
             except psycopg.Error as error:
-                if not is_transient(error) or self._single is not None:
+                if not _may_repeat(self, error):
                     raise
-            return cast(R, Retrying(**_retries(self._reconnect_s))(self._once, call))
+            return cast(R, Retrying(**_retries(self, begun + self._patience(call)))(self._once, call))
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
     def execute_on(self, connection: Connection, call: Call[R]) -> R:
         """Makes the call on this connection, in its transaction."""
         try:
-            return _run(connection, call)
+            return run(connection, call)
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
-    @property
-    def listen_url(self) -> str:
-        """Where to listen: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
-        return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
+    def line(self) -> Line:
+        """A connection outside the pool, for what must not wait for one of the pool's."""
+        return Line(self.aside, lambda call: self._over_the_pool(call, self._lease_s / 6))
+
+    def aside(self) -> Connection:
+        """A new connection outside the pool, in autocommit mode; whoever asks for it closes it."""
+        if isinstance(self._source, ConnectionPool):
+            return like_those_of(self._source, self._lease_s)
+        return _connect_aside(self.url, self._lease_s)
+
+    def listener(self) -> Connection:
+        """A new connection to listen on: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
+        past = os.environ.get("TIDEBASE_LISTEN_URL")
+        return _connect_aside(past, self._lease_s) if past else self.aside()
 
     @property
     def joined(self) -> bool:
@@ -206,27 +289,54 @@ class Database:
         return connection is self._single
 
     def close(self) -> None:
-        """Closes the pool, if it is one's own."""
+        """Closes the pool, if it is one's own, and whatever else was opened; what is needed again is opened anew."""
+        notice()
         self.doorbell.close()
+        self._spare.close()
         with self._lock:
-            if self._pool is not None and self._pool is not self._source:
-                while self._at_hand:
-                    self._pool.putconn(self._at_hand.pop())
-                self._pool.close()
-                self._pool = None
+            pool = self._pool
+            if pool is None or pool is self._source:
+                return
+            self._pool = None
+            self._clear_hand(pool)
+        pool.close()
+
+    def _clear_hand(self, pool: Pool) -> None:
+        with suppress(IndexError):
+            while True:
+                pool.putconn(self._at_hand.pop())
+
+    def _require_own(self) -> None:
+        notice()
+        if self._inherited:
+            raise inherited_error(self._single is not None)
+
+    def _patience(self, call: Call[Any]) -> float:
+        return max(self._reconnect_s, self._lease_s) if call.held else self._reconnect_s
 
     def _once(self, call: Call[R]) -> R:
+        self._require_own()
         if self._single is not None:
             _refuse_in_block(self)
-            with self._lock, _transaction_if_needed(self._single, self._joined):
-                return _run(self._single, call)
+            with self._lock:
+                if self._joined or self._single.autocommit:
+                    return run(self._single, call)
+                return run_and_commit(self._single, call)
         pool = self._pool or self._open_pool()
-        connection = self._borrow(pool)  # not pool.connection(), which would commit what has been committed
+        if self._blocks >= pool.max_size:  # they have all connections, and may wait for this very call
+            return self._spare.execute(call)
+        return self._over_the_pool(call)
+
+    def _over_the_pool(self, call: Call[R], wait_s: float | None = None) -> R:
+        pool = self._pool or self._open_pool()
+        connection = self._borrow(pool, wait_s)  # not pool.connection(), which would commit what has been committed
         try:
-            if connection.autocommit:
-                return _run(connection, call)
-            with connection.transaction():
-                return _run(connection, call)
+            with _committed_at_once(connection):
+                return run(connection, call)
+        except psycopg.Error as error:
+            if is_of_the_session(error):
+                discard(connection)
+            raise
         finally:
             self._give_back(pool, connection)
 
@@ -234,21 +344,31 @@ class Database:
     # makes one call after another: unless somebody waits for one, and for a minute at most, so that the pool looks
     # after it.
 
-    def _borrow(self, pool: Pool) -> Connection:
+    def _borrow(self, pool: Pool, wait_s: float | None = None) -> Connection:
         try:
             return self._at_hand.pop()
         except IndexError:
             self._waiting.append(None)
         try:
-            return self._at_hand.pop() if self._at_hand else pool.getconn()
-        except IndexError:  # another thread was faster
-            return pool.getconn()
+            over = time.monotonic() + (pool.timeout if wait_s is None else wait_s)
+            while True:
+                with suppress(IndexError):  # another thread may be faster
+                    return self._at_hand.pop()
+                left = over - time.monotonic()
+                try:
+                    return pool.getconn(min(left, _ASK_AGAIN_S))
+                except PoolTimeout:
+                    if left <= _ASK_AGAIN_S:
+                        raise
         finally:
             self._waiting.pop()
 
     def _give_back(self, pool: Pool, connection: Connection) -> None:
         if _may_stay(self, pool, connection):
             self._at_hand.append(connection)
+            if pool is not self._pool:  # closed meanwhile
+                self._clear_hand(pool)
+                return
             if not self._waiting:
                 return
             try:  # somebody has come meanwhile
@@ -262,17 +382,23 @@ class Database:
             return self._pool
         with self._lock:
             if self._pool is None:
-                with _first_connection(self.url) as connection:
+                with _first_connection(self.url, self._lease_s) as connection:
                     pooled = _is_pooled(connection, _server_pid(connection))
-                self._pool = ConnectionPool(
-                    make_conninfo(self.url, **_connect_options()),
+                self._pool = OwnPool(
+                    with_limits(self.url, self._lease_s),
                     min_size=1,
                     max_size=self._pool_size,
                     timeout=self._reconnect_s,
+                    reconnect_timeout=_GIVE_UP_S,
                     kwargs=_connection_arguments(pooled),
+                    configure=keep if pooled else self._limited,
                     open=True,
                 )
             return self._pool
+
+    def _limited(self, connection: Connection) -> None:
+        keep(connection)
+        connection.execute(LIMITED, session_limits(self._lease_s))
 
 
 class AsyncDatabase:
@@ -284,20 +410,44 @@ class AsyncDatabase:
         *,
         pool_size: int = POOL_SIZE,
         reconnect_s: float = 30.0,
+        lease_s: float = LEASE_S,
         joined: bool = False,
     ) -> None:
         self._joined = joined
         self._source = source
         self._pool_size = pool_size
         self._reconnect_s = reconnect_s
-        self._lock = asyncio.Lock()
-        self.doorbell = AsyncDoorbell(self)
-        self._pool: AsyncPool | None = source if isinstance(source, AsyncConnectionPool) else None
+        self._lease_s = lease_s
         self._single: AsyncConnection | None = source if isinstance(source, psycopg.AsyncConnection) else None
         self._url: str | None = None
-        self._at_hand: list[AsyncConnection] = []
-        self._waiting: list[None] = []
-        self._until = 0.0
+        self._inherited = False
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._loops = PerLoop(lambda: _Here(self), _Here.leave)
+        inherit(self)
+
+    def begin_anew(self) -> None:
+        """This process is a child of the one that made this."""
+        self._inherited = self._inherited or is_open(self._source)
+
+    @property
+    def doorbell(self) -> AsyncDoorbell:
+        """That of the running event loop."""
+        return self._loops.here().doorbell
+
+    def _here(self) -> _Here:
+        """What the running event loop has. Raises TidebaseError: what the caller gave belongs to another one."""
+        notice()
+        if self._inherited:
+            raise inherited_error(self._single is not None)
+        here = self._loops.here()
+        if here.loop is not self._home and not isinstance(self._source, str | None):
+            if self._home is not None and not (self._single is not None and self._home.is_closed()):
+                raise TidebaseError(
+                    f"this {'pool' if self._single is None else 'connection'} is in use in another event loop",
+                    hint="Give AsyncTidebase a connection string: then it has a pool in each event loop.",
+                )
+            self._home = here.loop
+        return here
 
     @property
     def url(self) -> str:
@@ -313,33 +463,41 @@ class AsyncDatabase:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
         """A connection for as long as the block takes."""
+        here = self._here()
         if self._single is not None:
             _refuse_in_block(self)
-            async with self._lock:
-                with _kept_for_block(self):
+            async with here.lock:
+                with _kept_for_block(self), lent(self._single):
                     yield self._single
             return
-        pool = self._pool or await self._open_pool()
-        if pool is self._source:
-            async with pool.connection() as connection:
-                yield connection
-            return
-        connection = await self._borrow(pool)
+        pool = here._pool or await here.open_pool()
+        here.blocks += 1
         try:
-            yield connection
+            if pool is self._source:
+                async with pool.connection() as connection:
+                    with lent(connection):
+                        yield connection
+                return
+            connection = await here.borrow(pool)
+            try:
+                yield connection
+            finally:
+                await here.give_back(pool, connection)
         finally:
-            await self._give_back(pool, connection)
+            here.blocks -= 1
 
     async def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns; see :meth:`Database.execute`."""
+        begun = time.monotonic()
         try:
             with _cancellation_kept():
                 try:
                     return await self._once(call)
                 except psycopg.Error as error:
-                    if not is_transient(error) or self._single is not None:
+                    if not _may_repeat(self, error):
                         raise
-                return cast(R, await AsyncRetrying(**_retries(self._reconnect_s))(self._once, call))
+                retries = _retries(self, begun + self._patience(call))
+                return cast(R, await AsyncRetrying(**retries)(self._once, call))
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
@@ -347,14 +505,24 @@ class AsyncDatabase:
         """Makes the call on this connection, in its transaction."""
         try:
             with _cancellation_kept():
-                return await _run_async(connection, call)
+                return await run_async(connection, call)
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
-    @property
-    def listen_url(self) -> str:
-        """Where to listen: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
-        return os.environ.get("TIDEBASE_LISTEN_URL") or self.url
+    def line(self) -> AsyncLine:
+        """A connection outside the pool, for what must not wait for one of the pool's."""
+        return AsyncLine(self.aside, lambda call: self._over_the_pool(call, self._lease_s / 6))
+
+    async def aside(self) -> AsyncConnection:
+        """A new connection outside the pool, in autocommit mode; whoever asks for it closes it."""
+        if isinstance(self._source, AsyncConnectionPool):
+            return await like_those_of_async(self._source, self._lease_s)
+        return await _connect_aside_async(self.url, self._lease_s)
+
+    async def listener(self) -> AsyncConnection:
+        """A new connection to listen on: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
+        past = os.environ.get("TIDEBASE_LISTEN_URL")
+        return await _connect_aside_async(past, self._lease_s) if past else await self.aside()
 
     @property
     def joined(self) -> bool:
@@ -371,68 +539,149 @@ class AsyncDatabase:
         return connection is self._single
 
     async def close(self) -> None:
-        """Closes the pool, if it is one's own."""
-        await self.doorbell.close()
-        async with self._lock:
-            if self._pool is not None and self._pool is not self._source:
-                while self._at_hand:
-                    await self._pool.putconn(self._at_hand.pop())
-                await self._pool.close()
-                self._pool = None
+        """Closes the pool of the running event loop, if it is one's own, and whatever else was opened there; what is
+        needed again is opened anew. What belongs to event loops that are closed is closed, too.
+        """
+        await self._loops.here().close()
+
+    def _patience(self, call: Call[Any]) -> float:
+        return max(self._reconnect_s, self._lease_s) if call.held else self._reconnect_s
 
     async def _once(self, call: Call[R]) -> R:
+        here = self._here()
         if self._single is not None:
             _refuse_in_block(self)
-            async with self._lock, _transaction_if_needed(self._single, self._joined):
-                return await _run_async(self._single, call)
-        pool = self._pool or await self._open_pool()
-        connection = await self._borrow(pool)
-        try:
-            if connection.autocommit:
-                return await _run_async(connection, call)
-            async with connection.transaction():
-                return await _run_async(connection, call)
-        finally:
-            await self._give_back(pool, connection)
+            async with here.lock:
+                if self._joined or self._single.autocommit:
+                    return await run_async(self._single, call)
+                return await run_and_commit_async(self._single, call)
+        pool = here._pool or await here.open_pool()
+        if here.blocks >= pool.max_size:  # they have all connections, and may wait for this very call
+            return await here.spare.execute(call)
+        return await self._over_the_pool(call)
 
-    async def _borrow(self, pool: AsyncPool) -> AsyncConnection:
+    async def _over_the_pool(self, call: Call[R], wait_s: float | None = None) -> R:
+        here = self._here()
+        pool = here._pool or await here.open_pool()
+        connection = await here.borrow(pool, wait_s)
+        try:
+            async with _committed_at_once_async(connection):
+                return await run_async(connection, call)
+        except psycopg.Error as error:
+            if is_of_the_session(error):
+                discard(connection)
+            raise
+        finally:
+            await here.give_back(pool, connection)
+
+
+class _Here:
+    """What an :class:`AsyncDatabase` has in one event loop."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        source = database._source
+        self._database = database
+        self.loop = asyncio.get_running_loop()
+        self.lock = asyncio.Lock()
+        self.doorbell = AsyncDoorbell(database)
+        self.spare = database.line()
+        self.blocks = 0
+        self._source = source
+        self._pool: AsyncPool | None = source if isinstance(source, AsyncConnectionPool) else None
+        self._connections: WeakSet[AsyncConnection] = WeakSet()
+        self._at_hand: list[AsyncConnection] = []
+        self._waiting: list[None] = []
+        self._until = 0.0
+
+    async def close(self) -> None:
+        """Closes what is open; what is needed again is opened anew."""
+        await self.doorbell.close()
+        self.spare.close()
+        async with self.lock:
+            pool = self._pool
+            if pool is None or pool is self._source:
+                return
+            self._pool = None
+            while self._at_hand:
+                await pool.putconn(self._at_hand.pop())
+            await pool.close()
+
+    def leave(self) -> None:
+        """The loop is closed: nothing of it can be awaited, but the sessions can be ended."""
+        self.spare.close()
+        for connection in list(self._connections):
+            discard(connection)
+
+    async def borrow(self, pool: AsyncPool, wait_s: float | None = None) -> AsyncConnection:
         if self._at_hand:
             return self._at_hand.pop()
         self._waiting.append(None)
         try:
-            return await pool.getconn()
+            over = time.monotonic() + (pool.timeout if wait_s is None else wait_s)
+            while True:
+                left = over - time.monotonic()
+                try:
+                    return await pool.getconn(min(left, _ASK_AGAIN_S))
+                except PoolTimeout:
+                    if left <= _ASK_AGAIN_S:
+                        raise
         finally:
             self._waiting.pop()
 
-    async def _give_back(self, pool: AsyncPool, connection: AsyncConnection) -> None:
+    async def give_back(self, pool: AsyncPool, connection: AsyncConnection) -> None:
         if _may_stay(self, pool, connection):
             self._at_hand.append(connection)
         else:
             await to_its_end(pool.putconn(connection))  # or the pool would never see it again
 
-    async def _open_pool(self) -> AsyncPool:
-        async with self._lock:
+    async def open_pool(self) -> AsyncPool:
+        database = self._database
+        async with self.lock:
             if self._pool is None:
-                with _first_connection(self.url) as connection:
-                    pooled = _is_pooled(connection, _server_pid(connection))
+                async with await _first_connection_async(database.url, database._lease_s) as connection:
+                    pooled = _is_pooled(connection, await _server_pid_async(connection))
                 pool: AsyncPool = AsyncConnectionPool(
-                    make_conninfo(self.url, **_connect_options()),
+                    with_limits(database.url, database._lease_s),
                     min_size=1,
-                    max_size=self._pool_size,
-                    timeout=self._reconnect_s,
+                    max_size=database._pool_size,
+                    timeout=database._reconnect_s,
+                    reconnect_timeout=_GIVE_UP_S,
                     kwargs=_connection_arguments(pooled),
+                    configure=self._keep if pooled else self._limited,
                     open=False,
                 )
                 await pool.open()
                 self._pool = pool
             return self._pool
 
+    async def _keep(self, connection: AsyncConnection) -> None:
+        keep(connection)
+        self._connections.add(connection)
 
-def _may_stay(
-    database: Database | AsyncDatabase, pool: Pool | AsyncPool, connection: Connection | AsyncConnection
-) -> bool:
+    async def _limited(self, connection: AsyncConnection) -> None:
+        await self._keep(connection)
+        await connection.execute(LIMITED, session_limits(self._database._lease_s))
+
+
+def is_open(source: object) -> bool:
+    """Whether it is a pool or a connection of the caller's that leads to a server now."""
+    given = isinstance(source, ConnectionPool | AsyncConnectionPool | psycopg.Connection | psycopg.AsyncConnection)
+    return given and not source.closed  # type: ignore[attr-defined]
+
+
+def inherited_error(is_single: bool) -> TidebaseError:
+    """For who uses what his parent opened: both would read each other's answers."""
+    what = "connection" if is_single else "pool"
+    return TidebaseError(
+        f"this {what} was opened by the process that this one is a fork of, and is in use there",
+        hint=f"Make the Tidebase in the child with a {what} of its own, or give it a connection string: then it opens"
+        " its own after a fork.",
+    )
+
+
+def _may_stay(database: Database | _Here, pool: Pool | AsyncPool, connection: Connection | AsyncConnection) -> bool:
     """Whether a connection may stay at hand: of one's own pool, in good order, and nobody else is in want of it."""
-    if pool is database._source or database._waiting or database._at_hand:
+    if pool is database._source or pool is not database._pool or database._waiting or database._at_hand:
         return False
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         return False
@@ -441,16 +690,6 @@ def _may_stay(
         database._until = now + _STAY_S
         return False
     return True
-
-
-def _run(connection: Connection, call: Call[R]) -> R:
-    cursor = connection.cursor(row_factory=tuple_row)  # the caller's connection may make its rows otherwise
-    return call.read(cursor.execute(call.query, call.parameters).fetchall())
-
-
-async def _run_async(connection: AsyncConnection, call: Call[R]) -> R:
-    cursor = connection.cursor(row_factory=tuple_row)
-    return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
 
 
 _going_on: set[asyncio.Task[Any]] = set()
@@ -506,14 +745,48 @@ def _refuse_in_block(database: Database | AsyncDatabase) -> None:
         )
 
 
-def _transaction_if_needed(connection: Connection | AsyncConnection, joined: bool) -> Any:
-    """A caller's connection may not be in autocommit mode: the call is a transaction all the same."""
-    return nullcontext() if joined or connection.autocommit else connection.transaction()
+# A caller's pool may not be in autocommit mode. A BEGIN of its own would be a way of its own: a worker that vanishes
+# between it and the COMMIT leaves a head locked for as long as the server takes it to be there.
 
 
-def _connect_options() -> dict[str, str]:
-    # TCP keepalives notice a peer that is gone within about a minute instead of hours.
-    return {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+@contextmanager
+def _committed_at_once(connection: Connection) -> Iterator[None]:
+    """In the block a statement is a transaction; to switch that is no message to the server."""
+    if connection.autocommit or connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        yield
+        return
+    connection.autocommit = True
+    try:
+        yield
+    finally:
+        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            connection.autocommit = False
+
+
+@asynccontextmanager
+async def _committed_at_once_async(connection: AsyncConnection) -> AsyncIterator[None]:
+    if connection.autocommit or connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        yield
+        return
+    await connection.set_autocommit(True)
+    try:
+        yield
+    finally:
+        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            await connection.set_autocommit(False)
+
+
+def _connect_aside(url: str, lease_s: float) -> Connection:
+    connection = psycopg.connect(with_limits(url, lease_s), autocommit=True, prepare_threshold=None)
+    keep(connection)
+    return connection
+
+
+async def _connect_aside_async(url: str, lease_s: float) -> AsyncConnection:
+    limited = with_limits(url, lease_s)
+    connection = await psycopg.AsyncConnection.connect(limited, autocommit=True, prepare_threshold=None)
+    keep(connection)
+    return connection
 
 
 def _connection_arguments(pooled: bool) -> dict[str, Any]:
@@ -523,18 +796,42 @@ def _connection_arguments(pooled: bool) -> dict[str, Any]:
     return {"autocommit": True, "prepare_threshold": None if pooled else 2}
 
 
-def _first_connection(url: str) -> Connection:
+def _first_connection(url: str, lease_s: float) -> Connection:
     """A first connection outside the pool: a wrong password or name is told at once, not after the pool's timeout."""
     try:
-        return psycopg.connect(make_conninfo(url, **_connect_options()), autocommit=True, prepare_threshold=None)
+        return _connect_aside(url, lease_s)
     except psycopg.Error as error:
-        raise DatabaseUnavailable(
-            f"cannot connect to the database: {str(error).strip()}",
-            sqlstate=error.sqlstate,
-            hint="Check TIDEBASE_DATABASE_URL, DATABASE_URL or the PG... variables.",
-        ) from error
+        raise _unconnected(error, url, lease_s) from error
+
+
+async def _first_connection_async(url: str, lease_s: float) -> AsyncConnection:
+    try:
+        return await _connect_aside_async(url, lease_s)
+    except psycopg.Error as error:
+        raise await asyncio.to_thread(_unconnected, error, url, lease_s) from error
+
+
+def _unconnected(error: psycopg.Error, url: str, lease_s: float) -> Exception:
+    """The error to raise: psycopg's own, upon which the call is made again, where there is a server, which starts or
+    stops just now (PostgreSQL manual, section 34.1, PQping).
+    """
+    if PGconn.ping(with_limits(url, lease_s).encode()) == Ping.REJECT:
+        return error
+    return DatabaseUnavailable(
+        f"cannot connect to the database: {str(error).strip()}",
+        sqlstate=error.sqlstate,
+        hint="Check TIDEBASE_DATABASE_URL, DATABASE_URL or the PG... variables.",
+    )
+
+
+_OF_THE_SERVER = "select pg_backend_pid()"
 
 
 def _server_pid(connection: Connection) -> int:
-    row = connection.execute("select pg_backend_pid()").fetchone()
+    row = connection.execute(_OF_THE_SERVER).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def _server_pid_async(connection: AsyncConnection) -> int:
+    row = await (await connection.execute(_OF_THE_SERVER)).fetchone()
     return int(row[0]) if row else 0

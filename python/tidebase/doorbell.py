@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ class Doorbell:
         self._waiting: dict[str, set[threading.Event]] = defaultdict(set)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     @contextmanager
     def listening(self, run_id: str) -> Iterator[threading.Event]:
@@ -45,8 +44,11 @@ class Doorbell:
         rung = threading.Event()
         with self._lock:
             self._waiting[run_id].add(rung)
-            if self._thread is None and self._database.has_connections:
-                self._thread = threading.Thread(target=self._listen, name="tidebase-doorbell", daemon=True)
+            if (self._thread is None or not self._thread.is_alive()) and self._database.has_connections:
+                arguments = (self._closed,)
+                self._thread = threading.Thread(
+                    target=self._listen, args=arguments, name="tidebase-doorbell", daemon=True
+                )
                 self._thread.start()
         try:
             yield rung
@@ -62,21 +64,24 @@ class Doorbell:
             rung.wait(seconds)
 
     def close(self) -> None:
-        self._closed = True
+        """Stops listening; who waits next listens again."""
+        with self._lock:
+            self._closed.set()
+            self._closed, self._thread = threading.Event(), None
 
-    def _listen(self) -> None:
-        while not self._closed:
+    def _listen(self, closed: threading.Event) -> None:
+        while not closed.is_set():
             try:
-                with psycopg.connect(self._database.listen_url, autocommit=True) as connection:
+                with self._database.listener() as connection:
                     connection.execute(f"listen {CHANNEL}")  # a constant
-                    while not self._closed:
+                    while not closed.is_set():
                         for notification in connection.notifies(timeout=1.0):
                             self._ring(notification.payload)
             except psycopg.Error as error:
-                if self._closed:
+                if closed.is_set():
                     return
                 log.warning("the doorbell is out of order, waits only poll for now: %s", error)
-                time.sleep(_REST_S)
+                closed.wait(_REST_S)
 
     def _ring(self, run_id: str) -> None:
         with self._lock:
@@ -109,7 +114,7 @@ class AsyncDoorbell:
         """An event that is set when the bell rings for the run; see :meth:`Doorbell.listening`."""
         rung = asyncio.Event()
         self._waiting[run_id].add(rung)
-        if self._task is None and self._database.has_connections:
+        if (self._task is None or self._task.done()) and self._database.has_connections:
             self._task = asyncio.create_task(self._listen(), name="tidebase-doorbell")
         try:
             yield rung
@@ -131,9 +136,7 @@ class AsyncDoorbell:
     async def _listen(self) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._database.listen_url, autocommit=True
-                ) as connection:
+                async with await self._database.listener() as connection:
                     await connection.execute(f"listen {CHANNEL}")  # a constant
                     async for notification in connection.notifies():
                         for rung in self._waiting.get(notification.payload, ()):

@@ -12,7 +12,7 @@ import json
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg_pool import PoolClosed, PoolTimeout
+from psycopg_pool import PoolClosed
 
 R = TypeVar("R")
 
@@ -194,7 +194,7 @@ class NotMigrated(TidebaseError):
 
 
 class DatabaseUnavailable(TidebaseError, ConnectionError):
-    """The database cannot be reached."""
+    """The database cannot be reached, or was in trouble for too long; ``sqlstate`` has the trouble's, if it told it."""
 
 
 def interruption(error: BaseException) -> BaseException:
@@ -255,7 +255,7 @@ def from_postgres(error: psycopg.Error) -> TidebaseError:
     if kind is None and isinstance(error, psycopg.DataError):  # psycopg itself: a NUL, a number that is too large
         kind = InvalidArgument
     if kind is None:
-        kind = DatabaseUnavailable if isinstance(error, PoolTimeout) or is_transient(error) else TidebaseError
+        kind = DatabaseUnavailable if is_transient(error) else TidebaseError
     return kind(
         diagnostic.message_primary or str(error).strip() or type(error).__name__,
         sqlstate=error.sqlstate,
@@ -272,14 +272,26 @@ def _detail(text: str | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"detail": value}
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed when it is made again: a lost connection, a server that restarts, a
-    serialization failure or a deadlock (SQLSTATE classes 08 and 40, 57P01 to 57P05, 53300; PostgreSQL
-    manual, appendix A).
+#: Passing trouble that ends with the session: it became a standby, or it is being shut down, or was idle for too long.
+_OF_THE_SESSION = ("25006", "25P03", "25P04", "57P01", "57P02", "57P03", "57P05")
+
+
+def is_of_the_session(error: BaseException) -> bool:
+    """Whether the same call may succeed in another session, and will not in this one: the server behind it only reads
+    (25006, after a failover behind one address), or it ends the session (25P03, 25P04, 57P01 to 57P05).
     """
-    if isinstance(error, (PoolTimeout, PoolClosed)):
-        return False
-    if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+    return isinstance(error, psycopg.Error) and error.sqlstate in _OF_THE_SESSION
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed when it is made again: a lost connection, a server that restarts, fails over or
+    lacks resources, a lock or a statement that took too long, a serialization failure or a deadlock, a pool that is
+    empty (SQLSTATE classes 08, 40, 53, 58; 25006, 25P03, 25P04, 55P03, 57014, 57P01 to 57P05 but 57P04; PostgreSQL
+    manual, appendix A). Who cancels a call himself, by Ctrl-C or by cancelling his task, gets no psycopg.Error.
+    """
+    if isinstance(error, PoolClosed) or not isinstance(error, psycopg.Error):
         return False
     state = error.sqlstate
-    return state is None or state[:2] in ("08", "40") or state in ("57P01", "57P02", "57P03", "57P05", "53300")
+    if state is None:
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+    return state[:2] in ("08", "40", "53", "58") or state in ("55P03", "57014", *_OF_THE_SESSION)

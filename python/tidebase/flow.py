@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 from .calls import Call
 from .database import AsyncDatabase, Database, to_its_end
-from .errors import StepTimeout
+from .errors import LeaseLostError, StepTimeout
 from .mark import LATE_S, Answer, Mark
 
 T = TypeVar("T")
@@ -73,11 +74,14 @@ def one(call: Call[T]) -> Flow[T]:
 
 def drive(flow: Flow[T], database: Database) -> T:
     """Runs a flow in this thread."""
+    process = os.getpid()
     try:
         effect = next(flow)
         while True:
             try:
+                _require_process(process)
                 result = _perform(effect, database)
+                _require_process(process)
             except BaseException as error:
                 effect = flow.throw(error)
             else:
@@ -88,17 +92,29 @@ def drive(flow: Flow[T], database: Database) -> T:
 
 async def drive_async(flow: Flow[T], database: AsyncDatabase) -> T:
     """Runs a flow in this task. A plain function of the user's runs in the event loop's thread."""
+    process = os.getpid()
     try:
         effect = next(flow)
         while True:
             try:
+                _require_process(process)
                 result = await _perform_async(effect, database)
+                _require_process(process)
             except BaseException as error:
                 effect = flow.throw(error)
             else:
                 effect = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+
+
+def _require_process(process: int) -> None:
+    """A child of a fork that comes out of the user's function does not go on with its parent's work."""
+    if os.getpid() != process:
+        raise LeaseLostError(
+            "this process is a fork of the one that works on the run, which goes on with it",
+            hint="Leave a child with os._exit, or at least do not let it return into the workflow.",
+        )
 
 
 def _perform(effect: Effect, database: Database) -> Any:
@@ -138,7 +154,9 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
     if isinstance(effect, Surely):
         return await to_its_end(database.execute(effect.call))
     if isinstance(effect, Answer):
-        await asyncio.wait((asyncio.wrap_future(effect.future),), timeout=effect.seconds)
+        waiting = asyncio.wrap_future(effect.future)
+        waiting.add_done_callback(_looked_at)
+        await asyncio.wait((waiting,), timeout=effect.seconds)
         return None
     result = effect.function(*effect.args, **(effect.kwargs or {}))
     if not inspect.isawaitable(result):
@@ -153,6 +171,12 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
         if isinstance(error, StepTimeout):
             raise
         raise StepTimeout(f"the step took longer than {effect.timeout_s} seconds") from error
+
+
+def _looked_at(future: asyncio.Future[Any]) -> None:
+    """Whoever waits reads the answer from the future that this one stands for: asyncio need not complain."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _pause(effect: Pause) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import logging
@@ -19,11 +18,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
-from weakref import WeakSet
+from typing import Any, cast
+from weakref import WeakSet, finalize, ref
+
+import psycopg
 
 from . import calls
 from .database import AsyncDatabase, Database
+from .doorbell import ring
 from .errors import (
     LeaseLostError,
     RunCancelledError,
@@ -31,10 +33,14 @@ from .errors import (
     RunFinal,
     RunHeld,
     RunNeedsReview,
+    RunNotFound,
     RunSuspendedError,
     TidebaseError,
+    from_postgres,
 )
 from .flow import Flow, Listen, drive, drive_async
+from .forked import inherit
+from .line import Line
 from .mark import Mark
 from .recall import Recall
 from .tracing import NO_TRACE, Trace
@@ -43,6 +49,9 @@ log = logging.getLogger("tidebase.lease")
 
 #: A heartbeat goes out when a third of the lease has passed: two may be lost before it runs out.
 _BEATS = 3
+
+#: After so many seconds at most it goes out again when it failed, or somebody had the run locked.
+_AGAIN_S = 0.5
 
 
 def new_holder() -> str:
@@ -150,6 +159,7 @@ class Hold:
         review: set when a person must decide about a step: the database may have given the lease up for that.
         session: whether it is that of a session, which nobody unwinds.
         children: the holds of its children in this process.
+        process: the one that holds it; a child of a fork that leaves the work does not give it up.
         stirred: set when the work is over, or to be over soon: ends a backoff before its time.
     """
 
@@ -168,6 +178,7 @@ class Hold:
     review: TidebaseError | None = None
     session: bool = False
     children: WeakSet[Hold] = field(default_factory=WeakSet)
+    process: int = field(default_factory=os.getpid)
     stirred: threading.Event = field(default_factory=threading.Event)
 
     def depart(self, departure: Departure) -> None:
@@ -207,6 +218,11 @@ class Hold:
         finally:
             current_hold.reset(context)
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is the parent of this process that holds it."""
+        return os.getpid() != self.process
+
     def end(self) -> None:
         """The work is over."""
         self.ended.set()
@@ -233,7 +249,7 @@ class Hold:
 
     def accept(self, error: TidebaseError) -> None:
         """Takes what a heartbeat was answered: a lease that is gone ends the hold, anything else is tried again."""
-        if isinstance(error, (LeaseLostError, RunCancelledError, RunFinal)):
+        if isinstance(error, (LeaseLostError, RunCancelledError, RunFinal, RunNotFound)):
             self.lose(error)
         else:
             log.warning("run %s: heartbeat failed, trying again: %s", self.run_id, error)
@@ -317,138 +333,242 @@ def _held(run_id: str, lease: calls.Lease) -> RunHeld:
     )
 
 
-def renew(holds: list[Hold]) -> Flow[None]:
-    """One heartbeat of several runs: one call, and another for each lease that was not renewed, to learn why."""
-    left = holds
-    if len(holds) > 1:
-        renewed = yield calls.renew_leases(
-            run_ids=[hold.run_id for hold in holds],
-            tokens=[hold.token for hold in holds],
-            ttl=timedelta(seconds=holds[0].lease_s),
-        )
-        names = {renewal.run_id for renewal in renewed}
-        left = [hold for hold in holds if hold.run_id not in names]
+def renew(holds: list[Hold]) -> Flow[list[Hold]]:
+    """One heartbeat of runs, which waits for nobody: one call. Returns the holds whose run somebody has locked just
+    now, who is at work on it; a lease that was not renewed for another reason is lost, and one more call learns why.
+    """
+    run_ids, tokens = [hold.run_id for hold in holds], [hold.token for hold in holds]
+    renewed = yield calls.renew_leases(run_ids=run_ids, tokens=tokens, ttl=timedelta(seconds=holds[0].lease_s))
+    names = {renewal.run_id for renewal in renewed}
+    left = [hold for hold in holds if hold.run_id not in names and not hold.ended.is_set()]
+    if not left:
+        return []
+    held = yield calls.leases_held([hold.run_id for hold in left], [hold.token for hold in left])
     for hold in left:
+        if hold.run_id in held or hold.ended.is_set():
+            continue
         try:
-            yield hold.renewal()
-        except TidebaseError as error:
+            yield hold.renewal()  # which meets no row to wait for: it only says what became of the lease
+        except (TidebaseError, psycopg.Error) as error:
             if not hold.ended.is_set():
-                hold.accept(error)
+                hold.accept(error if isinstance(error, TidebaseError) else from_postgres(error))
+    return [hold for hold in left if hold.run_id in held]
 
 
 class Beats:
-    """When the heartbeat of each run is due. Runs with leases of one length are put together when they are due soon."""
+    """When the heartbeat of each run is due. Runs with leases of one length are put together when they are due soon.
+
+    Nobody's hold is kept alive by this: a lease that nobody works under any more is not renewed for ever.
+    """
 
     def __init__(self) -> None:
-        self._holds: set[Hold] = set()
-        self._due: list[tuple[float, int, Hold]] = []
+        self._holds: dict[ref[Hold], int] = {}  # with the number of its place in the plan
+        self._due: list[tuple[float, int, ref[Hold]]] = []
         self._numbers = itertools.count()
 
     def __bool__(self) -> bool:
         return bool(self._holds)
 
     def add(self, hold: Hold) -> None:
-        self._holds.add(hold)
-        self._plan(hold)
+        run_id, holds = hold.run_id, self._holds
+
+        def forget(reference: ref[Hold]) -> None:
+            if holds.pop(reference, None) is not None:
+                log.warning("run %s: nobody works on it any more, so its lease runs out; close a session", run_id)
+
+        self._plan(ref(hold, forget), hold.lease_s / _BEATS)
 
     def remove(self, hold: Hold) -> None:
-        self._holds.discard(hold)  # and from the plan when its turn comes
+        self._holds.pop(ref(hold), None)  # and from the plan when its turn comes
+
+    def clear(self) -> None:
+        self._holds.clear()
+        self._due.clear()
 
     def wait(self) -> float:
         """Seconds until the next one is due."""
-        return self._due[0][0] - time.monotonic()
+        return self._due[0][0] - time.monotonic() if self._due else 0.0
 
     def take(self) -> list[Hold]:
         """Those that are due, at most a thousand, which are planned again."""
-        soon = time.monotonic() + self._due[0][2].lease_s / _BEATS / 4
-        lease_s = self._due[0][2].lease_s
         taken: list[Hold] = []
-        while self._due and self._due[0][0] <= soon and self._due[0][2].lease_s == lease_s and len(taken) < 1000:
-            hold = heapq.heappop(self._due)[2]
+        soon = time.monotonic()
+        while self._due and self._due[0][0] <= soon and len(taken) < 1000:
+            _, number, reference = self._due[0]
+            hold = reference()
+            if hold is not None and taken and hold.lease_s != taken[0].lease_s:
+                break
+            heapq.heappop(self._due)
+            if hold is None or self._holds.get(reference) != number:
+                continue
             if hold.lost is not None:
-                self._holds.discard(hold)
-            elif hold in self._holds:
-                taken.append(hold)
+                self.remove(hold)
+                continue
+            if not taken:
+                soon += hold.lease_s / _BEATS / 4
+            taken.append(hold)
         for hold in taken:
-            self._plan(hold)
+            self._plan(ref(hold), hold.lease_s / _BEATS)
         return taken
 
-    def _plan(self, hold: Hold) -> None:
-        heapq.heappush(self._due, (time.monotonic() + hold.lease_s / _BEATS, next(self._numbers), hold))
+    def hasten(self, holds: list[Hold]) -> None:
+        """These were not renewed: they are due again soon."""
+        for hold in holds:
+            if ref(hold) in self._holds:
+                self._plan(ref(hold), min(hold.lease_s / _BEATS / 10, _AGAIN_S))
+
+    def _plan(self, reference: ref[Hold], seconds: float) -> None:
+        number = self._holds[reference] = next(self._numbers)
+        heapq.heappush(self._due, (time.monotonic() + seconds, number, reference))
 
 
 class Heartbeats:
-    """One thread that renews the leases of all runs of this process."""
+    """One thread that renews the leases of all runs of this process, over a connection of its own: it waits neither for
+    the pool nor for a lock. It ends with the last run, and when this is closed or nobody refers to it.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._begin()
+        inherit(self)
+
+    def _begin(self) -> None:
+        self._line = self._database.line() if self._database.has_connections else None
         self._beats = Beats()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._end = finalize(self, _give_up, self._changed, self._line)
+        self._end.atexit = False
+
+    def begin_anew(self) -> None:
+        """The leases that the parent holds are renewed by the parent."""
+        self._end.detach()  # who has the locks that it takes may not be here
+        self._beats.clear()
+        self._begin()
 
     def add(self, hold: Hold) -> None:
-        with self._changed:
+        with self._lock:
             self._beats.add(hold)
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._beat, name="tidebase-heartbeat", daemon=True)
+                arguments = (ref(self), self._changed)
+                self._thread = threading.Thread(target=_beat, args=arguments, name="tidebase-heartbeat", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+        self._changed.set()
 
     def remove(self, hold: Hold) -> None:
-        with self._changed:
+        with self._lock:
             self._beats.remove(hold)
-            self._changed.notify()
+        self._changed.set()
 
-    def _beat(self) -> None:
-        while True:
-            with self._changed:
-                if not self._beats:
-                    self._thread = None
-                    return
-                wait = self._beats.wait()
-                if wait > 0:
-                    self._changed.wait(wait)
-                    continue
-                holds = self._beats.take()
+    def close(self) -> None:
+        """Leases that are held run out by themselves from now on."""
+        with self._lock:
+            self._beats.clear()
+        self._changed.set()
+        if self._line is not None:
+            self._line.close()
+
+    def turn(self) -> float | None:
+        """Renews what is due; the seconds until the next is, or None when there are no more."""
+        self._changed.clear()
+        with self._lock:
+            if not self._beats:
+                self._thread = None
+                if self._line is not None:
+                    self._line.close()
+                return None
+            wait = self._beats.wait()
+            holds = self._beats.take() if wait <= 0 else []
+        if holds:
+            executor = self._database if self._line is None else cast(Database, self._line)  # flows of calls alone
             try:
-                drive(renew(holds), self._database)
+                again = drive(renew(holds), executor)
             except Exception as error:
                 log.warning("heartbeats failed, trying again: %s", error)
+                again = holds
+            with self._lock:
+                self._beats.hasten(again)
+                wait = self._beats.wait()
+        return max(wait, 0)
+
+
+def _give_up(changed: threading.Event, line: Line | None) -> None:
+    changed.set()
+    if line is not None:
+        line.close()
+
+
+def _beat(reference: ref[Heartbeats], changed: threading.Event) -> None:
+    while (heartbeats := reference()) is not None:
+        wait = heartbeats.turn()
+        del heartbeats
+        if wait is None:
+            return
+        changed.wait(wait)
 
 
 class AsyncHeartbeats:
-    """One task that renews the leases of all runs of this event loop; who loses one has its work cancelled."""
+    """One task that renews the leases of all runs of this event loop, as :class:`Heartbeats` does; who loses one has
+    its work cancelled.
+    """
 
     def __init__(self, database: AsyncDatabase) -> None:
+        self._line = database.line() if database.has_connections else None
         self._database = database
+        self._begin()
+
+    def _begin(self) -> None:
         self._beats = Beats()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def add(self, hold: Hold) -> None:
         self._beats.add(hold)
-        self._changed.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._beat(), name="tidebase-heartbeat")
+            self._task = asyncio.create_task(_beat_async(ref(self), self._changed), name="tidebase-heartbeat")
+        self._changed.set()
 
     def remove(self, hold: Hold) -> None:
         self._beats.remove(hold)
-        if not self._beats and self._task is not None:
+        if not self._beats:
+            self.close()
+
+    def close(self) -> None:
+        """Leases that are held run out by themselves from now on."""
+        self._beats.clear()
+        if self._task is not None:
             self._task.cancel()
             self._task = None
+        if self._line is not None:
+            self._line.close()
 
-    async def _beat(self) -> None:
-        while self._beats:
-            wait = self._beats.wait()
-            if wait > 0:
-                self._changed.clear()
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait)
-                continue
+    async def turn(self) -> float | None:
+        """Renews what is due; the seconds until the next is, or None when there are no more."""
+        self._changed.clear()
+        if not self._beats:
+            return None
+        wait = self._beats.wait()
+        holds = self._beats.take() if wait <= 0 else []
+        if holds:
+            executor = self._database if self._line is None else cast(AsyncDatabase, self._line)  # flows of calls alone
             try:
-                await drive_async(renew(self._beats.take()), self._database)
+                again = await drive_async(renew(holds), executor)
             except Exception as error:
                 log.warning("heartbeats failed, trying again: %s", error)
+                again = holds
+            self._beats.hasten(again)
+            wait = self._beats.wait()
+        return max(wait, 0)
+
+
+async def _beat_async(reference: ref[AsyncHeartbeats], changed: asyncio.Event) -> None:
+    while (heartbeats := reference()) is not None:
+        wait = await heartbeats.turn()
+        del heartbeats
+        if wait is None:
+            return
+        await ring(changed, wait)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ quicker step is written in one call when it completes, its start and its checkpo
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ class Mark:
 
     def __init__(self, call: Callable[[], calls.Call[calls.StepStart]] | None) -> None:
         self.hidden = call is None
+        self._process = os.getpid()
         self._call = call
         self._lock = threading.Lock()
         self._left: Future[None] | None = None
@@ -63,7 +65,12 @@ class Mark:
         return unwritten
 
     def written(self) -> Flow[None]:
-        """Writes the start if nobody has yet, and waits until it is; an error is left to the end of the step."""
+        """Writes the start if nobody has yet, and waits until it is; an error is left to the end of the step.
+
+        A child of a fork leaves that to its parent, whose thread it may be that is at it.
+        """
+        if os.getpid() != self._process:
+            return
         with self._lock:
             call, self._call = self._call, None
             if call is not None:

@@ -156,7 +156,7 @@ class Feeds:
 
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[tuple[asyncio.AbstractEventLoop, str], Feed] = {}
 
     async def follow(self, run_id: str, after: int) -> AsyncIterator[Event]:
         """The events with seq > ``after``, as they come. No connection is held between them."""
@@ -166,9 +166,10 @@ class Feeds:
 
     @contextmanager
     def _feed(self, run_id: str) -> Iterator[Feed]:
-        feed = self._feeds.get(run_id)
+        key = asyncio.get_running_loop(), run_id
+        feed = self._feeds.get(key)
         if feed is None or feed.error is not None:
-            feed = self._feeds[run_id] = Feed(self._database, run_id)
+            feed = self._feeds[key] = Feed(self._database, run_id)
         feed.followers += 1
         try:
             yield feed
@@ -176,5 +177,5 @@ class Feeds:
             feed.followers -= 1
             if feed.followers == 0:
                 feed.stop()
-                if self._feeds.get(run_id) is feed:
-                    del self._feeds[run_id]
+                if self._feeds.get(key) is feed:
+                    del self._feeds[key]

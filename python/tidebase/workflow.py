@@ -274,7 +274,8 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
             # KeyboardInterrupt, SystemExit, CancelledError: the process goes, the run stays.
             if hold.lost is not None:
                 raise hold.lost from None
-            yield from _abandoned(worker, hold)
+            if not hold.is_inherited:
+                yield from _abandoned(worker, hold)
         raise
     finally:
         worker._leave(hold)
@@ -332,6 +333,8 @@ def _kept(problem: StepOutputDecodeError, run_id: str, what: str) -> StepOutputD
 
 def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
     """Records that the attempt failed; a run that cannot be told so any more is left as it is (None)."""
+    if hold.is_inherited:
+        return None
     retryable = not isinstance(error, (BudgetExhausted, StepOutputDecodeError))  # the next one would not get further
     try:
         failure: calls.RunFailure = yield calls.fail_run(
@@ -346,6 +349,8 @@ def fail(hold: Hold, error: Exception) -> Flow[calls.RunFailure | None]:
 
 def release(hold: Hold) -> Flow[None]:
     """Gives the lease up, so that nobody has to wait for it to run out."""
+    if hold.is_inherited:
+        return
     try:
         yield Surely(calls.release_run(run_id=hold.run_id, token=hold.token))
     except TidebaseError as refusal:
