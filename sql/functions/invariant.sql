@@ -202,6 +202,7 @@ language plpgsql stable security definer rows 10
 set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 set plan_cache_mode = force_custom_plan
+set jit = off  -- its estimate is far above what it costs: compiling it takes seconds
 as $$
 begin
   if run_id is not null and not exists (select from run_heads h where h.run_id = check_invariants.run_id) then
