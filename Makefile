@@ -41,7 +41,7 @@ versions: setup  ## Run every test on Postgres 16 and 17, too, which it installs
 	tests/install-postgres $(VENV)
 	TIDEBASE_TEST_POSTGRES=$(VERSIONS) $(BIN)/python -m pytest $(ARGS)
 
-torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, failovers, random calls; with a report
+torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, sieges, failovers, random calls; with a report
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(ARGS)
 
 bench: setup  ## Measure what a step costs, beside one insert; PEERS=1 installs others to be measured beside

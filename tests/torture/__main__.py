@@ -1,8 +1,8 @@
 """``make torture MINUTES=n``: everything that is meant to break it, for as long as it is given.
 
 First every schedule of each cast, merged, and every pair of calls, raced and interrupted; then the schedules one by
-one, shared out among processes. Beside it, storms and failovers on every Postgres that is there, and sequences of calls
-against the model. A violation is printed when it is found, with what led to it. The report is written to
+one, shared out among processes. Beside it, storms, failovers and sieges on every Postgres that is there, and sequences
+of calls against the model. A violation is printed when it is found, with what led to it. The report is written to
 ``build/torture``.
 """
 
@@ -30,6 +30,18 @@ from .races import LEVELS, STATES
 #: What takes long is shared out among so many jobs; an odd number, see Explorer.run.
 SHARES = 7
 
+ATTACKS = (
+    "storm",
+    "siege",
+    "synchronous failover",
+    "siege",
+    "storm",
+    "asynchronous failover",
+    "siege",
+    "storm",
+    "model",
+)
+
 
 def enumerations() -> Iterator[Job]:
     """What comes to an end: on the newest Postgres."""
@@ -50,11 +62,11 @@ def enumerations() -> Iterator[Job]:
 
 
 def attacks(seed: int) -> Iterator[Job]:
-    """Storms, failovers and sequences of calls, on one Postgres after the other, for ever."""
+    """Storms, failovers, sieges and sequences of calls, on one Postgres after the other, for ever."""
     versions = sorted(conftest.SERVERS)
     while True:
         for version in versions:
-            for kind in ("storm", "synchronous failover", "storm", "asynchronous failover", "storm", "model"):
+            for kind in ATTACKS:
                 seed += 1
                 yield Job(kind, version, (seed,))
 

@@ -1,4 +1,4 @@
-"""What a process of ``make torture`` does: schedules, races, interruptions, a storm, a failover, sequences of calls."""
+"""What a process of ``make torture`` does: schedules, races, interruptions, a storm, a failover, calls, a siege."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..probe_support import connect
 from .cast import CASTS
 from .failover import failover
 from .interruptions import Interrupter
+from .ledger.siege import siege
 from .races import CALLS, Racer, all_pairs
 from .schedules import Explorer
 from .storm import FAULTS, Machine, Outcome, small_disk, storm
@@ -27,6 +28,7 @@ from .storm import FAULTS, Machine, Outcome, small_disk, storm
 STORM_S = 25.0
 FAILOVER_S = 12.0
 MODEL_S = 30.0
+SIEGE_S = 25.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def perform(job: Job, folder: Path) -> Result:
 @contextlib.contextmanager
 def _scratch(job: Job, folder: Path) -> Iterator[str]:
     """The URL of a migrated database that need not survive anything."""
-    settings = {"fsync": "off", "shared_buffers": "64MB", "log_min_messages": "fatal"}
+    settings = {"fsync": "off", "shared_buffers": "64MB", "jit": "off", "log_min_messages": "fatal"}
     cluster = local.Cluster(folder / "data", SERVERS[job.version], settings)
     cluster.start()
     try:
@@ -109,6 +111,15 @@ def _storm(job: Job, folder: Path) -> Result:
             return _result(job, storm(machine, folder / "journals", STORM_S, job.arguments[0], FAULTS))
         finally:
             machine.cluster.stop("immediate")
+
+
+def _siege(job: Job, folder: Path) -> Result:
+    machine = Machine(folder, SERVERS[job.version])
+    try:
+        finding = siege(machine, folder / "siege", SIEGE_S, job.arguments[0])
+    finally:
+        machine.cluster.stop("immediate")
+    return Result(job, figures=finding.figures, faults=finding.faults, violations=finding.violations[:10])
 
 
 def _failover(job: Job, folder: Path) -> Result:
@@ -149,4 +160,5 @@ KINDS = {
     "synchronous failover": _failover,
     "asynchronous failover": _failover,
     "model": _model,
+    "siege": _siege,
 }

@@ -21,6 +21,7 @@ TITLES = {
     "synchronous failover": "failovers, synchronous",
     "asynchronous failover": "failovers, asynchronous",
     "model": "sequences against the model",
+    "siege": "sieges, with a ledger",
 }
 
 
@@ -87,8 +88,19 @@ def table(summary: dict[str, object]) -> str:
         for name, cast in summary["casts"].items()  # type: ignore[attr-defined]
     )
     faults = ", ".join(f"{kind} ({times:,})" for kind, times in summary["faults"].items())  # type: ignore[attr-defined]
-    return "\n".join(
-        [*lines, "", f"Schedules by cast: {casts or 'none'}.", "", f"Faults on the way: {faults or 'none'}."]
+    lines += ["", f"Schedules by cast: {casts or 'none'}.", "", f"Faults on the way: {faults or 'none'}."]
+    if "siege" in kinds:
+        lines += ["", _paid(kinds["siege"]["figures"])]
+    return "\n".join(lines)
+
+
+def _paid(figures: dict[str, int]) -> str:
+    """What the ledger says."""
+    count = defaultdict(int, figures)
+    return (
+        f"The ledger: {count['steps paid']:,} steps of {count['runs']:,} runs were paid for"
+        f" {count['charges']:,} times, and {count['paid twice without a crash']:,} of them twice although nobody had"
+        f" crashed; people were asked about {count['reviews']:,} steps."
     )
 
 
