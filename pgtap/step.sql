@@ -261,7 +261,7 @@ select throws_ok($$select tidebase.resolve_review('none', 'pay', 'retry')$$, 'TB
 select throws_ok(format($$select tidebase.resolve_review('v', %L, 'retry')$$, step), 'TB008', null, format('nor about %L', step)) from unnest(array['other', '', null]) step;
 select results_eq($$select seq from tidebase.resolve_review('v', 'pay', 'retry', actor => 'ada', reason => 'not at the bank', request_id => 'r1') seq$$, $$values (7::bigint)$$, 'retry');
 select is((select payload from tidebase.read_events('v', 6)), '{"name": "pay", "attempt": 1, "decision": "retry", "actor": "ada", "reason": "not at the bank"}', 'is written down');
-select throws_ok(format($$select tidebase.resolve_review('v', 'pay', %L)$$, decision), 'TB008', null, decision || ' comes too late then') from unnest(array['retry', 'accept', 'fail']) decision;
+select throws_ok(format($$select tidebase.resolve_review('v', 'pay', %L, '1')$$, decision), 'TB008', null, decision || ' comes too late then') from unnest(array['retry', 'accept', 'fail']) decision;
 select results_eq($$select decision, actor, reason, resolved_at is not null from tidebase.reviews where run_id = 'v'$$, $$values ('retry', 'ada', 'not at the bank', true)$$, 'the first decision stands');
 select is_empty($$select * from tidebase.review_inbox where run_id = 'v'$$, 'nobody is asked any more');
 select is((tidebase.acquire_run('v', 'w')).token, 3::bigint, 'the run may go on');
@@ -290,8 +290,9 @@ select tidebase.acquire_run('v', 'w');
 select throws_ok($$select tidebase.begin_step('v', 5, 'mail', side_effects => '{mail}')$$, 'TB007', null, 'and the step is never executed again');
 select tidebase.begin_step('v', 5, 'void', side_effects => '{mail}');
 select tidebase.fail_step('v', 5, 'void');
-select tidebase.resolve_review('v', 'void', 'accept');
-select is((select output from tidebase.load_checkpoints('v') where name = 'void'), 'null'::jsonb, 'what is accepted without an output has the JSON null');
+select throws_ok($$select tidebase.resolve_review('v', 'void', 'accept')$$, 'TB002', null, 'what the step did must be said');
+select tidebase.resolve_review('v', 'void', 'accept', 'null');
+select is((select output from tidebase.load_checkpoints('v') where name = 'void'), 'null'::jsonb, 'nothing is the JSON null');
 select is(pg_temp.status('v'), 'running', 'a decision that nobody waited for leaves the run to its worker');
 select is((select steps_completed from tidebase.run_overview where run_id = 'v')::bigint, (select count(*) from tidebase.load_checkpoints('v')), 'the checkpoints are counted');
 select ok(pg_temp.dense('v'), 'the log of all that has no gap');
@@ -313,8 +314,8 @@ begin
   perform tidebase.begin_step(id, 1, step, side_effects => '{mail}') from unnest(array['a', 'b']) step;
   perform tidebase.fail_step(id, 1, step) from unnest(array['a', 'b']) step;
   perform tidebase.fail_run(id, 1);
-  perform tidebase.resolve_review(id, 'a', a);
-  perform tidebase.resolve_review(id, 'b', b);
+  perform tidebase.resolve_review(id, 'a', a, '1');
+  perform tidebase.resolve_review(id, 'b', b, '1');
   return pg_temp.status(id) || case when (select finished_at from tidebase.get_run(id)) is null then '' else ' and finished' end;
 end
 $$;

@@ -736,6 +736,7 @@ def test_steps_in_review_are_decided(terminal: Terminal, tide: Tidebase) -> None
     assert "the bank" in terminal.text("reviews") and len(terminal.json("reviews")) == 3
     assert [review["run_id"] for review in terminal.json("reviews", "accept")] == ["accept"]
     assert terminal.json("review", "retry", "charge", "retry", "--reason", "not charged")["status"] != "review"
+    assert "accept needs --output" in terminal.error("review", "accept", "charge", "accept", code=2)
     text = terminal.text("review", "accept", "charge", "accept", "--output", '{"id": 7}', "--actor", "ada")
     assert text.startswith("run_id  accept\nstatus  ")
     assert tide.run("w", work, run_id="accept") == {"id": 7}

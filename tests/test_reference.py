@@ -445,6 +445,8 @@ class Machine(RuleBasedStateMachine):
         cause = "die" if place % 2 else "fail"
         unsafe = {"side_effects": ["card"]}
         run_id, step = self.spot(run, name, place, reviews, lambda run: self.execute(run, name, unsafe, cause))
+        if decision == "accept" and output is None:
+            output = 0  # NULL is no result
         self.do("resolve_review", run_id=run_id, step=step, decision=decision, output=output)
 
     @rule(run=RUNS, unfinished=st.booleans())

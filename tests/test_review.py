@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tidebase import Run, StepNotRunning, Tidebase
+from tidebase import InvalidArgument, Run, StepNotRunning, Tidebase
 from tidebase.errors import RunNeedsReview
 
 from .conftest import Server
@@ -367,9 +367,20 @@ def test_a_run_is_not_completed_over_a_question_to_a_person(tide: Tidebase, db: 
     with pytest.raises(RunNeedsReview, match="may have taken effect"):
         tide.run("w", workflow, run_id="r")
     assert status(db, "r") == "review"
+    with pytest.raises(InvalidArgument, match="output must be given with accept"):
+        tide.runs.resolve_review("r", "s", "accept")
     tide.runs.resolve_review("r", "s", "accept", output=7)
     assert tide.run("w", lambda run, input: run.step("s", int, side_effects=["charge"]), run_id="r") == 7
     assert broken_logs(db) == []
+
+
+def test_nothing_is_a_result_too(tide: Tidebase, db: Db) -> None:
+    db.execute("select tidebase.begin_step('r', %s, 's', side_effects => '{charge}')", [new_run(db, "r")])
+    expire(db, "r")
+    with pytest.raises(RunNeedsReview):
+        tide.run("w", lambda run, input: run.step("s", int, side_effects=["charge"]), run_id="r")
+    tide.runs.resolve_review("r", "s", "accept", output=None)
+    assert tide.run("w", lambda run, input: run.step("s", int, side_effects=["charge"]), run_id="r") is None
 
 
 @pytest.mark.parametrize("order", [("fail", "retry"), ("retry", "fail")])

@@ -581,7 +581,7 @@ class AsyncRuns:
         step: str,
         decision: Literal["retry", "accept", "fail"],
         *,
-        output: Any = None,
+        output: Any = ...,
         actor: str | None = None,
         reason: str | None = None,
     ) -> None:

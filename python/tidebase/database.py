@@ -815,7 +815,8 @@ def _unconnected(error: psycopg.Error, url: str, lease_s: float) -> Exception:
     """The error to raise: psycopg's own, upon which the call is made again, where there is a server, which starts or
     stops just now (PostgreSQL manual, section 34.1, PQping).
     """
-    if PGconn.ping(with_limits(url, lease_s).encode()) == Ping.REJECT:
+    is_address = isinstance(error, psycopg.OperationalError)  # else it is no connection string
+    if is_address and PGconn.ping(with_limits(url, lease_s).encode()) == Ping.REJECT:
         return error
     return DatabaseUnavailable(
         f"cannot connect to the database: {str(error).strip()}",

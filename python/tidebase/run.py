@@ -577,14 +577,17 @@ class Runs:
         step: str,
         decision: Literal["retry", "accept", "fail"],
         *,
-        output: Any = None,
+        output: Any = ...,
         actor: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Decides about a step in review, once: execute it again, accept what it did (``output``), or fail the run.
+        """Decides about a step in review, once: execute it again, accept what it did, or fail the run.
+
+        Args:
+            output: with ``accept``: what the step returned, or would have; it becomes its result. None is one, too.
 
         Raises:
-            ReviewNotOpen: it was decided already.
+            ReviewNotOpen: it was decided already. InvalidArgument: ``accept`` without an output.
         """
         self._database.execute(resolve(run_id, step, decision, output, actor, reason))
 

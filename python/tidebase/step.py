@@ -563,7 +563,7 @@ def resolve(
         run_id=run_id,
         step=name,
         decision=decision,
-        output=codec.encode(output) if decision == "accept" else None,
+        output=None if output is ... or decision != "accept" else codec.encode(output),
         actor=actor,
         reason=reason,
         request_id=new_request_id(),

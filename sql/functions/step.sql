@@ -575,6 +575,9 @@ begin
   if decision is null or decision not in ('retry', 'accept', 'fail') then
     perform tidebase_private.raise_invalid('decision', 'must be retry, accept or fail');
   end if;
+  if decision = 'accept' and output is null then  -- it would be the step's result for good
+    perform tidebase_private.raise_invalid('output', 'must be given with accept: what the step did, or the JSON null if that is nothing');
+  end if;
   if pg_column_size(output) > 1000000 then
     perform tidebase_private.require_size(output, 'output');
   end if;
@@ -625,7 +628,7 @@ begin
 end
 $$;
 comment on function tidebase.resolve_review(text, text, text, jsonb, text, text, text) is
-  'Decides about a step in review, once: retry (it is executed again when the run is resumed), accept (it did take effect: output is what really came of it, and becomes its checkpoint), fail (it is never executed again in this run, and the run fails). The run may be acquired again, unless it failed. actor: who decides, by default the database role; kept with the reason in the log. request_id: an id made up for this call; the call repeated with it returns the same seq, and decides no later review of the step. Returns the seq of the event. Errors: TB001, TB002, TB004, TB005, TB008.';
+  'Decides about a step in review, once: retry (it is executed again when the run is resumed), accept (it did take effect: output is what really came of it, and becomes its checkpoint; it must be given, and may be the JSON null), fail (it is never executed again in this run, and the run fails). The run may be acquired again, unless it failed. actor: who decides, by default the database role; kept with the reason in the log. request_id: an id made up for this call; the call repeated with it returns the same seq, and decides no later review of the step. Returns the seq of the event. Errors: TB001, TB002, TB004, TB005, TB008.';
 
 create or replace function tidebase_private.accept_step(step tidebase.steps, output jsonb)
 returns void
@@ -635,7 +638,7 @@ declare
   head tidebase.run_heads := tidebase_private.advance(step.run_id);
 begin
   update tidebase.steps s
-  set status = 'completed', output = coalesce(accept_step.output, 'null'), completed_at = clock_timestamp(),
+  set status = 'completed', output = accept_step.output, completed_at = clock_timestamp(),
       completed_seq = head.last_seq
   where s.run_id = step.run_id and s.name = step.name;
   update tidebase.run_heads h set steps_completed = h.steps_completed + 1 where h.run_id = step.run_id;

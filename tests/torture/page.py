@@ -35,6 +35,11 @@ PROMISES = (
         ("zombie", "replaced_while_waiting", "given_up", "lapsed_holder"),
     ),
     (
+        "What was done before somebody else took over is stored, whatever the clock says",
+        "only a grant, a release, a suspension or an end gives a token up; the newest token stores",
+        ("paid_for",),
+    ),
+    (
         "A completed step never runs again, its output never changes; another input is refused",
         "primary key; hash of the canonical input",
         (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import getpass
+import sys
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .output import JSON, age, common, connected, print_fields, print_json, print_line, print_table
 
@@ -116,18 +118,28 @@ def reviews(database: str | None, as_json: bool, run_id: str | None) -> None:
     print_table(("run", "step", "cause", "side effects", "verify by", "opened"), rows, "nothing to review")
 
 
+def _asked_output(step: str) -> Any:
+    """It becomes the step's result for good, so it is not taken to be null."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("accept needs --output: what the step returned, as JSON (null if that is nothing)")
+    return click.prompt(f"What did {step!r} return, as JSON (null if that is nothing)", type=JSON)
+
+
 @click.command()
 @common
 @click.argument("run_id", metavar="RUN")
 @click.argument("step")
 @click.argument("decision", type=click.Choice(["retry", "accept", "fail"]))
-@click.option("--output", type=JSON, metavar="JSON", help="With accept: what the step did: JSON, @FILE, or -.")
+@click.option("--output", type=JSON, metavar="JSON", help="With accept: what the step returned: JSON, @FILE, or -.")
 @actor_option
 @click.option("--reason", help="Why, for the log.")
 def review(database: str | None, as_json: bool, run_id: str, step: str, decision: Any, **more: Any) -> None:
     """Decide about a step in review: execute it again, accept what it did, or fail the run."""
-    if more["output"] is not None and decision != "accept":
+    given = click.get_current_context().get_parameter_source("output") is not ParameterSource.DEFAULT
+    if given and decision != "accept":
         raise click.UsageError("--output goes with accept only")
+    if decision == "accept" and not given:
+        more["output"] = _asked_output(step)
     with connected(database) as tide:
         tide.runs.resolve_review(run_id, step, decision, **more)
         run = tide.runs.get(run_id)
