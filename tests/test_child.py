@@ -22,6 +22,7 @@ from tidebase import (
     Tidebase,
 )
 
+from . import probe_waiting
 from .probe_support import Connection, audit, values
 from .test_run import until
 
@@ -292,3 +293,11 @@ async def test_a_cancelled_task_releases_its_children(atide: AsyncTidebase) -> N
     with pytest.raises(asyncio.CancelledError):
         await task
     assert {run.status for run in await atide.runs.tree("p")} == {"pending"}
+
+
+def test_a_parent_sleeps_for_as_long_as_its_child_waits(database: str) -> None:
+    assert probe_waiting.parents_are_woken(database) == []
+
+
+def test_a_child_that_ends_while_its_parent_lies_down_is_seen(database: str) -> None:
+    assert probe_waiting.no_wake_is_lost(database) == []

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from tidebase import LeaseLostError, Tidebase
 
-from . import probe_workers, probes
+from . import probe_waiting, probe_workers, probes
 from .probe_support import call, connect, differences, expire, image, image_of, new_run, poll, take_over, value, values
 from .support_gate import reached, until
 
@@ -59,6 +59,22 @@ def test_token_of_a_run_that_was_given_up_or_ended_is_worth_nothing(database: st
 
 def test_what_was_done_when_the_lease_was_given_up_is_stored_until_the_next_grant(database: str) -> None:
     assert probes.paid_for(database) == []
+
+
+def test_a_grant_is_withdrawn_by_the_call_that_got_it(database: str) -> None:
+    assert probe_waiting.a_grant_is_withdrawn_by_its_own_call(database) == []
+
+
+def test_workers_that_die_are_counted(database: str) -> None:
+    assert probe_waiting.crashes_are_counted(database) == []
+
+
+def test_no_token_of_a_purged_run_comes_again(database: str) -> None:
+    assert probe_waiting.tokens_of_what_is_gone(database) == []
+
+
+def test_no_token_of_another_incarnation_of_the_database_comes_again(database: str) -> None:
+    assert probe_waiting.tokens_of_another_place(database) == []
 
 
 def test_lapsed_holder_whom_nobody_has_replaced_may_complete_its_step(database: str) -> None:

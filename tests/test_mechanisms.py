@@ -13,7 +13,7 @@ from functools import partial
 import psycopg
 import pytest
 
-from . import probe_gates, probe_state, probe_workers, probes
+from . import probe_gates, probe_state, probe_waiting, probe_workers, probes
 from .conftest import on_newest
 from .probe_support import Connection, connect, values
 from .probes import Probe
@@ -183,6 +183,39 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "what was done when the lease was given up is refused": (
         (Edit("fence_done", "h.status not in ('completed', 'cancelled')", "h.status = 'running'"),),
         probes.paid_for,
+    ),
+    # parents that wait, workers that die, tokens that come again
+    **{
+        f"{function} wakes no parent": ((Edit(function, f"perform tidebase_private.wake_parents({run});", ""),), probe)
+        for function, run, probe in (
+            ("complete_run", "run_id", probe_waiting.parents_are_woken),
+            ("fail_run", "run_id", probe_waiting.parents_are_woken),
+            ("give_up", "head.run_id", probe_waiting.parents_are_woken),
+            ("cancel_one", "head.run_id", probe_waiting.parents_are_woken),
+            ("settle_gate", "gate.run_id", probe_waiting.parents_are_woken),
+            ("resolve_review", "run_id", probe_waiting.parents_are_woken),
+            ("look_at", "head.run_id", probe_waiting.parents_are_woken),
+        )
+    },
+    "a parent lies down without a look at its child": (
+        (Edit("suspend_for_children", "order by h.run_id for share", "order by h.run_id"),),
+        probe_waiting.no_wake_is_lost,
+    ),
+    "an attempt whose worker died does not count": (
+        (Edit("attempts_used", "('failed', 'lapsed')", "('failed')"),),
+        probe_waiting.crashes_are_counted,
+    ),
+    "a grant is withdrawn by any call": (
+        (Edit("withdraw_grant", "and a.request_id = withdraw_grant.request_id", ""),),
+        probe_waiting.a_grant_is_withdrawn_by_its_own_call,
+    ),
+    "the tokens of a purged run come again": (
+        (Edit("forget", "where i.tokens_before < highest.token", "where false"),),
+        probe_waiting.tokens_of_what_is_gone,
+    ),
+    "a dump goes on with the tokens of where it was made": (
+        (Edit("tokens_before", "known.whereabouts is distinct from here", "false"),),
+        probe_waiting.tokens_of_another_place,
     ),
     "what was done is stored under any lease": (
         (Edit("fence_done", "h.lease_token = fence_done.token and", ""),),

@@ -27,7 +27,14 @@ PROMISES = (
     (
         "One holder; tokens only grow, also over a crash and a failover",
         "the head's row lock; the token in the same `update`; a timeline's tokens begin above all before",
-        ("one_holder", "takeovers", "short_leases", "time_after_waiting"),
+        (
+            "one_holder",
+            "takeovers",
+            "short_leases",
+            "time_after_waiting",
+            "tokens_of_what_is_gone",
+            "tokens_of_another_place",
+        ),
     ),
     (
         "A replaced holder writes nothing",
@@ -37,7 +44,12 @@ PROMISES = (
     (
         "What was done before somebody else took over is stored, whatever the clock says",
         "only a grant, a release, a suspension or an end gives a token up; the newest token stores",
-        ("paid_for",),
+        ("paid_for", "a_grant_is_withdrawn_by_its_own_call"),
+    ),
+    (
+        "A parent sleeps while its child waits, and no longer; a run does not kill worker after worker",
+        "who comes further wakes who waits, under the locks of both; attempts that were cut short count",
+        ("parents_are_woken", "no_wake_is_lost", "crashes_are_counted"),
     ),
     (
         "A completed step never runs again, its output never changes; another input is refused",
