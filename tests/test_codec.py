@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
+import attrs
+import msgspec
 import psycopg
 import pydantic
 import pytest
@@ -142,6 +144,49 @@ for _ in range(100_000):
 def test_what_json_cannot_hold_is_refused_with_its_place(value: Any, words: str) -> None:
     with pytest.raises(NotSerializable, match=words):
         codec.encode(value)
+
+
+class Free(pydantic.BaseModel):
+    it: Any
+
+
+@attrs.define
+class Plain:
+    it: Any
+
+
+class Record(msgspec.Struct):
+    it: Any
+
+
+@dataclass
+class Described:
+    it: Any
+
+
+class Pair(NamedTuple):
+    first: Any
+    it: Any
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (Unknown(), "$"),
+        ({"n": 1, "a": [1, (2,), {"c": 3}, {"b": Unknown(), "z": Unknown()}]}, "$.a[3].b"),
+        ([Described([Free(it={"x": [Unknown()]})])], "$[0].it[0].it.x[0]"),
+        ({"p": Plain(Record([0, Unknown()]))}, "$.p.it.it[1]"),
+        (Pair(1, {Unknown()}), "$[1][0]"),
+        ([[1], {"k": {(1, 2): 3}}], "$[1].k"),
+        ([{"good": [cyclic[:0]]}, {"bad": Unknown()}, cyclic], "$[1].bad"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_has_no_json_form_is_refused_with_its_place(value: Any, place: str) -> None:
+    for store in (codec.encode, codec.settled):
+        with pytest.raises(NotSerializable) as caught:
+            store(value)
+        assert str(caught.value).split(" - at ")[1].startswith(f"`{place}`"), caught.value
 
 
 def test_a_backslash_before_u0000_is_no_nul() -> None:

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import typing
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import PurePath
@@ -52,7 +52,37 @@ def _to_builtins(value: Any, encode_other: Callable[[Any], Any]) -> Any:
     except RecursionError:
         raise NotSerializable("the value is nested too deeply to be stored as JSON, or contains itself") from None
     except (TypeError, ValueError) as error:
-        raise NotSerializable(f"the value cannot be stored as JSON: {error}", hint=_HINT) from None
+        place = _place(value, encode_other)
+        raise NotSerializable(f"the value cannot be stored as JSON: {error} - at `{place}`", hint=_HINT) from None
+
+
+def _place(value: Any, encode_other: Callable[[Any], Any]) -> str:
+    """Where the first thing is that has no JSON form. Only called when there is one."""
+    path, parts = "$", _parts(value)
+    while True:
+        for step, part in parts:
+            try:
+                msgspec.to_builtins(part, str_keys=True, enc_hook=encode_other)
+            except (TypeError, ValueError):
+                path, parts = path + step, _parts(part)
+                break
+            except RecursionError:  # it is not what was found first
+                continue
+        else:
+            return path
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value is made of, each with the step to it in a path."""
+    if isinstance(value, Mapping):
+        yield from ((f".{key}", item) for key, item in value.items())
+    elif isinstance(value, (list, tuple, Set)):
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))
+    else:
+        names = getattr(value, "__struct_fields__", None) or getattr(type(value), "model_fields", None)
+        names = names or [field.name for field in getattr(value, "__attrs_attrs__", ())]
+        names = names or getattr(value, "__dataclass_fields__", ())
+        yield from ((f".{name}", getattr(value, name, None)) for name in names)
 
 
 def _ordered(value: Any, builtins: Any) -> Any:
