@@ -28,6 +28,7 @@ insert into may values
   ('diff_runs',           true,  true,  true,  true,  false),
   ('fail_run',            true,  false, false, false, false),
   ('fail_step',           true,  false, false, false, false),
+  ('find_run',            true,  true,  true,  true,  false),
   ('finish_delivery',     false, false, true,  false, false),
   ('finish_recovery',     false, false, true,  false, false),
   ('fork_run',            true,  false, true,  false, false),

@@ -258,6 +258,25 @@ select is((select parent_run_id from tidebase.list_runs(max => 1)), 'with a chil
 select set_eq($$select status, runs from tidebase.count_runs()$$, $$select s, count(h.run_id) from unnest(array['pending', 'queued', 'running', 'waiting', 'review', 'completed', 'failed', 'cancelled']) s
   left join tidebase.run_heads h on h.status = s group by s$$, 'runs are counted by status');
 
+-- ids that are typed
+select tidebase.create_run('typed', run_id => id) from unnest(array['typed', 'typed-1', 'typed-12', 'typed-2', 'Typed-3', 'typed%', 'typed_x', 'týped-4', E'ty\\ped']) id;
+select is(tidebase.find_run(given), expected, format('%s is %s', given, expected))
+from (values ('typed', 'typed'), ('typed-1', 'typed-1'), ('typed-12', 'typed-12'), ('typed-2', 'typed-2'), ('T', 'Typed-3'), ('tý', 'týped-4'), ('typed_', 'typed_x'),
+  ('typed%', 'typed%'), (E'ty\\', E'ty\\ped')) as v (given, expected);
+select throws_ok(format('select tidebase.find_run(%L)', given), 'TB001', null, format('nothing begins with %s', given)) from unnest(array['typed-13', 'typed-1 ', 'TYPED', '%', '_yped', 'typeD', 'typed' || chr(1114111)]) given;
+select throws_ok(format('select tidebase.find_run(%L)', given), 'TB002', null, format('%L is no beginning', given)) from unnest(array[null, '', ' ', repeat('x', 256)]) given;
+select results_eq($$select state, message, detail::jsonb -> 'run_ids', hint from pg_temp.error_of('select tidebase.find_run(''typed-'')')$$,
+  $$values ('TB002', '3 runs begin with ''typed-'': typed-1, typed-12, typed-2', '["typed-1", "typed-12", "typed-2"]'::jsonb, 'Give more of the id.')$$, 'where several begin so, they are named');
+select tidebase.create_run('typed', run_id => 'many-' || n) from generate_series(10, 29) n;
+select ok((pg_temp.error_of('select tidebase.find_run(''many-'')')).message like 'more than 10 runs begin with ''many-'': many-10, % many-19 ...', 'ten of them');
+create function pg_temp.looked_at() returns numeric language sql as $$
+  select sum(pg_stat_get_xact_tuples_returned(c.oid)) from pg_class c where c.oid = 'tidebase.runs'::regclass
+    or c.oid in (select i.indexrelid from pg_index i where i.indrelid = 'tidebase.runs'::regclass)
+$$;
+create temp table looked as select pg_temp.looked_at() as before;
+select lives_ok($$select tidebase.find_run('Ty')$$);
+select is(pg_temp.looked_at() - before, 1::numeric, 'a beginning is looked up in an index: only what begins so is read') from looked;
+
 -- ids that lie together
 select ok(tidebase_private.bucket_of(id) between 0 and 65535, id || ' has a bucket')
 from unnest(array['r', '', '{}', '{', 'x{y', '{a}b', E'\\x41', 'ü', repeat('x', 255), 'run_x']) id;

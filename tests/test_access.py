@@ -139,6 +139,7 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
     ("cancel_run", {"run_id": "{}-fork", "reason": "enough", "actor": "ops"}),
     ("get_run", {"run_id": "{}"}),
     ("get_run", {"run_id": "none"}),
+    ("find_run", {"prefix": "{}"}),
     ("list_runs", {"workflow": "w {}"}),
     ("count_runs", {}),
     ("read_events", {"run_id": "{}"}),

@@ -671,6 +671,7 @@ recover_run = scalar("recover_run", run_id="text", reason="text", actor="text", 
 reconcile = one("reconcile", Reconciliation, max="integer")
 watch_run = one("watch_run", Watch, run_id="text", ttl="interval")
 get_run = one("get_run", RunInfo, run_id="text")
+find_run = scalar("find_run", prefix="text")
 list_runs = many(
     "list_runs",
     RunInfo,

@@ -505,6 +505,15 @@ class Runs:
         """One run. Raises RunNotFound."""
         return self._database.execute(calls.get_run(run_id=run_id))
 
+    def find(self, prefix: str) -> str:
+        """The id of the run that has this id, or of the only one whose id begins so.
+
+        Raises:
+            RunNotFound: there is none. InvalidArgument: several begin so, which ``detail`` has as ``run_ids``.
+        """
+        found: str = self._database.execute(calls.find_run(prefix=prefix))
+        return found
+
     def list(
         self,
         *,

@@ -348,6 +348,41 @@ end
 $$;
 comment on function tidebase.get_run(text) is 'The run_overview row of one run. Errors: TB001.';
 
+-- An id for people who type: the beginning of it is enough, where only one run's begins so. Compared byte by byte, for no
+-- collation of a language keeps what begins alike together; U+10FFFF is the last character there is.
+create or replace function tidebase.find_run(prefix text)
+returns text
+language plpgsql stable security definer
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  most constant integer := 10;
+  candidates text[];
+begin
+  perform tidebase_private.require_name(prefix, 'prefix', 255);
+  if exists (select from runs r where r.run_id = prefix) then
+    return prefix;
+  end if;
+  candidates := array(
+    select r.run_id from runs r
+    where r.run_id ~>=~ prefix and r.run_id ~<~ (prefix || chr(1114111))
+    order by r.run_id using ~<~
+    limit most + 1);
+  if cardinality(candidates) = 0 then
+    perform tidebase_private.raise_run_not_found(prefix);
+  elsif cardinality(candidates) > 1 then
+    perform tidebase_private.raise('TB002', format('%s runs begin with %L: %s%s',
+        case when cardinality(candidates) > most then format('more than %s', most) else cardinality(candidates)::text end,
+        prefix, array_to_string(candidates[:most], ', '), case when cardinality(candidates) > most then ' ...' else '' end),
+      jsonb_build_object('parameter', 'prefix', 'prefix', prefix, 'run_ids', candidates[:most]), 'Give more of the id.');
+  end if;
+  return candidates[1];
+end
+$$;
+comment on function tidebase.find_run(text) is
+  'The id of the run that has this id, or of the only one whose id begins so. It costs the same among any number of runs. Errors: TB001, TB002 (several begin so; DETAIL has the first ten as run_ids).';
+
 create or replace function tidebase_private.require_status(status text)
 returns void
 language plpgsql immutable
@@ -497,6 +532,7 @@ select tidebase_private.allow('function tidebase.create_run', 'worker');
 select tidebase_private.allow('function tidebase.complete_run', 'worker');
 select tidebase_private.allow('function tidebase.fail_run', 'worker');
 select tidebase_private.allow('function tidebase.get_run', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.find_run', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.list_runs', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.count_runs', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.run_overview', 'worker', 'approver', 'operator', 'reader');

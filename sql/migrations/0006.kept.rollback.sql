@@ -1,6 +1,6 @@
 drop type tidebase.run_count;
-drop index tidebase.gates_by_age, tidebase.gates_by_status, tidebase.runs_roots, tidebase.run_heads_by_status,
-  tidebase.run_heads_by_workflow_and_status;
+drop index tidebase.gates_by_age, tidebase.gates_by_status, tidebase.runs_roots, tidebase.runs_by_prefix,
+  tidebase.run_heads_by_status, tidebase.run_heads_by_workflow_and_status;
 create index gates_pending on tidebase.gates (created_at, run_id) where status = 'pending' and kind = 'gate';
 create index run_heads_alive on tidebase.run_heads (status, run_id) where status <> 'completed';
 alter table tidebase.run_heads drop column created_at, drop column workflow_key;

@@ -100,6 +100,9 @@ create type tidebase.run_count as (
 );
 comment on type tidebase.run_count is 'How many runs are in a status; estimated: by the statistics of the last ANALYZE.';
 
+-- Runs by the beginning of their id: in the order of bytes, whatever the collation of the database.
+create index runs_by_prefix on tidebase.runs (run_id text_pattern_ops);
+
 -- Lists of gates, oldest first, all or by status.
 drop index tidebase.gates_pending;
 create index gates_by_age on tidebase.gates (created_at, run_id, name) where kind = 'gate';
