@@ -884,6 +884,7 @@ INJECTIONS = [
 #: What a call needs besides the text that is tried, so that it gets as far as possible.
 GIVEN: dict[str, Any] = {
     "run_id": "target",
+    "prefix": "targ",
     "token": 1,
     "other_run_id": "bystander",
     "name": "s",

@@ -9,7 +9,19 @@ from typing import Any
 import psycopg
 import pytest
 
-from tidebase import AsyncRun, AsyncTidebase, InputMismatch, LeaseLostError, RunFinal, StepTimeout, step
+from tidebase import (
+    AsyncRun,
+    AsyncTidebase,
+    InputMismatch,
+    InvalidArgument,
+    LeaseLostError,
+    NotFound,
+    RunFinal,
+    RunNotFound,
+    StepTimeout,
+    Tidebase,
+    step,
+)
 
 
 async def double(number: int) -> int:
@@ -145,3 +157,21 @@ async def test_the_schema_is_migrated(empty_database: str) -> None:
 
 async def double_of(run: AsyncRun, input: Any) -> int:
     return await run.step("s", double, 1)
+
+
+async def test_a_run_and_a_step_are_found_by_their_names(atide: AsyncTidebase, tide: Tidebase) -> None:
+    tide.run("w", lambda run, _: run.step("s", lambda: 1, input=2), run_id="apple")
+    assert await atide.runs.find("ap") == tide.runs.find("appl") == "apple"
+    step = await atide.runs.step("apple", "s")
+    assert step == tide.runs.step("apple", "s") and (step.input, step.output) == (2, 1)
+    tide.runs.create("w", run_id="apricot")
+    for wrong, error in ((("ap",), InvalidArgument), (("b",), RunNotFound)):
+        with pytest.raises(error):
+            await atide.runs.find(*wrong)
+        with pytest.raises(error):
+            tide.runs.find(*wrong)
+    for names, error in ((("apple", "x"), NotFound), (("b", "s"), RunNotFound)):
+        with pytest.raises(error):
+            await atide.runs.step(*names)
+        with pytest.raises(error):
+            tide.runs.step(*names)

@@ -19,7 +19,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from tidebase import Run, Tidebase
+from tidebase import Run, Tidebase, TidebaseError
 from tidebase.cli import main
 
 from .conftest import Server
@@ -181,6 +181,7 @@ CALLS = (
     ["migrate", "--check"],
     ["runs"],
     ["show", "r"],
+    ["step", "r", "s"],
     ["timeline", "r"],
     ["events", "r"],
     ["events", "r", "--follow"],
@@ -235,10 +236,29 @@ def test_a_database_without_the_schema_is_a_line(empty_database: str) -> None:
 
 def test_a_run_that_is_not_there_is_a_line(terminal: Terminal, tide: Tidebase) -> None:
     tide.runs.create("w", run_id="s")
-    assert "run 'r' has no gate 'g' [TB012]" in terminal.error("secret", "r", "g")
-    about_a_run = [call for call in CALLS if call[1:2] == ["r"] and call[0] != "secret"]
+    about_a_run = [call for call in CALLS if call[1:2] == ["r"]]
     for call in [*about_a_run, ["diff", "s", "r"], ["runs", "--before", "r"]]:
         assert "run 'r' does not exist [TB001]" in terminal.error(*call), call
+    assert "run 's' has no gate 'g' [TB012]" in terminal.error("secret", "s", "g")
+    assert "run 's' has no step 'x'. See: tidebase show s" in terminal.error("step", "s", "x")
+
+
+def test_every_command_takes_the_beginning_of_an_id(terminal: Terminal, tide: Tidebase) -> None:
+    for run_id in ("apple", "apricot"):
+        finished(tide, run_id)
+    asked(tide, "banana")
+    taking = [name for name, command in main.commands.items() if any(p.metavar == "RUN" for p in command.params)]
+    calls = {call[0]: ["app", *call[2:]] for call in CALLS if len(call) > 1} | {
+        "compact": ["app"],
+        "diff": ["app", "app"],
+        "runs": ["--before", "ban"],
+    }
+    for name in [*taking, "compact"]:
+        assert "TB001" not in terminal.call(name, *calls[name]).output, name
+        several = terminal.error(name, *("ap" if word in ("app", "ban") else word for word in calls[name]))
+        assert "2 runs begin with 'ap': apple, apricot [TB002]. Give more of the id." in several, name
+    assert [run["run_id"] for run in terminal.json("runs", "--before", "ban")] == ["apricot", "apple"]
+    assert terminal.text("decide", "ban", "go", "approved") == "decided: approved\n"
 
 
 @pytest.mark.parametrize(
@@ -564,6 +584,7 @@ def test_what_is_stored_does_not_drive_the_terminal(terminal: Terminal, tide: Ti
     for call, code in (
         (["runs"], 0),
         (["show", name], 0),
+        (["step", name, f"{evil}2"], 0),
         (["timeline", name], 0),
         (["events", name], 0),
         (["state", name], 0),
@@ -596,10 +617,10 @@ def test_what_is_stored_does_not_drive_the_terminal(terminal: Terminal, tide: Ti
     assert {evil: [evil]} in [event["payload"] for event in log]
 
 
-def on_a_terminal(database: str, *args: str) -> str:
-    """What the command writes on a terminal with 200 columns."""
+def on_a_terminal(database: str, *args: str, columns: int = 200) -> str:
+    """What the command writes on a terminal."""
     ours, theirs = pty.openpty()
-    settings = environment(database, COLUMNS="200")
+    settings = environment(database, COLUMNS=str(columns))
     with subprocess.Popen([*COMMAND, *args], env=settings, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         written = b""
@@ -615,6 +636,107 @@ def test_a_table_on_a_terminal_takes_names_as_they_are(database: str, tide: Tide
     finished(tide, "[red]r[/red] :smile: \x1b]0;owned\x07")
     text = on_a_terminal(database, "runs")
     assert "[red]r[/red] :smile: \\u001b]0;owned" in text and "\x1b]0" not in text and "completed" in text
+
+
+def test_an_id_is_whole_or_folded_however_narrow_the_terminal_is(database: str, tide: Tidebase) -> None:
+    generated, long = tide.runs.create("a-workflow-with-a-long-name " * 4).run_id, "x" * 200
+    tide.runs.create("w", run_id=long)
+    narrow = on_a_terminal(database, "runs", columns=80)
+    assert "".join(line.split()[0] for line in narrow.splitlines() if line.startswith("xx")) == long
+    tide.runs.cancel(long)
+    tide.runs.purge(timedelta(0))
+    for columns in (80, 50):
+        assert generated in on_a_terminal(database, "runs", columns=columns)
+
+
+def failing(run: Run, _: Any) -> None:
+    def sometimes() -> str:
+        raise ValueError("no luck")
+
+    run.step("fetch", lambda: {"rows": [1, 2]}, input={"url": "https://a.example"})
+    run.step(
+        "pay me",
+        sometimes,
+        retries=1,
+        retry_delay_s=0,
+        input={"amount": "12.50"},
+        idempotency_key="k-1",
+        side_effects=["card.charge"],
+        verified_by="the bank",
+    )
+
+
+def test_inputs_outputs_and_tracebacks_are_shown(terminal: Terminal, tide: Tidebase) -> None:
+    with pytest.raises(ValueError):
+        tide.run("w", failing, run_id="r-1")
+    shown = terminal.text("show", "r")
+    for part in (
+        '{"url": "https://a.example"}',
+        '{"rows": [1, 2]}',
+        "error of step pay me",
+        'raise ValueError("no luck")',
+        "ValueError: no luck\n",
+        "Let another worker go on with it: tidebase recover r-1\n",
+    ):
+        assert part in shown, part
+    step = terminal.text("step", "r", "pay me")
+    for part in (
+        "contract\nside_effects",
+        "card.charge",
+        "k-1",
+        "the bank",
+        'input\n{\n  "amount": "12.50"\n}\n',
+        "tries\nSEQ",
+        "decision: auto_retry",
+        "decision: safe_replay",
+        'raise ValueError("no luck")',
+    ):
+        assert part in step, part
+    assert "error of attempt 1, attempt 2\n" in step and "output" not in step and "next" not in step
+    whole = terminal.json("step", "r", "pay me")
+    assert whole["step"]["input"] == {"amount": "12.50"} and "no luck" in whole["step"]["error"]["traceback"]
+    assert [event["type"] for event in whole["tries"]] == ["step.started", "step.failed"] * 2
+    quick = terminal.text("step", "r", "fetch")
+    assert 'output\n{\n  "rows": [\n' in quick and "contract" not in quick and "Traceback" not in quick
+
+
+def test_a_hint_is_the_next_command(terminal: Terminal, tide: Tidebase) -> None:
+    """Each line that is proposed does what it says."""
+
+    def unsafe(run: Run, _: Any) -> Any:
+        return run.step("send it", lambda: raising("who knows"), side_effects=["email.send"])
+
+    with pytest.raises(RuntimeError):
+        tide.run("w", unsafe, run_id="it's r")
+    line = "tidebase review 'it'\"'\"'s r' 'send it' retry"
+    with pytest.raises(TidebaseError) as caught:
+        tide.run("w", unsafe, run_id="it's r")
+    places = [
+        str(caught.value),
+        terminal.text("show", "it"),
+        terminal.text("step", "it", "send it"),
+        terminal.call("reviews").stderr,
+    ]
+    assert all(line in place for place in places), places
+    assert "tidebase step 'it'\"'\"'s r' 'send it'" in places[0]
+    assert "tidebase reviews 'it'\"'\"'s r'" in terminal.call("stalled").stderr
+    assert "pending" in terminal.text(*shlex.split(line)[1:])
+
+    def asking(run: Run, _: Any) -> Any:
+        return run.gate("--go", "Go on?", options=["yes", "no way"], suspend=True).decision
+
+    line = "tidebase decide -- --r --go yes"
+    for _ in range(2):
+        with pytest.raises(TidebaseError) as caught:
+            tide.run("w", asking, run_id="--r")
+        places.append(str(caught.value))
+    places[:4] = [
+        CliRunner().invoke(main, ["show", "--database", terminal.database, "--", "--r"]).stdout,
+        terminal.call("gates").stderr,
+    ]
+    assert all(f"{line} (or 'no way')" in place for place in places), places
+    words = ["decide", "--database", terminal.database, *shlex.split(line)[2:]]
+    assert CliRunner().invoke(main, words).stdout == "decided: yes\n"
 
 
 def raising(message: str) -> None:

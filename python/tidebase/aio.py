@@ -57,7 +57,7 @@ from .lease import AsyncHeartbeats, Hold, new_holder
 from .loops import PerLoop
 from .recovery import recover
 from .state import Moment, StateOptions, VersionOptions, snapshot
-from .step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform, resolve
+from .step import Checkpoints, StepOptions, Work, current_step, describe, find_step, inside, outside, perform, resolve
 from .subscribe import Feeds, refuse_joined
 from .transaction import Skipped, Transaction, Trial
 from .usage import Money, UsageOptions, exact, record
@@ -693,6 +693,10 @@ class AsyncRuns:
     async def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""
         return await self._database.execute(calls.step_timeline(run_id))
+
+    async def step(self, run_id: str, name: str) -> StepInfo:
+        """One step of a run. Raises RunNotFound, NotFound."""
+        return await drive_async(find_step(run_id, name), self._database)
 
     async def events(self, run_id: str, after: int = 0, *, page: int = 1000) -> AsyncIterator[Event]:
         """The events that are there now with seq > ``after``, in order, read ``page`` at a time."""

@@ -956,6 +956,11 @@ def run_gates(run_id: str) -> Call[list[GateInfo]]:
     return rows_of("gate_overview", GateInfo, "created_at, name", run_id=run_id)
 
 
+def gate_named(run_id: str, name: str) -> Call[list[GateInfo]]:
+    """One gate or timer of a run, if it is there."""
+    return rows_of("gate_overview", GateInfo, "name", run_id=run_id, name=name)
+
+
 def review_inbox(run_id: str | None) -> Call[list[ReviewInfo]]:
     """The open reviews, oldest first."""
     return rows_of("review_inbox", ReviewInfo, "opened_at, run_id, step", run_id=run_id)

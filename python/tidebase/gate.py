@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from . import calls, codec
 from .errors import GateAnswerInvalid, NotFound, RunCancelledError, RunSuspendedError, TidebaseError
 from .flow import Flow, Listen
+from .hints import to_decide
 from .lease import Departure, Hold, new_request_id
 from .options import check
 from .workflow import depart
@@ -23,6 +24,9 @@ log = logging.getLogger("tidebase.gate")
 #: How often a waiting process looks for itself, in seconds, should the doorbell fail.
 POLL_S = 0.5
 _WATCH = timedelta(seconds=60)
+
+#: The decisions that may be given where nothing is said.
+_CHOICES = ("approved", "rejected")
 
 
 class GateOptions(TypedDict, total=False):
@@ -121,7 +125,8 @@ def ask(hold: Hold, name: str, prompt: str | None, options: GateOptions, suspend
     if opening.answer is not None:
         return opening.answer
     if suspend:
-        yield from _suspend(hold, name)
+        choices = options.get("options")
+        yield from _suspend(hold, name, to_decide(hold.run_id, name, _CHOICES if choices is None else choices))
     log.info("run %s waits for a decision at gate %s", hold.run_id, name)
     decided = yield from wait(hold, name)
     answer = _answer(name, decided)
@@ -185,11 +190,12 @@ def decision(
     )
 
 
-def _suspend(hold: Hold, name: str) -> Flow[None]:
+def _suspend(hold: Hold, name: str, how: str | None = None) -> Flow[None]:
+    again = "all tide.run with the same run_id once that is over, or with wait_s to wait for it."
     error = RunSuspendedError(
         f"run {hold.run_id!r} waits for {name!r}",
         detail={"run_id": hold.run_id, "gate": name},
-        hint="Call tide.run with the same run_id once that is decided, or with wait_s to wait for it.",
+        hint=f"C{again}" if how is None else f"{how}; c{again}",
     )
     call = calls.suspend_run(run_id=hold.run_id, token=hold.token, name=name)
     yield from depart(hold, Departure(error, call))

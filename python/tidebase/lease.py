@@ -40,6 +40,7 @@ from .errors import (
 )
 from .flow import Flow, Listen, drive, drive_async
 from .forked import inherit
+from .hints import command, to_decide, to_review
 from .line import Line
 from .mark import Mark
 from .recall import Recall
@@ -296,32 +297,40 @@ def acquire(
         if lease.outcome in ("granted", "completed"):
             return lease, trace
         if lease.outcome == "review":
-            raise RunNeedsReview(
-                f"run {run_id!r} waits for a person's review",
-                detail={"run_id": run_id},
-                hint="See tide.runs.reviews().",
-            )
+            raise (yield from _in_review(run_id))
         if lease.outcome == "failed":
             raise RunCrashed(
                 f"run {run_id!r} has lost its worker too often",
                 detail={"run_id": run_id, "attempt": lease.attempt},
-                hint="See what kills its workers; tide.runs.recover gives it its attempts again.",
+                hint=f"See what kills its workers: {command('show', run_id)}; this gives it its attempts again:"
+                f" {command('recover', run_id)}",
             )
         held = lease.outcome == "held"
         hopeless = (not is_dead(lease.holder) or seen not in (None, lease.expires_at)) if held else not patient
         if hopeless if give_up is None else time.monotonic() >= give_up:
-            raise _held(run_id, lease) if held else _waiting(run_id, lease)
+            raise _held(run_id, lease) if held else (yield from _waiting(run_id, lease))
         if seen is None and held:
             log.warning("run %s is held by %s until %s: waiting for that", run_id, lease.holder, lease.expires_at)
         seen = lease.expires_at
         yield Listen(run_id, 0.2)
 
 
-def _waiting(run_id: str, lease: calls.Lease) -> RunSuspendedError:
+def _in_review(run_id: str) -> Flow[RunNeedsReview]:
+    reviews: list[calls.ReviewInfo] = yield calls.review_inbox(run_id)
+    hint = f"{to_review(run_id, reviews[0].step)}; or call tide.runs.resolve_review." if reviews else "Call again."
+    return RunNeedsReview(f"run {run_id!r} waits for a person's review", detail={"run_id": run_id}, hint=hint)
+
+
+def _waiting(run_id: str, lease: calls.Lease) -> Flow[RunSuspendedError]:
     until = f" until {lease.expires_at.isoformat()}" if lease.expires_at else ""
-    return RunSuspendedError(
-        f"run {run_id!r} waits{until}", detail={"run_id": run_id}, hint="Call again when that is over, or give wait_s."
-    )
+    run: calls.RunInfo = yield calls.get_run(run_id=run_id)
+    name, hint = run.waiting_for, "Call again when that is over, or give wait_s."
+    if name is not None:
+        gates: list[calls.GateInfo] = yield calls.gate_named(run_id, name)
+        if gates and gates[0].kind == "gate" and gates[0].status == "pending":
+            hint = f"{to_decide(run_id, name, gates[0].options)}; then call again, or give wait_s."
+    what = f" for {name!r}" if name else ""
+    return RunSuspendedError(f"run {run_id!r} waits{what}{until}", detail={"run_id": run_id}, hint=hint)
 
 
 def _held(run_id: str, lease: calls.Lease) -> RunHeld:

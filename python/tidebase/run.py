@@ -42,7 +42,7 @@ from .join import Joined, join, require_room, require_sight, sight, standing
 from .lease import Hold
 from .recovery import recover
 from .state import Moment, Snapshots, State
-from .step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform, resolve
+from .step import Checkpoints, StepOptions, Work, current_step, describe, find_step, inside, outside, perform, resolve
 from .subscribe import follow, refuse_joined
 from .transaction import Skipped, Transaction, Trial
 from .usage import Money, Usage, exact
@@ -721,6 +721,10 @@ class Runs:
     def steps(self, run_id: str) -> Sequence[StepInfo]:
         """The steps of a run, in the order in which they were last begun."""
         return self._database.execute(calls.step_timeline(run_id))
+
+    def step(self, run_id: str, name: str) -> StepInfo:
+        """One step of a run. Raises RunNotFound, NotFound."""
+        return drive(find_step(run_id, name), self._database)
 
     def events(self, run_id: str, after: int = 0, *, page: int = 1000) -> Iterator[Event]:
         """The events that are there now with seq > ``after``, in order, read ``page`` at a time."""

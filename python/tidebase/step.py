@@ -18,6 +18,7 @@ from .canonical import digest
 from .errors import (
     Interruption,
     InvalidArgument,
+    NotFound,
     NotSerializable,
     RunNeedsReview,
     StepNotRunning,
@@ -26,6 +27,7 @@ from .errors import (
     interruption,
 )
 from .flow import Flow, Invoke, Pause
+from .hints import command, to_review
 from .lease import Hold, current_hold, new_request_id
 from .mark import Mark, current_mark
 from .names import former_name, full_name
@@ -446,10 +448,23 @@ def _unless_in_review(start: calls.StepStart, hold: Hold, name: str) -> calls.St
         hold.review = RunNeedsReview(
             f"step {name!r} of run {hold.run_id!r} may have taken effect: a person must decide whether it is repeated",
             detail={"run_id": hold.run_id, "step": name},
-            hint="See tide.runs.reviews(), and tide.runs.resolve_review.",
+            hint=f"{to_review(hold.run_id, name)}; or call tide.runs.resolve_review.",
         )
         raise hold.review
     return start
+
+
+def find_step(run_id: str, name: str) -> Flow[calls.StepInfo]:
+    """One step of a run. Raises RunNotFound, NotFound."""
+    found: list[calls.StepInfo] = yield calls.step_named(run_id, name)
+    if found:
+        return found[0]
+    yield calls.get_run(run_id=run_id)
+    raise NotFound(
+        f"run {run_id!r} has no step {name!r}",
+        detail={"run_id": run_id, "step": name},
+        hint=f"See: {command('show', run_id)}",
+    )
 
 
 def fail(hold: Hold, work: Work[Any], text: str, error: Exception, lasting: bool = False) -> Flow[float | None]:

@@ -14,6 +14,7 @@ import click
 
 from ..client import Tidebase
 from ..errors import DatabaseUnavailable
+from ..hints import command
 from ..webhook import Dispatcher
 from .output import (
     AMOUNT,
@@ -47,8 +48,21 @@ def stalled(database: str | None, as_json: bool) -> None:
     else:
         rows = [(s.run_id, s.workflow, s.status, s.reason, age(s.since), s.holder) for s in found]
         print_table(("run", "workflow", "status", "reason", "since", "holder"), rows, "no run is stalled")
+        for reason, run_id in {s.reason: s.run_id for s in reversed(found)}.items():
+            print_line(_next(reason, run_id), err=True)
     if found:
         raise SystemExit(1)
+
+
+def _next(reason: str, run_id: str) -> str:
+    """What could be done, so that a run goes on that is stalled for this reason."""
+    if reason == "review":
+        return f"A person must decide: {command('reviews', run_id)}"
+    if reason == "overdue":
+        return f"Look at what has run out: {command('reconcile')}"
+    if reason == "lease_lapsed":
+        return f"Let another worker go on with it: {command('recover', run_id)}"
+    return f"Nobody works on it; call tide.run with its id, where its workflow is known: {command('show', run_id)}"
 
 
 @click.command()
@@ -60,6 +74,7 @@ def stalled(database: str | None, as_json: bool) -> None:
 def cancel(database: str | None, as_json: bool, run_id: str, **how: Any) -> None:
     """Cancel a run for good."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         run = tide.runs.cancel(run_id, **how)
     _print_run(run, as_json)
 
@@ -72,6 +87,7 @@ def cancel(database: str | None, as_json: bool, run_id: str, **how: Any) -> None
 def recover(database: str | None, as_json: bool, run_id: str, reason: str, actor: str | None) -> None:
     """Make a run that its worker left, or that failed, available to the next worker at once."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         recovery = tide.runs.recover(run_id, reason, actor=actor)
     if as_json:
         print_json(recovery)
@@ -93,6 +109,7 @@ def fork(database: str | None, as_json: bool, run_id: str, new_run_id: str | Non
     if None not in (point["through_step"], point["through_seq"]):
         raise click.UsageError("--through-step and --through-seq exclude each other")
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         run = tide.runs.fork(run_id, new_run_id, input=given, **point)
     _print_run(run, as_json)
 
@@ -127,6 +144,7 @@ def budget(
     if unlimited == (cost_usd is not None or tokens is not None):
         raise click.UsageError("give --cost-usd, --tokens or both, or else --none")
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         totals = tide.runs.set_budget(run_id, cost_usd=cost_usd, tokens=tokens, **who)
     if as_json:
         print_json(totals)
@@ -141,6 +159,7 @@ def budget(
 def size(database: str | None, as_json: bool, run_id: str) -> None:
     """Say what a run stores, in rows and bytes."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         stored = tide.runs.size(run_id)
     if as_json:
         print_json(stored)
@@ -154,7 +173,7 @@ def size(database: str | None, as_json: bool, run_id: str) -> None:
 def compact(database: str | None, as_json: bool, run_ids: tuple[str, ...]) -> None:
     """Take outputs and old states of runs away that are over; the log and the result stay."""
     with connected(database) as tide:
-        done = {run_id: tide.runs.compact(run_id) for run_id in run_ids}
+        done = {run_id: tide.runs.compact(run_id) for run_id in map(tide.runs.find, run_ids)}
     if as_json:
         print_json(done)
         return

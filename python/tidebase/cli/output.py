@@ -177,6 +177,17 @@ def print_line(text: str, *, err: bool = False) -> None:
     click.echo(visible(text), err=err)
 
 
+def print_block(text: str) -> None:
+    """Several lines, such as a traceback."""
+    for line in text.rstrip().split("\n"):
+        print_line(line)
+
+
+def pretty(value: Any) -> str:
+    """A value as JSON for people."""
+    return json.dumps(plain(value), ensure_ascii=False, indent=2)
+
+
 def short(value: Any) -> str:
     """A value in a line of text."""
     if value is None:
@@ -211,7 +222,9 @@ def age(moment: datetime | None) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], nothing: str) -> None:
-    """Rows under their headings; by Rich where it is installed and somebody looks."""
+    """Rows under their headings; by Rich where it is installed and somebody looks: then what is too long is folded, but
+    for the ids of runs, which are to be copied.
+    """
     texts = [[short(value) for value in row] for row in rows]
     if not texts:
         click.echo(nothing)
@@ -227,14 +240,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], nothing: 
 def _print_rich(columns: Sequence[str], texts: list[list[str]]) -> bool:
     try:
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
     except ImportError:
         return False
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    width = shutil.get_terminal_size().columns
+    made = [
+        Column(column, overflow="fold", no_wrap=column == "run" and max(map(drawing.columns, values)) <= width)
+        for column, values in zip(columns, zip(*texts, strict=True), strict=True)
+    ]
+    table = Table(*made, box=None, pad_edge=False, header_style="bold")
     for line in texts:
         table.add_row(*map(Text, line))
-    Console(width=shutil.get_terminal_size().columns).print(table)
+    Console(width=width).print(table)
     return True
 
 

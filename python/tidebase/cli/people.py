@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ..hints import to_decide, to_review
 from .output import JSON, age, common, connected, print_fields, print_json, print_line, print_table
 
 
@@ -34,9 +35,9 @@ def _user() -> str | None:
 def gates(database: str | None, as_json: bool, run_id: str | None, everything: bool, limit: int) -> None:
     """List the gates that wait for a decision, of all runs or of one, oldest first."""
     with connected(database) as tide:
+        if run_id is not None:
+            run_id = tide.runs.find(run_id)
         found = tide.gates.list(run_id=run_id, status=None if everything else "pending", max=limit)
-        if run_id is not None and not found:
-            tide.runs.get(run_id)  # there is none, or there is no such run
     if as_json:
         print_json(found)
         return
@@ -46,6 +47,9 @@ def gates(database: str | None, as_json: bool, run_id: str | None, everything: b
     ]
     columns = ("run", "gate", "status", "options", "prompt", "opened", "times out")
     print_table(columns, rows, "no gates" if everything else "no gate waits for a decision")
+    waiting = next((g for g in found if g.kind == "gate" and g.status == "pending"), None)
+    if waiting is not None:
+        print_line(to_decide(waiting.run_id, waiting.name, waiting.options), err=True)
 
 
 @click.command()
@@ -56,6 +60,7 @@ def gates(database: str | None, as_json: bool, run_id: str | None, everything: b
 def secret(database: str | None, as_json: bool, run_id: str, gate: str, voter: str | None) -> None:
     """Print the secret of a gate, to hand it out. For workers. Exits with 1 when the gate is decided."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         found = tide.gates.secret(run_id, gate, voter=voter)
     if as_json:
         print_json({"secret": found})
@@ -88,6 +93,7 @@ def decide(
 ) -> None:
     """Decide a gate. Exits with 1 when another decision stands already."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         outcome = tide.gates.decide(run_id, gate, decision, actor=actor, **more)
     if as_json:
         print_json(outcome)
@@ -108,14 +114,16 @@ def decide(
 def reviews(database: str | None, as_json: bool, run_id: str | None) -> None:
     """List the steps that may have taken effect and wait for a person to say what happened."""
     with connected(database) as tide:
+        if run_id is not None:
+            run_id = tide.runs.find(run_id)
         found = tide.runs.reviews(run_id)
-        if run_id is not None and not found:
-            tide.runs.get(run_id)  # there is none, or there is no such run
     if as_json:
         print_json(found)
         return
     rows = [(r.run_id, r.step, r.cause, r.side_effects, r.verified_by, age(r.opened_at)) for r in found]
     print_table(("run", "step", "cause", "side effects", "verify by", "opened"), rows, "nothing to review")
+    if found:
+        print_line(to_review(found[0].run_id, found[0].step), err=True)
 
 
 def _asked_output(step: str) -> Any:
@@ -141,6 +149,7 @@ def review(database: str | None, as_json: bool, run_id: str, step: str, decision
     if decision == "accept" and not given:
         more["output"] = _asked_output(step)
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         tide.runs.resolve_review(run_id, step, decision, **more)
         run = tide.runs.get(run_id)
     if as_json:

@@ -1,9 +1,12 @@
-"""The commands that look: ``runs``, ``show``, ``timeline``, ``events``, ``state``, ``diff``, ``tree``, ``usage``."""
+"""The commands that look: ``runs``, ``show``, ``step``, ``timeline``, ``events``, ``state``, ``diff``, ``tree``,
+``usage``.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from itertools import islice
@@ -13,8 +16,10 @@ from typing import Any
 import click
 
 from .. import timeline as drawing
-from ..calls import Event, RunInfo
+from ..calls import Event, GateInfo, ReviewInfo, RunInfo, TreeNode
 from ..client import Tidebase
+from ..errors import RunNotFound
+from ..hints import command, to_decide, to_review
 from ..state import MAIN, Moment
 from .output import (
     DURATION,
@@ -25,6 +30,8 @@ from .output import (
     common,
     connected,
     plain,
+    pretty,
+    print_block,
     print_fields,
     print_json,
     print_line,
@@ -33,6 +40,21 @@ from .output import (
 )
 
 _PAGE = 100
+
+#: So many characters of a value stand in a table.
+_SHORT = 40
+
+#: What was said about a step when it was begun.
+_CONTRACT = (
+    "side_effects",
+    "idempotency_key",
+    "replay",
+    "checkpoint_invariant",
+    "verified_by",
+    "credentials",
+    "retries",
+    "timeout",
+)
 _MOST_VERSIONS = 10_000
 
 
@@ -66,12 +88,19 @@ def runs(
         "roots": not (everything or status or workflow),
     }
     with connected(database) as tide:
-        found = list(islice(_pages(tide, before, filters), min(limit, sys.maxsize)))
+        found = list(islice(_pages(tide, _known(tide, before), filters), min(limit, sys.maxsize)))
     if as_json:
         print_json(found)
         return
     rows = [(r.run_id, r.workflow, status_of(r), r.attempt, r.steps_completed, age(r.created_at)) for r in found]
     print_table(("run", "workflow", "status", "attempt", "steps", "created"), rows, "no runs")
+
+
+def _known(tide: Tidebase, before: str | None) -> str | None:
+    """A run that is gone has a place in the list all the same, if it is in its id."""
+    with suppress(RunNotFound):
+        return before and tide.runs.find(before)
+    return before
 
 
 def _pages(tide: Tidebase, before: str | RunInfo | None, filters: dict[str, Any]) -> Iterator[RunInfo]:
@@ -94,11 +123,12 @@ def status_of(run: RunInfo) -> str:
 @common
 @click.argument("run_id", metavar="RUN")
 def show(database: str | None, as_json: bool, run_id: str) -> None:
-    """Show a run: its status, attempts, steps, gates, and what it used."""
+    """Show a run: its status, attempts, steps, gates, what it used, and what could be done next."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         run = tide.runs.get(run_id)
         attempts, steps, totals = tide.runs.attempts(run_id), tide.runs.steps(run_id), tide.runs.usage(run_id)
-        gates = tide.runs.gates(run_id)
+        gates, reviews = tide.runs.gates(run_id), tide.runs.reviews(run_id)
         children = [node for node in tide.runs.tree(run_id) if node.parent_run_id == run_id]
     if as_json:
         parts = {"attempts": attempts, "steps": steps, "gates": gates, "children": children, "usage": totals}
@@ -109,12 +139,17 @@ def show(database: str | None, as_json: bool, run_id: str) -> None:
     print_fields({"run_id": run.run_id, "status": status_of(run), **fields})
     if attempts:
         _heading("attempts")
-        rows = [(a.attempt, a.holder, a.started_at, a.ended_at, a.outcome or "at work") for a in attempts]
-        print_table(("attempt", "holder", "started", "ended", "outcome"), rows, "")
+        rows = [
+            (a.attempt, a.holder, a.started_at, a.ended_at, a.outcome or "at work", _message(a.error)) for a in attempts
+        ]
+        print_table(("attempt", "holder", "started", "ended", "outcome", "error"), rows, "")
     if steps:
         _heading("steps")
-        steps_rows = [(s.name, s.status, s.attempt, s.started_at, s.duration, _message(s.error)) for s in steps]
-        print_table(("step", "status", "attempt", "started", "took", "error"), steps_rows, "")
+        step_rows = [
+            (s.name, s.status, s.attempt, s.started_at, s.duration, _part(s.input), _part(s.output), _message(s.error))
+            for s in steps
+        ]
+        print_table(("step", "status", "attempt", "started", "took", "input", "output", "error"), step_rows, "")
     if gates:
         _heading("gates and timers")
         gate_rows = [(g.name, g.kind, g.status, g.decision, g.actor, g.prompt) for g in gates]
@@ -126,16 +161,103 @@ def show(database: str | None, as_json: bool, run_id: str) -> None:
     if totals.tree_records:
         _heading("usage")
         print_fields(_usage_fields(asdict(totals)))
+    _print_tracebacks(
+        [(f"step {s.name}", s.error) for s in steps if s.status != "completed"] + [("the run", run.error)]
+    )
+    following = list(_next(run, gates, reviews, children))
+    if following:
+        _heading("next")
+        for line in following:
+            print_line(line)
+
+
+def _next(
+    run: RunInfo, gates: Sequence[GateInfo], reviews: Sequence[ReviewInfo], children: Sequence[TreeNode]
+) -> Iterator[str]:
+    """What could be done so that the run goes on."""
+    for review in reviews:
+        yield to_review(run.run_id, review.step)
+    for gate in gates:
+        if gate.kind == "gate" and gate.status == "pending":
+            yield to_decide(run.run_id, gate.name, gate.options)
+    for child in children:
+        if child.edge_type != "fork" and child.status in ("waiting", "review"):
+            yield f"See what a child of it waits for: {command('show', child.run_id)}"
+    if run.lease_lapsed or run.status == "failed":
+        yield f"Let another worker go on with it: {command('recover', run.run_id)}"
 
 
 def _heading(text: str) -> None:
-    click.echo(f"\n{text}")
+    print_line("")
+    print_line(text)
+
+
+def _part(value: Any) -> str:
+    """As much of a value as stands in a table: `tidebase step` has all of it."""
+    text = short(value)
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…"
 
 
 def _message(error: Any) -> str | None:
     if isinstance(error, dict) and "message" in error:
         error = ": ".join(str(error[part]) for part in ("type", "message") if part in error)
     return None if error is None else short(error)[:100]
+
+
+def _print_tracebacks(errors: Iterable[tuple[str, Any]]) -> None:
+    """What is known of where errors came from; each once, for those that have it."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for where, error in errors:
+        if isinstance(error, dict) and isinstance(error.get("traceback"), str):
+            places.setdefault((_message(error) or "", error["traceback"]), []).append(where)
+    for (_, text), names in places.items():
+        _heading(f"error of {', '.join(names)}")
+        print_block(text)
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
+@click.argument("name", metavar="NAME")
+def step(database: str | None, as_json: bool, run_id: str, name: str) -> None:
+    """Show all there is about a step: input, output, errors, contract, and each time it was tried."""
+    with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
+        found = tide.runs.step(run_id, name)
+        log = [event for event in tide.runs.events(run_id) if _is_about(event, name)]
+        reviews = [review for review in tide.runs.reviews(run_id) if review.step == name]
+    if as_json:
+        print_json({"step": found, "tries": log})
+        return
+    fields = {key: value for key, value in asdict(found).items() if key not in ("input", "output", "error", *_CONTRACT)}
+    print_fields({**fields, "error": _message(found.error)})
+    contract = {key: getattr(found, key) for key in _CONTRACT}
+    if any(value not in (None, [], 0, "auto") for value in contract.values()):
+        _heading("contract")
+        print_fields(contract)
+    for heading, value in (("input", found.input), ("output", found.output)):
+        if value is not None or (heading == "output" and found.status == "completed"):
+            _heading(heading)
+            print_block(pretty(value))
+    _heading("tries")
+    rows = [(e.seq, e.created_at, e.type, e.payload.get("attempt"), _happened(e.payload)) for e in log]
+    print_table(("seq", "at", "event", "attempt", "what"), rows, "none is in the log")
+    failures = [(f"attempt {e.payload.get('attempt')}", e.payload.get("error")) for e in log]
+    _print_tracebacks(failures or [("the step", found.error)])
+    if reviews:
+        _heading("next")
+        print_line(to_review(run_id, name))
+
+
+def _is_about(event: Event, step: str) -> bool:
+    return event.type.startswith("step.") and isinstance(event.payload, dict) and event.payload.get("name") == step
+
+
+def _happened(payload: dict[str, Any]) -> str:
+    """What an event says beside the name and the number of the attempt."""
+    said = {key: value for key, value in payload.items() if key not in ("name", "attempt", "token", "error")}
+    words = [f"{key}: {short(value)}" for key, value in said.items()]
+    return ", ".join([*words, *filter(None, [_message(payload.get("error"))])])
 
 
 @click.command()
@@ -146,6 +268,7 @@ def _message(error: Any) -> str | None:
 def timeline(database: str | None, as_json: bool, run_id: str, svg: Path | None, width: int | None) -> None:
     """Draw when what of a run happened: attempts, steps, gates, children."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         picture = drawing.collect(tide.runs, run_id)
     if svg is not None:
         try:
@@ -168,6 +291,7 @@ def timeline(database: str | None, as_json: bool, run_id: str, svg: Path | None,
 def events(database: str | None, as_json: bool, run_id: str, after: int, follow: bool) -> None:
     """Print a run's log, as one line an event; with --json one JSON object a line."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         for event in tide.runs.subscribe(run_id, after) if follow else tide.runs.events(run_id, after):
             if as_json:
                 print_json(event)
@@ -203,6 +327,7 @@ def state(
     if len(chosen) + history > 1:
         raise click.UsageError("--at, --version, --seq, --label and --versions exclude each other")
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         if history:
             _print_versions(tide, run_id, stream, as_json)
             return
@@ -212,8 +337,6 @@ def state(
 
 def _print_versions(tide: Tidebase, run_id: str, stream: str, as_json: bool) -> None:
     versions = tide.runs.state_versions(run_id, stream, max=_MOST_VERSIONS)
-    if not versions:
-        tide.runs.get(run_id)  # there is none, or there is no such run
     if as_json:
         print_json(versions)
         return
@@ -228,12 +351,13 @@ def _print_versions(tide: Tidebase, run_id: str, stream: str, as_json: bool) -> 
 def diff(database: str | None, as_json: bool, run_id: str, other: str) -> None:
     """Say in what two runs differ, such as a run and its fork. Exits with 1 when they do."""
     with connected(database) as tide:
+        run_id, other = tide.runs.find(run_id), tide.runs.find(other)
         differences = tide.diff(run_id, other)
     if as_json:
         print_json(differences)
     else:
         rows = [(d.kind, d.name, d.difference, short(d.value)[:60], short(d.other)[:60]) for d in differences]
-        print_table(("kind", "name", "difference", "run", "other"), rows, "no difference")
+        print_table(("kind", "name", "difference", "one", "other"), rows, "no difference")
     if differences:
         raise SystemExit(1)
 
@@ -244,6 +368,7 @@ def diff(database: str | None, as_json: bool, run_id: str, other: str) -> None:
 def tree(database: str | None, as_json: bool, run_id: str) -> None:
     """Print a run with its children and forks, and theirs."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         nodes = tide.runs.tree(run_id)
     if as_json:
         print_json(nodes)
@@ -260,6 +385,7 @@ def tree(database: str | None, as_json: bool, run_id: str) -> None:
 def usage(database: str | None, as_json: bool, run_id: str) -> None:
     """Say what a run used and cost, itself and with its descendants."""
     with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
         totals = tide.runs.usage(run_id)
         by_model, by_step = tide.runs.usage_by_model(run_id), tide.runs.usage_by_step(run_id)
     if as_json:
@@ -278,4 +404,4 @@ def _usage_fields(totals: dict[str, Any]) -> dict[str, Any]:
     return {name: plain(value) for name, value in totals.items() if name != "run_id" and value != 0}
 
 
-COMMANDS = [runs, show, timeline, events, state, diff, tree, usage]
+COMMANDS = [runs, show, step, timeline, events, state, diff, tree, usage]
