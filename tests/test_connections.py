@@ -329,11 +329,13 @@ def test_a_checkpoint_waits_for_a_lock_longer_than_one_call_may(database: str, d
             timer.result()
         return result
 
-    db.execute(f"alter database {value(db, 'select current_database()')} set {setting} = '50ms'")
+    name = value(db, "select current_database()")
+    db.execute(f"alter database {name} set {setting} = '50ms'")
     with psycopg.connect(database) as blocker, Tidebase(database, reconnect_s=0.01) as tide:
         blocker.execute(f"set {setting} = 0")
         tried = failures_of(tide._database)
         assert tide.run("w", work, run_id="r") == 7
+    db.execute(f"alter database {name} reset {setting}")
     assert executed == [1]
 
 
@@ -441,6 +443,30 @@ LIMITS = "select current_setting('lock_timeout'), current_setting('idle_in_trans
 
 def limits(connection: psycopg.Connection[Any]) -> Any:
     return connection.execute(LIMITS).fetchone()
+
+
+def test_a_transaction_begins_on_a_connection_that_is_there(database: str, db: Db) -> None:
+    """The one at hand was broken off while nobody used it: nothing was done yet, so another one is taken."""
+
+    def work(run: Run, _: Any) -> int:
+        end_sessions(db)
+        with run.transaction("t") as tx:
+            tx.result = tx.execute("select 1").fetchone()[0]  # type: ignore[index]
+        return int(tx.result)
+
+    with Tidebase(database) as tide:
+        assert tide.run("w", work, run_id="r") == 1
+
+
+async def test_a_transaction_begins_on_a_connection_that_is_there_async(database: str, db: Db) -> None:
+    async def work(run: AsyncRun, _: Any) -> int:
+        await asyncio.to_thread(end_sessions, db)
+        async with run.transaction("t") as tx:
+            tx.result = (await (await tx.execute("select 1")).fetchone())[0]  # type: ignore[index]
+        return int(tx.result)
+
+    async with AsyncTidebase(database) as tide:
+        assert await tide.run("w", work, run_id="r") == 1
 
 
 # --- a caller's connections that are not in autocommit mode ---

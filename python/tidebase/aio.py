@@ -408,7 +408,7 @@ class AsyncRun:
     async def _scope(self, trial: Trial, joined: AsyncJoined | None) -> AsyncIterator[AsyncConnection]:
         """The transaction; in one of the caller's a savepoint, so that a block that fails leaves nothing."""
         if joined is None:
-            async with self._database.connection() as connection, connection.transaction():
+            async with self._database.transaction() as connection:
                 limit = trial.limit()
                 if limit is not None:
                     await self._database.execute_on(connection, limit)

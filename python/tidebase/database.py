@@ -14,8 +14,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
@@ -216,7 +216,7 @@ class Database:
             with self._lock, _kept_for_block(self), lent(self._single):  # one connection serves one thread at a time
                 yield self._single
             return
-        pool, lock, process = self._open_pool(), self._lock, os.getpid()
+        pool, lock, process = self._surely(self._open_pool), self._lock, os.getpid()
         with lock:
             self._blocks += 1
         try:
@@ -234,6 +234,29 @@ class Database:
             if lock is self._lock:
                 with lock:
                     self._blocks -= 1
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """The same, in a transaction that has begun: in passing trouble it is tried again until then, and no further.
+
+        Raises:
+            TidebaseError: it could not be begun.
+        """
+        begun, connection = self._surely(self._begun)
+        with begun:
+            yield connection
+
+    def _begun(self) -> tuple[ExitStack, Connection]:
+        with ExitStack() as stack:
+            connection = stack.enter_context(self.connection())
+            stack.enter_context(connection.transaction())
+            return stack.pop_all(), connection
+
+    def _surely(self, get: Callable[[], R]) -> R:
+        try:
+            return Retrying(**_retries(self, time.monotonic() + self._reconnect_s))(get)
+        except psycopg.Error as error:
+            raise _translate(error) from error
 
     def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns.
@@ -470,7 +493,9 @@ class AsyncDatabase:
                 with _kept_for_block(self), lent(self._single):
                     yield self._single
             return
-        pool = here._pool or await here.open_pool()
+        pool = here._pool
+        if pool is None:
+            pool = await self._surely(here.open_pool)
         here.blocks += 1
         try:
             if pool is self._source:
@@ -485,6 +510,25 @@ class AsyncDatabase:
                 await here.give_back(pool, connection)
         finally:
             here.blocks -= 1
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """The same, in a transaction that has begun; see :meth:`Database.transaction`."""
+        begun, connection = await self._surely(self._begun)
+        async with begun:
+            yield connection
+
+    async def _begun(self) -> tuple[AsyncExitStack, AsyncConnection]:
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self.connection())
+            await stack.enter_async_context(connection.transaction())
+            return stack.pop_all(), connection
+
+    async def _surely(self, get: Callable[[], Awaitable[R]]) -> R:
+        try:
+            return cast(R, await AsyncRetrying(**_retries(self, time.monotonic() + self._reconnect_s))(get))
+        except psycopg.Error as error:
+            raise _translate(error) from error
 
     async def execute(self, call: Call[R]) -> R:
         """Makes the call and returns what it returns; see :meth:`Database.execute`."""

@@ -389,7 +389,7 @@ class Run:
     def _scope(self, trial: Trial, joined: Joined | None) -> Iterator[Connection]:
         """The transaction; in one of the caller's a savepoint, so that a block that fails leaves nothing."""
         if joined is None:
-            with self._database.connection() as connection, connection.transaction():
+            with self._database.transaction() as connection:
                 limit = trial.limit()
                 if limit is not None:
                     self._database.execute_on(connection, limit)
