@@ -445,5 +445,12 @@ select throws_ok($$select tidebase.record_step('was released', 1, 'late')$$, 'TB
 select tidebase.create_run('wf', run_id => 'never leased');
 select throws_ok(format($$select tidebase.%s('never leased', 0, 's')$$, call), 'TB003', null, call || ' needs a lease that was granted')
 from unnest(array['record_step', 'complete_step', 'fail_step']) call;
+
+-- a step that was to be retried, and then had to be decided about
+select pg_temp.leased('in doubt');
+select tidebase.begin_step('in doubt', 1, 's', retries => 1, retry_delay => '1 hour');
+select is((tidebase.fail_step('in doubt', 1, 's')).decision, 'auto_retry', 'it is to be retried');
+select is((tidebase.begin_step('in doubt', 1, 's', side_effects => '{card}')).outcome, 'review', 'with a stricter contract a person is asked');
+select results_eq($$select decision, retry_after from tidebase.fail_step('in doubt', 1, 's')$$, $$values ('manual_review', null::interval)$$, 'and the failure told again has no retry any more');
 select * from finish();
 rollback;

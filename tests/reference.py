@@ -321,7 +321,7 @@ class Reference:
 
     def fail_run(self, run_id: str, token: int | None, error: Any, retryable: bool = True) -> Any:
         run = self.find(run_id)
-        seq = run.ended("run.failed", token)
+        seq = None if run.crashed else run.ended("run.failed", token)
         if seq is None:
             run = self.fence(run_id, token)
             for name in self.unsettled(run):

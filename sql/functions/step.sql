@@ -533,7 +533,7 @@ begin
     perform tidebase_private.raise_not_running(run_id, token, name);
   elsif step.status <> 'running' then
     perform tidebase_private.give_back(head, 1);  -- the same call again
-    return row(step.decision, case when step.retry_at is not null then greatest(step.retry_at - clock_timestamp(), '0') end,
+    return row(step.decision, case when step.decision = 'auto_retry' then greatest(step.retry_at - clock_timestamp(), '0') end,
       step.attempt)::step_failure;
   end if;
 
