@@ -9,6 +9,7 @@ the lease lasts. Who cancels a call himself has it cancelled.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import sys
@@ -43,6 +44,7 @@ from .line import (
     discard,
     like_those_of,
     like_those_of_async,
+    ours,
     run,
     run_and_commit,
     run_and_commit_async,
@@ -54,6 +56,8 @@ from .line import AsyncConnection as AsyncConnection
 from .line import Connection as Connection
 from .loops import PerLoop
 from .mark import Marker
+
+log = logging.getLogger("tidebase.database")
 
 R = TypeVar("R")
 Pool = ConnectionPool[Connection]
@@ -407,8 +411,9 @@ class Database:
             if self._pool is None:
                 with _first_connection(self.url, self._lease_s) as connection:
                     pooled = _is_pooled(connection, _server_pid(connection))
+                    _tell_if_read_only(connection)
                 self._pool = OwnPool(
-                    with_limits(self.url, self._lease_s),
+                    ours(self.url, self._lease_s),
                     min_size=1,
                     max_size=self._pool_size,
                     timeout=self._reconnect_s,
@@ -684,8 +689,9 @@ class _Here:
             if self._pool is None:
                 async with await _first_connection_async(database.url, database._lease_s) as connection:
                     pooled = _is_pooled(connection, await _server_pid_async(connection))
+                    _tell_if_read_only(connection)
                 pool: AsyncPool = AsyncConnectionPool(
-                    with_limits(database.url, database._lease_s),
+                    ours(database.url, database._lease_s),
                     min_size=1,
                     max_size=database._pool_size,
                     timeout=database._reconnect_s,
@@ -821,13 +827,13 @@ async def _committed_at_once_async(connection: AsyncConnection) -> AsyncIterator
 
 
 def _connect_aside(url: str, lease_s: float) -> Connection:
-    connection = psycopg.connect(with_limits(url, lease_s), autocommit=True, prepare_threshold=None)
+    connection = psycopg.connect(ours(url, lease_s), autocommit=True, prepare_threshold=None)
     keep(connection)
     return connection
 
 
 async def _connect_aside_async(url: str, lease_s: float) -> AsyncConnection:
-    limited = with_limits(url, lease_s)
+    limited = ours(url, lease_s)
     connection = await psycopg.AsyncConnection.connect(limited, autocommit=True, prepare_threshold=None)
     keep(connection)
     return connection
@@ -867,6 +873,16 @@ def _unconnected(error: psycopg.Error, url: str, lease_s: float) -> Exception:
         sqlstate=error.sqlstate,
         hint="Check TIDEBASE_DATABASE_URL, DATABASE_URL or the PG... variables.",
     )
+
+
+def _tell_if_read_only(connection: Connection | AsyncConnection) -> None:
+    """Such a session is fine for who looks. A worker's calls are made again for a while, for after a failover that may
+    be over soon: here it is told at once.
+    """
+    asked = ("in_hot_standby", "default_transaction_read_only")
+    found = [name for name in asked if connection.pgconn.parameter_status(name.encode()) == b"on"]
+    if found:
+        log.warning("the database can only be read: %s is on", found[0])
 
 
 _OF_THE_SERVER = "select pg_backend_pid()"

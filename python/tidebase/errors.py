@@ -247,6 +247,11 @@ _HINTS = {
 }
 
 
+_HINTS_BY_SQLSTATE = {
+    "25006": "It is a standby, or default_transaction_read_only is set for this user, this database or this process.",
+}
+
+
 def from_postgres(error: psycopg.Error) -> TidebaseError:
     """The exception for an error of the database or of the connection to it."""
     diagnostic = error.diag
@@ -260,7 +265,7 @@ def from_postgres(error: psycopg.Error) -> TidebaseError:
         diagnostic.message_primary or str(error).strip() or type(error).__name__,
         sqlstate=error.sqlstate,
         detail=detail,
-        hint=diagnostic.message_hint or _HINTS.get(kind),
+        hint=diagnostic.message_hint or _HINTS_BY_SQLSTATE.get(error.sqlstate or "") or _HINTS.get(kind),
     )
 
 

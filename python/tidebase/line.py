@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from .calls import Call
-from .errors import is_of_the_session
+from .errors import InvalidArgument, is_of_the_session
 from .forked import keep
 
 R = TypeVar("R")
@@ -39,6 +39,11 @@ def with_limits(conninfo: str, lease_s: float, **arguments: Any) -> str:
     said = {*conninfo_to_dict(conninfo), *arguments}
     said.update(option.keyword.decode() for option in Conninfo.get_defaults() if option.val is not None)
     return make_conninfo(conninfo, **{name: value for name, value in limits.items() if name not in said})
+
+
+def ours(conninfo: str, lease_s: float) -> str:
+    """The same, for a connection of our own: in UTF-8, whatever is set for the user, the database or the process."""
+    return make_conninfo(with_limits(conninfo, lease_s), client_encoding="UTF8")
 
 
 #: Limits of a session of our own that does not go through a pooler, unless somebody has set them: who waits longer for
@@ -88,15 +93,31 @@ async def _awaited(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+#: How rows come, however the session or the caller's connection like to show a time, an interval, a number or a row.
+_AS_IT_IS: Any = {"binary": True, "row_factory": tuple_row}
+
+
+def _require_utf8(connection: Connection | AsyncConnection) -> None:
+    """Raises InvalidArgument where texts would be lost on the way; what the server says at connect is asked, not it."""
+    encoding = connection.pgconn.parameter_status(b"client_encoding")
+    if encoding not in (b"UTF8", None):
+        raise InvalidArgument(
+            f"the client_encoding of this connection is {encoding.decode()}; Tidebase needs UTF8",
+            hint="Connect with client_encoding=UTF8, or give Tidebase a connection string: then it does.",
+        )
+
+
 def run(connection: Connection, call: Call[R]) -> R:
     """Makes a call on this connection."""
-    cursor = connection.cursor(row_factory=tuple_row)  # the caller's connection may make its rows otherwise
+    _require_utf8(connection)
+    cursor = connection.cursor(**_AS_IT_IS)
     return call.read(cursor.execute(call.query, call.parameters).fetchall())
 
 
 async def run_async(connection: AsyncConnection, call: Call[R]) -> R:
     """Makes a call on this connection."""
-    cursor = connection.cursor(row_factory=tuple_row)
+    _require_utf8(connection)
+    cursor = connection.cursor(**_AS_IT_IS)
     return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
 
 
@@ -108,7 +129,8 @@ def run_and_commit(connection: Connection, call: Call[R]) -> R:
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         with connection.transaction():
             return run(connection, call)
-    cursor = connection.cursor(row_factory=tuple_row)
+    _require_utf8(connection)
+    cursor = connection.cursor(**_AS_IT_IS)
     try:
         with connection.pipeline():
             cursor.execute(call.query, call.parameters)
@@ -124,7 +146,8 @@ async def run_and_commit_async(connection: AsyncConnection, call: Call[R]) -> R:
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         async with connection.transaction():
             return await run_async(connection, call)
-    cursor = connection.cursor(row_factory=tuple_row)
+    _require_utf8(connection)
+    cursor = connection.cursor(**_AS_IT_IS)
     try:
         async with connection.pipeline():
             await cursor.execute(call.query, call.parameters)
