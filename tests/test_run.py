@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tidebase import (
+    AsyncTidebase,
     DatabaseUnavailable,
     InputMismatch,
     InvalidArgument,
@@ -329,6 +330,46 @@ def test_the_worker_role_is_enough_for_a_worker_and_for_nothing_else(
                 tide.runs.cancel("r")
     finally:
         db.execute(f"drop owned by {name}; drop role {name}")
+
+
+@pytest.mark.parametrize("prefix", ["tidebase", "My Prefix"])
+async def test_who_may_not_is_told_which_role_it_takes(server: Server, empty_database: str, prefix: str) -> None:
+    name = "agent_" + empty_database.partition("?")[0].rpartition("/")[2]
+    url = empty_database.replace("postgres@", f"{name}@")
+    with psycopg.connect(empty_database, autocommit=True) as admin, Tidebase(empty_database) as owner:
+        owner.migrate(role_prefix=prefix)
+        admin.execute(f"create role {name} login")
+
+        def role(audience: str) -> str:
+            full = f"{prefix}_{audience}"
+            return f'"{full}"' if " " in full else full
+
+        everybody = ", ".join(sorted(map(role, ("approver", "operator", "reader", "worker")), key=str.lower))
+        try:
+            with Tidebase(url) as tide:
+                some = (
+                    f"It needs one of the roles {everybody}. Let an administrator: grant {role('approver')} to {name}$"
+                )
+                for look in (lambda: tide.runs.list(), lambda: tide.runs.steps("r")):  # a function, a view
+                    with pytest.raises(NotEntitled, match=some):
+                        look()
+                admin.execute(f"grant {role('reader')} to {name}")
+                assert tide.runs.list() == []
+                only = (
+                    f"It needs the role {role('operator')}. Let an administrator: grant {role('operator')} to {name}$"
+                )
+                with pytest.raises(NotEntitled, match=only):
+                    tide.runs.cancel("r")
+                with psycopg.connect(url) as connection, pytest.raises(NotEntitled, match="permission denied"):
+                    tide.bind(connection).runs.create("w")
+            async with AsyncTidebase(url) as atide:
+                with pytest.raises(NotEntitled, match=only):
+                    await atide.runs.cancel("r")
+        finally:
+            admin.execute(f"drop owned by {name}; drop role {name}")
+            if prefix != "tidebase":
+                for audience in ("worker", "approver", "operator", "reader", "owner"):
+                    admin.execute(f"drop owned by {role(audience)} cascade; drop role {role(audience)}")
 
 
 def test_a_callers_connection_may_make_its_rows_otherwise(database: str) -> None:

@@ -7,6 +7,7 @@ stays text until somebody knows what to decode it as; one of type :data:`Value` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -934,6 +935,40 @@ def rows_of(view: str, row: type[R], order: str, **where: Any) -> Call[list[R]]:
     query = f"select {columns(row)} from tidebase.{view} where {condition} order by {order}"
     read = reader(row)
     return Call(query, tuple(given.values()), lambda rows: list(map(read, rows)))
+
+
+@dataclass(frozen=True)
+class Audience:
+    """For whom a function or a view is. ``user``: who asks; ``allowed``: whether it is for this user; ``roles``: those
+    that it was granted to; ``owner``: whose it is. The names are quoted where SQL wants that.
+    """
+
+    user: str
+    allowed: bool
+    roles: list[str]
+    owner: str
+
+
+def audience_of(call: Call[Any]) -> Call[list[Audience]]:
+    """For whom the function is that a call is made to, or the view: from the catalogue, which anybody may read."""
+    named = re.search(r"\btidebase\.(\w+)", call.query)
+    return Call(_AUDIENCE, (named[1] if named else "",), lambda rows: [Audience(*row) for row in rows])
+
+
+_AUDIENCE = """
+select quote_ident(current_user), bool_or(pg_has_role(coalesce(nullif(a.grantee, 0), o.owner), 'usage')),
+  coalesce(array_agg(distinct quote_ident(r.rolname)) filter (where r.oid <> o.owner), '{}'),
+  quote_ident(pg_get_userbyid(o.owner))
+from (
+  select p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)), p.pronamespace, p.proname from pg_proc p
+  union all
+  select c.relowner, coalesce(c.relacl, acldefault('r', c.relowner)), c.relnamespace, c.relname from pg_class c
+) o (owner, acl, schema, name)
+cross join aclexplode(o.acl) a
+left join pg_roles r on r.oid = a.grantee
+where o.schema = to_regnamespace('tidebase') and o.name = %s and a.privilege_type in ('EXECUTE', 'SELECT')
+group by o.owner
+"""
 
 
 def run_attempts(run_id: str) -> Call[list[Attempt]]:

@@ -26,7 +26,7 @@ from psycopg.pq import PGconn, Ping, TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, wait_random_exponential
 
-from .calls import Call
+from .calls import Call, audience_of
 from .doorbell import AsyncDoorbell, Doorbell
 from .errors import (
     DatabaseUnavailable,
@@ -37,6 +37,7 @@ from .errors import (
     is_transient,
 )
 from .forked import OwnPool, inherit, keep, lent, notice
+from .hints import forbidden
 from .line import (
     LIMITED,
     AsyncLine,
@@ -276,6 +277,11 @@ class Database:
                 if not _may_repeat(self, error):
                     raise
             return cast(R, Retrying(**_retries(self, begun + self._patience(call)))(self._once, call))
+        except psycopg.errors.InsufficientPrivilege as error:
+            known = from_postgres(error)
+            with suppress(psycopg.Error):
+                known = forbidden(known, self._once(audience_of(call)))
+            raise known from error
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 
@@ -547,6 +553,11 @@ class AsyncDatabase:
                         raise
                 retries = _retries(self, begun + self._patience(call))
                 return cast(R, await AsyncRetrying(**retries)(self._once, call))
+        except psycopg.errors.InsufficientPrivilege as error:
+            known = from_postgres(error)
+            with suppress(psycopg.Error):
+                known = forbidden(known, await self._once(audience_of(call)))
+            raise known from error
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise _translate(error) from error
 

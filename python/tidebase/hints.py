@@ -5,11 +5,29 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
+from .calls import Audience
+from .errors import TidebaseError
+
 
 def command(name: str, *words: str) -> str:
     """The line that calls a command of ``tidebase``; names that look like options are none."""
     dashes = ["--"] if any(word.startswith("-") for word in words) else []
     return shlex.join(["tidebase", name, *dashes, *words])
+
+
+def forbidden(error: TidebaseError, audiences: list[Audience]) -> TidebaseError:
+    """The error of who may not make a call, with the role that it needs."""
+    for audience in audiences:
+        if not audience.allowed:
+            roles, user = audience.roles, audience.user
+            if roles:
+                needed = f"one of the roles {', '.join(roles)}" if roles[1:] else f"the role {roles[0]}"
+                error.hint = f"It needs {needed}. Let an administrator: grant {roles[0]} to {user}"
+            else:
+                error.hint = (
+                    f"Only {audience.owner} may: the roles for others have not been made: tidebase roles --help"
+                )
+    return error
 
 
 def to_review(run_id: str, step: str) -> str:
