@@ -15,6 +15,8 @@ import pytest
 from tidebase import Run, RunNotFound, Tidebase
 from tidebase.timeline import Bar, Picture, _tick, as_svg, as_text, collect, duration
 
+from .probe_support import Connection, values
+
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 DRAWN = {"svg", "title", "style", "rect", "text", "line", "g"}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -233,6 +235,107 @@ def test_a_long_name_is_whole_in_the_tooltip_and_short_in_the_picture() -> None:
 
 def test_a_picture_of_nothing() -> None:
     assert rectangles(svg(picture(seconds=0))) == [] and len(lines(picture(seconds=0))) == 1
+
+
+# -- waiting
+
+#: Two attempts of seconds, and a day of waiting for a gate in between.
+PATIENT = [
+    bar("1 host", 0, 4, "attempt", "suspended"),
+    bar("2 host", 90_000, 90_003, "attempt"),
+    bar("plan", 0, 1),
+    bar("search", 1, 3.5),
+    bar("approve", 3.5, 90_000, "gate", "approved"),
+    bar("publish", 90_000, 90_003),
+]
+
+
+def cells(drawn: Picture) -> list[int]:
+    return [row.count("█") + row.count("━") for row in lines(drawn)[1 : len(drawn.bars) + 1]]
+
+
+def test_a_long_wait_leaves_room_for_what_was_done() -> None:
+    drawn = picture(*PATIENT, seconds=90_003)
+    assert [(fold.start, fold.end) for fold in drawn.folds] == [(4, 90_000)]
+    assert drawn.drawn(90_003) == pytest.approx(13) and drawn.share(at(4)) == pytest.approx(4 / 13)
+    assert drawn.share(at(90_000)) == pytest.approx(10 / 13) and drawn.share(None) == 1
+    first, second, plan, search, gate, publish = cells(drawn)
+    assert first > second > 10 and plan > 3 and search > 8 and publish == second
+    assert gate <= 4 and "┄" * 20 in lines(drawn)[5]
+    assert lines(drawn)[0].endswith("1d 01h")
+    assert lines(drawn)[-1] == "┄ is waiting, drawn shorter than it was: 1d 00h"
+    root = svg(drawn)
+    widths = [float(rectangle.attrib["width"]) for rectangle in rectangles(root)]
+    assert widths == pytest.approx([172.3, 129.2, 43.1, 107.7, 280, 129.2], abs=0.2)
+    (fold,) = (rectangle for rectangle in root.iter(f"{SVG}rect") if rectangle.get("class") == "fold")
+    assert float(fold.attrib["x"]) == pytest.approx(402.3) and float(fold.attrib["width"]) == pytest.approx(258.5)
+    assert "1d 00h of waiting" in texts(root) and "\n+2 s\n" in texts(root)
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 60])
+def test_all_waiting_together_takes_half_of_the_picture(number: int) -> None:
+    bars = [bar(f"s{n}", 1000 * n, 1000 * n + 1) for n in range(number)]
+    bars += [bar(f"g{n}", 1000 * n + 1, 1000 * (n + 1), "gate", "approved") for n in range(number)]
+    drawn = picture(bar("1", 0, 1000 * number, "attempt"), *bars, seconds=1000 * number)
+    assert len(drawn.folds) == number and drawn.drawn(drawn.seconds) == pytest.approx(2 * number)
+    assert all(fold.shown == pytest.approx(1) for fold in drawn.folds)
+    svg(drawn)
+    assert max(map(columns, lines(drawn))) <= 100
+
+
+def test_short_waits_stay_as_they_are_beside_a_long_one() -> None:
+    waits = [bar("a", 10, 11, "timer", "fired"), bar("b", 20, 5000, "gate", "approved")]
+    drawn = picture(bar("1", 0, 5010, "attempt"), bar("s", 0, 20), *waits[1:], bar("t", 5000, 5010), seconds=5010)
+    assert [(fold.start, fold.end, fold.shown) for fold in drawn.folds] == [(20, 5000, 30)]
+    more = picture(*drawn.bars[:1], bar("s", 0, 10), bar("s", 11, 20), *waits, bar("t", 5000, 5010), seconds=5010)
+    assert [(fold.start, fold.end, fold.shown) for fold in more.folds] == [(20, 5000, 28)]
+
+
+@pytest.mark.parametrize(
+    "bars",
+    [
+        [],
+        [bar("1", 0, 10, "attempt"), bar("g", 4, 10, "gate")],  # not much longer than the rest
+        [bar("1", 0, 1000, "attempt"), bar("s", 0, 1000), bar("g", 0, 1000, "gate")],  # a step was at work meanwhile
+        [bar("1", 0, 1000, "attempt"), bar("s", 0, 1), bar("c", 1, 1000, "child"), bar("g", 1, 1000, "gate")],
+        [bar("1", 0, 1000, "attempt"), bar("s", 0, 1)],  # somebody was there, and not waiting
+        [bar("1", 0, 0, "attempt"), bar("g", 0, 1000, "gate")],  # there is nothing else to be seen
+    ],
+    ids=["nothing", "short", "step", "child", "attempt", "only"],
+)
+def test_what_is_no_waiting_is_not_folded(bars: list[Bar]) -> None:
+    drawn = picture(*bars, seconds=max([(b.end - NOON).total_seconds() for b in bars if b.end], default=10))
+    assert drawn.folds == [] and drawn.share(at(drawn.seconds / 2)) == 0.5
+    assert len(lines(drawn)) == len(bars) + 1
+
+
+@pytest.mark.parametrize("status", ["waiting", "review", "pending", "running"])
+def test_who_waits_for_a_child_that_waits_waits(status: str) -> None:
+    bars = [bar("1", 0, 3, "attempt", "suspended"), bar("s", 0, 2), bar("c", 2, None, "child", status)]
+    assert bool(picture(*bars, seconds=1000).folds) == (status != "running")
+
+
+@pytest.mark.breaks_invariants
+def test_a_run_that_waited_is_folded(tide: Tidebase, db: Connection) -> None:
+    def work(run: Run, _: Any) -> str:
+        run.step("before", lambda: 1)
+        return run.gate("go", "Go on?", suspend=True).decision
+
+    with suppress(BaseException):
+        tide.run("w", work, run_id="r")
+    for table in ("steps", "gates", "attempts", "runs"):  # a day ago
+        for column in values(
+            db,
+            "select attname from pg_attribute where attrelid = %s::regclass and atttypid = 'timestamptz'::regtype",
+            f"tidebase.{table}",
+        ):
+            db.execute(f"update tidebase.{table} set {column} = {column} - interval '1 day'")
+    assert "┄" in lines(collect(tide.runs, "r"))[-1]
+    tide.gates.decide("r", "go", "approved")
+    assert tide.run("w", work, run_id="r") == "approved"
+    drawn = collect(tide.runs, "r")
+    assert drawn.seconds > 86_000 and drawn.drawn(drawn.seconds) < 60
+    assert lines(drawn)[-1].startswith("┄ is waiting, drawn shorter than it was: 1d 00h")
 
 
 # -- times

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 from unicodedata import category, east_asian_width
@@ -69,8 +71,94 @@ class Picture:
         return max((self.end - self.start).total_seconds(), 0.001)
 
     def share(self, moment: datetime | None) -> float:
-        """Where a moment lies between start (0) and end (1)."""
-        return ((moment or self.end) - self.start).total_seconds() / self.seconds
+        """Where a moment lies between start (0) and end (1), as it is drawn."""
+        return self.drawn(((moment or self.end) - self.start).total_seconds()) / self.drawn(self.seconds)
+
+    def drawn(self, seconds: float) -> float:
+        """So many seconds from the start, without what is left out of the folds before."""
+        return seconds - sum(fold.left_out * fold.passed(seconds) for fold in self.folds)
+
+    @cached_property
+    def folds(self) -> list[Fold]:
+        """The waiting that is drawn shorter than it was, in order: or all else would be too thin to be seen. Where it
+        would take two thirds of the picture it is given half: long waits are cut to the same length.
+        """
+        waits = list(_waits(self))
+        waited = sum(end - start for start, end in waits)
+        rest = self.seconds - waited
+        if rest <= 0 or waited <= 2 * rest:
+            return []
+        most = _cap([end - start for start, end in waits], rest)
+        return [Fold(start, end, most) for start, end in waits if end - start > most]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A time in which a run did nothing but wait, in seconds from the picture's start.
+
+    ``shown``: how long it is drawn.
+    """
+
+    start: float
+    end: float
+    shown: float
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """From when to when."""
+        return self.start, self.end
+
+    @property
+    def left_out(self) -> float:
+        """How much shorter it is drawn than it was."""
+        return self.end - self.start - self.shown
+
+    def passed(self, seconds: float) -> float:
+        """How much of it has passed at a time, between nothing (0) and all (1)."""
+        return min(max((seconds - self.start) / (self.end - self.start), 0), 1)
+
+    def is_under(self, picture: Picture, bar: Bar) -> bool:
+        """Whether a bar goes on through all of it."""
+        begun = (bar.start - picture.start).total_seconds()
+        ended = ((bar.end or picture.end) - picture.start).total_seconds()
+        return begun <= self.start and self.end <= ended
+
+
+def _waits(picture: Picture) -> Iterator[tuple[float, float]]:
+    """When no step and no child was at work, and a gate or timer was waited for, or nobody was there: each time between
+    two ends of bars, in seconds from the start.
+    """
+    changes: list[tuple[float, str, int]] = []
+    for bar in picture.bars:
+        begun = (bar.start - picture.start).total_seconds()
+        ended = ((bar.end or picture.end) - picture.start).total_seconds()
+        kind = bar.kind if bar.kind in ("attempt", "step", "gate", "timer", "fork") else "child"
+        if kind == "fork" or (bar.end is None and bar.status in ("waiting", "review", "pending") and kind != "gate"):
+            kind = "nothing"  # that is at work
+        changes += [(begun, kind, 1), (ended, kind, -1)]
+    open_now: Counter[str] = Counter()
+    unknown = all(bar.kind != "attempt" for bar in picture.bars)  # who was there
+    before = 0.0
+    for moment, kind, more in [*sorted(changes), (picture.seconds, "nothing", 0)]:
+        attended = open_now["attempt"] or unknown
+        at_work = open_now["child"] or (open_now["step"] and attended)
+        waiting = open_now["gate"] or open_now["timer"] or not attended
+        if moment > before and waiting and not at_work:
+            yield before, moment
+        before = max(before, moment)
+        open_now[kind] += more
+
+
+def _cap(lengths: Sequence[float], room: float) -> float:
+    """The length to which the longest are cut, so that all together take so much room."""
+    left = room
+    ordered = sorted(lengths)
+    for number, length in enumerate(ordered):
+        share = left / (len(ordered) - number)
+        if length > share:
+            return share
+        left -= length
+    return ordered[-1]
 
 
 def collect(runs: Runs, run_id: str) -> Picture:
@@ -125,6 +213,9 @@ def as_text(picture: Picture, width: int | None = None) -> str:
     for bar, label, note in zip(picture.bars, labels, notes, strict=True):
         drawn = click.style(_drawn(picture, bar, room), fg=_colour(bar.status)[0])
         lines.append(f"{fitted(label, label_width)}  {drawn}  {note}")
+    if picture.folds:
+        waited = duration(sum(fold.end - fold.start for fold in picture.folds))
+        lines.append(_shortened(f"┄ is waiting, drawn shorter than it was: {waited}", width))
     return "\n".join(lines) + "\n"
 
 
@@ -132,7 +223,12 @@ def _drawn(picture: Picture, bar: Bar, room: int) -> str:
     begin = min(int(picture.share(bar.start) * room), room - 1)
     cells = max(round(picture.share(bar.end) * room) - begin, 0)
     mark = "━" * cells if bar.kind == "attempt" else "█" * cells
-    return (" " * begin + (mark or "▏")).ljust(room)
+    line = (" " * begin + (mark or "▏")).ljust(room)
+    for fold in picture.folds:
+        if fold.is_under(picture, bar):
+            first, last = (round(picture.drawn(at) / picture.drawn(picture.seconds) * room) for at in fold.place)
+            line = line[:first] + "┄" * (last - first) + line[last:]
+    return line
 
 
 def _label(bar: Bar) -> str:
@@ -196,12 +292,15 @@ def _colour(status: str) -> tuple[str, str]:
 _ROW, _TOP, _LABELS, _CHART, _NOTES = 22, 76, 230, 560, 170
 _THINNEST = 2
 
+#: How wide a fold must be to have its length written into it.
+_LEGIBLE = 44
+
 _STYLE = """
 text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #24292f }
 .title { font-size: 15px; font-weight: 600 } .faint { fill: #6e7781 } .grid { stroke: #d0d7de; stroke-width: 1 }
-.background { fill: #ffffff }
+.background { fill: #ffffff } .fold { fill: #ffffff; opacity: 0.8 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #e6edf3 } .faint { fill: #8b949e } .grid { stroke: #30363d } .background { fill: #0d1117 }
+  text { fill: #e6edf3 } .faint { fill: #8b949e } .grid { stroke: #30363d } .background, .fold { fill: #0d1117 }
 }
 """
 
@@ -224,15 +323,36 @@ def as_svg(picture: Picture) -> str:
     ]
     for row, bar in enumerate(picture.bars):
         lines += _svg_bar(picture, bar, _TOP + row * _ROW)
+    for fold in picture.folds:
+        lines += _svg_fold(picture, fold, height)
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 def _grid(picture: Picture, height: int) -> Iterator[str]:
-    step = _tick(picture.seconds)
-    for number in range(int(picture.seconds / step) + 1):
-        x = _LABELS + number * step / picture.seconds * _CHART
-        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{height - 12}"/>'
-        yield f'<text class="faint" x="{x:.1f}" y="{_TOP - 8}" text-anchor="middle">{_at(number * step)}</text>'
+    """Lines at round times; behind a fold they count anew from its end."""
+    step = _tick(picture.drawn(picture.seconds))
+    begins = [0.0, *(fold.end for fold in picture.folds)]
+    ends = [*(fold.start for fold in picture.folds), picture.seconds]
+    for begin, end in zip(begins, ends, strict=True):
+        for number in range(1 if begin else 0, int((end - begin) / step) + 1):
+            x = _x(picture, begin + number * step)
+            said = f"+{_at(number * step)}" if begin else _at(number * step)
+            yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{height - 12}"/>'
+            yield f'<text class="faint" x="{x:.1f}" y="{_TOP - 8}" text-anchor="middle">{said}</text>'
+
+
+def _x(picture: Picture, seconds: float) -> float:
+    return _LABELS + picture.drawn(seconds) / picture.drawn(picture.seconds) * _CHART
+
+
+def _svg_fold(picture: Picture, fold: Fold, height: int) -> Iterator[str]:
+    left, right = _x(picture, fold.start), _x(picture, fold.end)
+    told = duration(fold.end - fold.start)
+    place = f'x="{left:.1f}" y="{_TOP - 4}" width="{right - left:.1f}" height="{height - 12 - _TOP + 4}"'
+    yield f'<rect class="fold" {place}><title>{told} of waiting, drawn shorter</title></rect>'
+    if right - left > _LEGIBLE:
+        middle = (left + right) / 2
+        yield f'<text class="faint" x="{middle:.1f}" y="{_TOP - 8}" text-anchor="middle">{told}</text>'
 
 
 def _tick(seconds: float) -> float:
