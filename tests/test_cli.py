@@ -1083,8 +1083,10 @@ def test_what_one_may_do_is_looked_over(server: Server, db: Connection) -> None:
 
 def test_settings_that_lose_data_are_a_problem(server: Server, terminal: Terminal, db: Connection) -> None:
     name = value(db, "select current_database()")
-    db.execute(f"alter database {name} set synchronous_commit = off")
+    for setting in ("synchronous_commit = off", "default_transaction_read_only = on"):
+        db.execute(f"alter database {name} set {setting}")
     found = findings(terminal, 1)
+    assert found["default_transaction_read_only"] == ("note", "on")
     assert found["synchronous_commit"] == ("note", "off") and found["fsync"] == ("problem", "off")
 
 

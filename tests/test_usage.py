@@ -35,7 +35,7 @@ def spend(run: Run, _: Any) -> str:
 def test_an_operator_raises_the_limit_and_the_run_goes_on(tide: Tidebase) -> None:
     with pytest.raises(BudgetExhausted) as stopped:
         tide.run("w", spend, run_id="r", budget={"cost_usd": Decimal("0.60")}, max_attempts=5)
-    assert stopped.value.detail["budget_run_id"] == "r"
+    assert stopped.value.detail["budget_run_id"] == "r" and "tidebase budget r --cost-usd" in str(stopped.value)
     assert tide.runs.get("r").status == "failed"  # at once: the attempts that are left would not get further
     assert [step.name for step in tide.runs.steps("r")] == ["s0", "t0"]
     limits = tide.runs.set_budget("r", cost_usd=Decimal("2.00"), actor="ada", reason="worth it")

@@ -22,6 +22,7 @@ from .errors import (
     TidebaseError,
 )
 from .flow import Flow
+from .hints import command
 from .lease import Departure, Hold
 from .options import check
 from .step import Checkpoints, StepOptions, Work
@@ -181,10 +182,12 @@ def accompany(worker: Worker, hold: Hold, order: Order, function: Callable[..., 
 def wait_for(hold: Hold, children: Mapping[str, BaseException]) -> Flow[None]:
     """Lets the run wait in the database for children that wait. Raises what its work is to let pass."""
     names = sorted(children)
+    one = children[names[0]]
+    look = command("show", (one.run_id if isinstance(one, TidebaseError) else None) or hold.run_id)
     error = RunSuspendedError(
         f"run {hold.run_id!r} waits for its children ({', '.join(names)})",
         detail={"run_id": hold.run_id, "children": names},
-        hint="Call tide.run with the same run_id when what they wait for has come, or with wait_s to wait for it.",
+        hint=f"See what they wait for: {look}; call tide.run with the same run_id when that has come, or with wait_s.",
     )
     error.__cause__ = next(iter(children.values()))
     call = calls.suspend_for_children(run_id=hold.run_id, token=hold.token, names=names)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg_pool import PoolClosed
 
+from .hints import command, to_review
+
 R = TypeVar("R")
 
 
@@ -265,8 +267,21 @@ def from_postgres(error: psycopg.Error) -> TidebaseError:
         diagnostic.message_primary or str(error).strip() or type(error).__name__,
         sqlstate=error.sqlstate,
         detail=detail,
-        hint=diagnostic.message_hint or _HINTS_BY_SQLSTATE.get(error.sqlstate or "") or _HINTS.get(kind),
+        hint=_next(kind, detail)
+        or diagnostic.message_hint
+        or _HINTS_BY_SQLSTATE.get(error.sqlstate or "")
+        or _HINTS.get(kind),
     )
+
+
+def _next(kind: type[TidebaseError], detail: dict[str, Any]) -> str | None:
+    """The command to go on with, where what the database says is for who calls its functions."""
+    run_id, step, budget = (detail.get(name) for name in ("run_id", "step", "budget_run_id"))
+    if kind is RunNeedsReview and run_id and step:
+        return f"{to_review(run_id, step)}; or call tide.runs.resolve_review."
+    if kind is BudgetExhausted and budget:
+        return f"An operator may raise it: {command('budget', budget)} --cost-usd AMOUNT; then resume the run."
+    return None
 
 
 def _detail(text: str | None) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .calls import Audience
-from .errors import TidebaseError
+if TYPE_CHECKING:
+    from .calls import Audience
+    from .errors import TidebaseError
 
 
 def command(name: str, *words: str) -> str:

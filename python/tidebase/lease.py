@@ -329,6 +329,8 @@ def _waiting(run_id: str, lease: calls.Lease) -> Flow[RunSuspendedError]:
         gates: list[calls.GateInfo] = yield calls.gate_named(run_id, name)
         if gates and gates[0].kind == "gate" and gates[0].status == "pending":
             hint = f"{to_decide(run_id, name, gates[0].options)}; then call again, or give wait_s."
+        elif not gates:  # but children
+            hint = f"See what they wait for: {command('show', run_id)}; call again when that has come, or give wait_s."
     what = f" for {name!r}" if name else ""
     return RunSuspendedError(f"run {run_id!r} waits{what}{until}", detail={"run_id": run_id}, hint=hint)
 

@@ -219,6 +219,12 @@ _SETTINGS = (
         "note",
         "Checkpoints are flushed all the same: the functions set it for their own transaction.",
     ),
+    (
+        "default_transaction_read_only",
+        ("off",),
+        "note",
+        "Whoever is set so can look, and do nothing else: alter role ... reset default_transaction_read_only",
+    ),
     ("autovacuum", ("on",), "problem", "The tables grow without end. Set it on."),
     ("track_counts", ("on",), "problem", "Autovacuum does not know when to work. Set it on."),
     (
