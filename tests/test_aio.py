@@ -164,6 +164,8 @@ async def test_a_run_and_a_step_are_found_by_their_names(atide: AsyncTidebase, t
     assert await atide.runs.find("ap") == tide.runs.find("appl") == "apple"
     step = await atide.runs.step("apple", "s")
     assert step == tide.runs.step("apple", "s") and (step.input, step.output) == (2, 1)
+    assert await atide.runs.steps("apple", max=1) == tide.runs.steps("apple", max=1) == [step]
+    assert await atide.runs.steps("apple", max=0) == []
     tide.runs.create("w", run_id="apricot")
     for wrong, error in ((("ap",), InvalidArgument), (("b",), RunNotFound)):
         with pytest.raises(error):

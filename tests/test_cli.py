@@ -420,6 +420,16 @@ def test_a_run_is_shown(terminal: Terminal, tide: Tidebase) -> None:
     assert whole["usage"]["cost_usd"] == "0.25" and whole["gates"] == []
 
 
+def test_of_many_steps_the_latest_are_shown(terminal: Terminal, tide: Tidebase) -> None:
+    tide.run("w", lambda run, _: [run.step(f"s{n}", lambda: "out") for n in range(105)], run_id="r")
+    names = [f"s{n}" for n in range(105)]
+    assert "s5 " in terminal.text("show", "r") and "s4 " not in terminal.text("show", "r")
+    assert "steps, the latest 100 (see --steps)\n" in terminal.text("show", "r")
+    for most in (0, 3, 104, 105, 2**31 - 1):
+        shown = [step["name"] for step in terminal.json("show", "r", "--steps", str(most))["steps"]]
+        assert shown == names[max(105 - most, 0) :]
+
+
 def test_a_failed_run_and_its_gate_are_shown(terminal: Terminal, tide: Tidebase) -> None:
     def work(run: Run, _: Any) -> None:
         run.gates.begin("go", "Go on?")

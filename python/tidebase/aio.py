@@ -690,9 +690,10 @@ class AsyncRuns:
         """Who worked on a run, from when to when, and how that ended."""
         return await self._database.execute(calls.run_attempts(run_id))
 
-    async def steps(self, run_id: str) -> Sequence[StepInfo]:
-        """The steps of a run, in the order in which they were last begun."""
-        return await self._database.execute(calls.step_timeline(run_id))
+    async def steps(self, run_id: str, *, max: int | None = None) -> Sequence[StepInfo]:
+        """The steps of a run, in the order in which they were last begun; with ``max`` only so many, the latest."""
+        call = calls.step_timeline(run_id) if max is None else calls.latest_steps(run_id, max)
+        return await self._database.execute(call)
 
     async def step(self, run_id: str, name: str) -> StepInfo:
         """One step of a run. Raises RunNotFound, NotFound."""

@@ -981,6 +981,14 @@ def step_timeline(run_id: str) -> Call[list[StepInfo]]:
     return rows_of("step_timeline", StepInfo, "started_at, name", run_id=run_id)
 
 
+def latest_steps(run_id: str, max: int) -> Call[list[StepInfo]]:
+    """The steps of a run that were begun last, in that order."""
+    read = reader(StepInfo)
+    latest = "select * from tidebase.step_timeline where run_id = %s order by started_at desc, name desc limit %s"
+    query = f"select {columns(StepInfo)} from ({latest}) latest order by started_at, name"
+    return Call(query, (run_id, max), lambda rows: list(map(read, rows)))
+
+
 def step_named(run_id: str, name: str) -> Call[list[StepInfo]]:
     """One step of a run, if it was begun."""
     return rows_of("step_timeline", StepInfo, "name", run_id=run_id, name=name)

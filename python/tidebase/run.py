@@ -718,9 +718,10 @@ class Runs:
         """Who worked on a run, from when to when, and how that ended."""
         return self._database.execute(calls.run_attempts(run_id))
 
-    def steps(self, run_id: str) -> Sequence[StepInfo]:
-        """The steps of a run, in the order in which they were last begun."""
-        return self._database.execute(calls.step_timeline(run_id))
+    def steps(self, run_id: str, *, max: int | None = None) -> Sequence[StepInfo]:
+        """The steps of a run, in the order in which they were last begun; with ``max`` only so many, the latest."""
+        call = calls.step_timeline(run_id) if max is None else calls.latest_steps(run_id, max)
+        return self._database.execute(call)
 
     def step(self, run_id: str, name: str) -> StepInfo:
         """One step of a run. Raises RunNotFound, NotFound."""

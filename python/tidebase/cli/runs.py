@@ -122,12 +122,14 @@ def status_of(run: RunInfo) -> str:
 @click.command()
 @common
 @click.argument("run_id", metavar="RUN")
-def show(database: str | None, as_json: bool, run_id: str) -> None:
+@click.option("--steps", "most", type=VERSION, default=100, show_default=True, metavar="N", help="The latest N steps.")
+def show(database: str | None, as_json: bool, run_id: str, most: int) -> None:
     """Show a run: its status, attempts, steps, gates, what it used, and what could be done next."""
     with connected(database) as tide:
         run_id = tide.runs.find(run_id)
         run = tide.runs.get(run_id)
-        attempts, steps, totals = tide.runs.attempts(run_id), tide.runs.steps(run_id), tide.runs.usage(run_id)
+        attempts, totals = tide.runs.attempts(run_id), tide.runs.usage(run_id)
+        steps = tide.runs.steps(run_id, max=most)
         gates, reviews = tide.runs.gates(run_id), tide.runs.reviews(run_id)
         children = [node for node in tide.runs.tree(run_id) if node.parent_run_id == run_id]
     if as_json:
@@ -144,7 +146,7 @@ def show(database: str | None, as_json: bool, run_id: str) -> None:
         ]
         print_table(("attempt", "holder", "started", "ended", "outcome", "error"), rows, "")
     if steps:
-        _heading("steps")
+        _heading("steps" if len(steps) < most else f"steps, the latest {most} (see --steps)")
         step_rows = [
             (s.name, s.status, s.attempt, s.started_at, s.duration, _part(s.input), _part(s.output), _message(s.error))
             for s in steps
