@@ -279,6 +279,7 @@ def test_a_checkpoint_outlasts_trouble(database: str, db: Db, trouble: str, mark
     def work(run: Run, _: Any) -> int:
         def paid() -> int:
             executed.append(1)
+            tide._database._reconnect_s = 0.01  # from now on it is the lease that counts
             begin(db)
             return 7
 
@@ -288,7 +289,7 @@ def test_a_checkpoint_outlasts_trouble(database: str, db: Db, trouble: str, mark
             timer.result()
         return result
 
-    with Tidebase(database, reconnect_s=0.01, lease_s=60) as tide:
+    with Tidebase(database, lease_s=60) as tide:
         tried = failures_of(tide._database)
         if trouble == "sessions end":
             tried.set()
@@ -320,6 +321,7 @@ def test_a_checkpoint_waits_for_a_lock_longer_than_one_call_may(database: str, d
     def work(run: Run, _: Any) -> int:
         def paid() -> int:
             executed.append(1)
+            tide._database._reconnect_s = 0.01  # from now on it is the lease that counts
             blocker.execute("select from tidebase.run_heads where run_id = 'r' for no key update")
             return 7
 
@@ -331,7 +333,7 @@ def test_a_checkpoint_waits_for_a_lock_longer_than_one_call_may(database: str, d
 
     name = value(db, "select current_database()")
     db.execute(f"alter database {name} set {setting} = '50ms'")
-    with psycopg.connect(database) as blocker, Tidebase(database, reconnect_s=0.01) as tide:
+    with psycopg.connect(database) as blocker, Tidebase(database, lease_s=60) as tide:
         blocker.execute(f"set {setting} = 0")
         tried = failures_of(tide._database)
         assert tide.run("w", work, run_id="r") == 7

@@ -43,7 +43,7 @@ def test_what_a_race_showed_is_mended(name: str, database: str) -> None:
 #: The mechanisms (of ``test_mechanisms``) without which a race shows, and which one does.
 MUTATIONS: dict[str, tuple[str, Pair]] = {
     "a decider does not lock the head": ("running", ("approve", "reject")),
-    "a grant does not lock the head": ("lapsed", ("acquire", "append")),
+    "a grant does not lock the head": ("lapsed", ("acquire", "acquire")),
     "the fence compares the token before it has the lock": ("lapsed", ("acquire", "append")),
     "a version is numbered before the lock is held": ("running", ("set", "set the second version")),
     "the totals are read before they are written": ("running", ("use", "use in the child")),

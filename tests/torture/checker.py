@@ -20,7 +20,12 @@ from .journal import Op
 
 #: What a function may answer besides what it is asked for; TB003 to TB005 with every token, TB007 and TB008 as below.
 EXPECTED = {"TB003", "TB004", "TB005"} | TRANSIENT - {"40001"}
-ALSO = {"begin_step": {"TB007"}, "record_step": {"TB007"}, "resolve_review": {"TB008"}}
+ALSO = {
+    "begin_step": {"TB007"},
+    "record_step": {"TB007"},
+    "resolve_review": {"TB008"},
+    "complete_run": {"TB014"},  # a person came in between who must be asked about a step
+}
 
 Rows = dict[tuple[str, Any], Any]
 

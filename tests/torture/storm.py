@@ -334,7 +334,7 @@ def rescue(connection: Connection) -> list[str]:
     return found + [f"after the rescue: {rule}" for rule in broken]
 
 
-def _finish(connection: Connection, run_id: str) -> None:
+def _finish(connection: Connection, run_id: str, again: bool = True) -> None:
     for step in values(connection, "select step from tidebase.review_inbox where run_id = %s", run_id):
         call(connection, "resolve_review", run_id=run_id, step=step, decision="fail")
     for gate in values(connection, "select name from tidebase.gate_inbox where run_id = %s", run_id):
@@ -348,6 +348,7 @@ def _finish(connection: Connection, run_id: str) -> None:
     undecided = values(connection, UNDECIDED, run_id)
     if undecided:  # an earlier attempt left it, and a person must say what came of it
         call(connection, "fail_run", run_id=run_id, token=lease["token"])
-        _finish(connection, run_id)
+        if again:
+            _finish(connection, run_id, again=False)
     else:
         call(connection, "complete_run", run_id=run_id, token=lease["token"])
