@@ -110,7 +110,7 @@ class Gateway:
 @contextmanager
 def replica(database: str, **environment: str) -> Iterator[Gateway]:
     """One of the gateways, with ``POOL`` connections at most."""
-    command = [sys.executable, "-m", "tidebase.cli", "serve", "--port", "0", "--database", database]
+    command = [sys.executable, "-m", "tidebase.cli", "serve", "--insecure", "--port", "0", "--database", database]
     limit = ["--pool-size", str(POOL)]
     with subprocess.Popen(
         [*command, *limit], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
@@ -130,7 +130,7 @@ async def ask(address: str, run_id: str, after: int) -> tuple[asyncio.StreamRead
     host = urlsplit(address)
     reader, writer = await asyncio.open_connection(host.hostname, host.port)
     known = f"Last-Event-ID: {after}\r\n" if after else ""
-    writer.write(f"GET /runs/{run_id}/events HTTP/1.1\r\nHost: gateway\r\n{known}\r\n".encode())
+    writer.write(f"GET /runs/{run_id}/events HTTP/1.1\r\nHost: localhost\r\n{known}\r\n".encode())
     return reader, writer
 
 

@@ -22,6 +22,7 @@ from tidebase import InvalidArgument, Tidebase
 from tidebase.server import Key, create_app, serve
 from tidebase.server.app import is_loopback
 from tidebase.server.auth import Keyring
+from tidebase.server.patience import Impatient
 from tidebase.server.routes import ROUTES
 
 from .conftest import SERVERS, Server
@@ -36,9 +37,11 @@ ALL = "worker+approver+operator+reader:a-long-secret"
 @contextmanager
 def running(url: str, *keys: str, **options: Any) -> Iterator[uvicorn.Server]:
     """A gateway in this process, on a free port."""
-    app = create_app(url, keys=[Key.parse(key) for key in keys], **options)
+    app = create_app(url, keys=[Key.parse(key) for key in keys], insecure=not keys, **options)
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1, lifespan="on", backlog=1024)
+        uvicorn.Config(
+            app, port=0, log_level="error", timeout_graceful_shutdown=1, lifespan="on", backlog=1024, http=Impatient
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -442,7 +445,7 @@ def test_no_fault_is_found_by_its_own_description(server: Server, database: str,
 )
 async def test_bodies_of_all_kinds(base: str, content: bytes, status: int) -> None:
     async with client_of(base) as client:
-        answer = await client.post("/runs/w", content=content)
+        answer = await client.post("/runs/w", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text
     assert status == 200 or answer.json()["error"]
 

@@ -195,6 +195,7 @@ class Database:
         self._until = 0.0
         self._blocks = 0
         self._spare = self.line()
+        self._failure = _Failure()
 
     def begin_anew(self) -> None:
         """This process is a child of the one that made this."""
@@ -413,9 +414,10 @@ class Database:
     def _open_pool(self) -> Pool:
         if self._pool is not None:
             return self._pool
+        asked = time.monotonic()
         with self._lock:
             if self._pool is None:
-                with _first_connection(self.url, self._lease_s) as connection:
+                with self._failure.shared(asked), _first_connection(self.url, self._lease_s) as connection:
                     pooled = _is_pooled(connection, _server_pid(connection))
                     _tell_if_read_only(connection)
                 self._pool = OwnPool(
@@ -645,6 +647,7 @@ class _Here:
         self.lock = asyncio.Lock()
         self.doorbell = AsyncDoorbell(database)
         self.spare = database.line()
+        self._failure = _Failure()
         self.blocks = 0
         self._source = source
         self._pool: AsyncPool | None = source if isinstance(source, AsyncConnectionPool) else None
@@ -695,12 +698,13 @@ class _Here:
             await to_its_end(pool.putconn(connection))  # or the pool would never see it again
 
     async def open_pool(self) -> AsyncPool:
-        database = self._database
+        database, asked = self._database, time.monotonic()
         async with self.lock:
             if self._pool is None:
-                async with await _first_connection_async(database.url, database._lease_s) as connection:
-                    pooled = _is_pooled(connection, await _server_pid_async(connection))
-                    _tell_if_read_only(connection)
+                with self._failure.shared(asked):
+                    async with await _first_connection_async(database.url, database._lease_s) as connection:
+                        pooled = _is_pooled(connection, await _server_pid_async(connection))
+                        _tell_if_read_only(connection)
                 pool: AsyncPool = AsyncConnectionPool(
                     ours(database.url, database._lease_s),
                     min_size=1,
@@ -722,6 +726,25 @@ class _Here:
     async def _limited(self, connection: AsyncConnection) -> None:
         await self._keep(connection)
         await connection.execute(LIMITED, session_limits(self._database._lease_s))
+
+
+class _Failure:
+    """The last failure to connect: who waited for the same is told, too, and does not try after the others."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self._error: Exception | None = None
+
+    @contextmanager
+    def shared(self, asked: float) -> Iterator[None]:
+        """Raises at once what another one got after this one had asked."""
+        if self._error is not None and self._at >= asked:
+            raise self._error
+        try:
+            yield
+        except Exception as error:
+            self._at, self._error = time.monotonic(), error
+            raise
 
 
 def is_open(source: object) -> bool:

@@ -153,6 +153,8 @@ begin
   elsif tidebase_private.is_reserved(type) then
     perform tidebase_private.raise_invalid('type', format(
       'must not begin with %s, which marks events that Tidebase writes itself', quote_literal(split_part(type, '.', 1) || '.')));
+  elsif type = 'end' then
+    perform tidebase_private.raise_invalid('type', 'must not be ''end'', which ends a stream of events');
   end if;
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);

@@ -22,10 +22,18 @@ from .output import PAUSE, database_option
     envvar="TIDEBASE_KEYS",
     metavar="ROLE[+ROLE][@NAME]:SECRET",
     help="Who may do what: worker, approver, operator, reader; and whose it is. May be given more than once; better in"
-    " TIDEBASE_KEYS, with spaces in between. Without keys everybody may do everything, from this machine only.",
+    " TIDEBASE_KEYS, with spaces in between. Without keys one is made that may do everything, and printed.",
 )
+@click.option("--insecure", is_flag=True, help="Without keys: whoever is on this machine may do everything.")
 @click.option(
     "--cors", multiple=True, metavar="ORIGIN", help="A page that may call it from a browser: https://app.example."
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which it is asked, where that is not this machine's address: behind a proxy, say.",
 )
 @click.option("--pool-size", type=click.IntRange(1), metavar="N", help="Connections; streams hold none. [default: 10]")
 @click.option("--max-body", type=click.IntRange(1), metavar="BYTES", help="The largest body. [default: 20000000]")
@@ -40,7 +48,9 @@ def serve(
     host: str,
     port: int,
     keys: tuple[str, ...],
+    insecure: bool,
     cors: tuple[str, ...],
+    hosts: tuple[str, ...],
     lease: timedelta | None,
     **limits: int | None,
 ) -> None:
@@ -53,6 +63,8 @@ def serve(
         from ..server.auth import Key
     except ImportError as error:
         raise TidebaseError(f"the gateway needs {error.name}", hint="pip install 'tidebase-postgres[server]'") from None
+    if insecure and keys:
+        raise click.UsageError("--insecure goes without --key")
     options = {**limits, "lease_s": lease and lease.total_seconds()}
     logging.getLogger("tidebase").setLevel(logging.INFO)
     logging.getLogger("uvicorn").setLevel(logging.INFO)
@@ -61,7 +73,9 @@ def serve(
         host=host,
         port=port,
         keys=[Key.parse(key) for key in keys],
+        insecure=insecure,
         cors=cors,
+        hosts=hosts,
         **{name: value for name, value in options.items() if value is not None},
     )
 

@@ -5,11 +5,13 @@ It keeps nothing: any number of replicas serve the same database, and what is wr
 
 from __future__ import annotations
 
-import ipaddress
 import logging
+import resource
+import secrets
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -27,8 +29,12 @@ from ..errors import InvalidArgument, TidebaseError
 from ..subscribe import Feeds
 from ..tracing import valid_traceparent
 from . import events, openapi
-from .auth import Key, Keyring
-from .routes import ALL, ROUTES, Asked, Refused, Route, code_of, status_of
+from .auth import ROLES, Key, Keyring
+from .origin import FromHere, is_loopback
+from .paths import Spelled, parameters
+from .patience import Bounded, Impatient, Turns
+from .refusal import Refused, answer, refusal
+from .routes import ALL, ROUTES, Asked, Route, code_of, status_of
 
 log = logging.getLogger("tidebase.server")
 
@@ -38,42 +44,57 @@ MAX_BODY = 20_000_000
 #: How long a lease lasts without a heartbeat, in seconds: the clients of v0.6 send none while they run a workflow.
 LEASE_S = 300.0
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+#: How long a call waits for a lock, and for an answer of the network, in seconds, before it is made again.
+_CALL_S = 2.0
+
+#: For how long it is made again, in seconds; then the client is told to come back.
+_RECONNECT_S = 10.0
+
+#: How many connections of clients there may be at once.
+_CONNECTIONS = 4096
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def answer(body: Any, status: int = 200) -> Response:
-    return Response(_encode(body), status, media_type="application/json")
 
 
 def create_app(
     database: str | None = None,
     *,
     keys: Sequence[Key] = (),
+    insecure: bool = False,
     pool_size: int = POOL_SIZE,
     max_body: int = MAX_BODY,
     lease_s: float = LEASE_S,
     cors: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
 ) -> Starlette:
     """The ASGI application, for a server of your own; see :func:`serve`.
 
     Args:
         database: a connection string; see :class:`tidebase.Tidebase`. Its user needs the roles that the keys give.
-        keys: who may do what; none: everybody may do everything.
+        keys: who may do what.
+        insecure: without keys: whoever reaches it may do everything.
         pool_size: how many connections there are at most; open streams hold none.
         max_body: the largest request body, in bytes.
         lease_s: how long a lease lasts without a heartbeat, in seconds.
         cors: the origins of pages that may call it from a browser.
+        hosts: the names under which it is asked, beside IP addresses and those of the loopback interface; by default
+            any where there are keys, and no other where there are none.
+
+    Raises:
+        InvalidArgument: there are no keys, and it is not said that this is meant; or a secret is given twice.
     """
+    if not keys and not insecure:
+        raise InvalidArgument(
+            "a gateway needs keys, or whoever reaches it may do everything",
+            hint="Give it keys=[Key.parse('worker+operator:SECRET')], or say insecure=True.",
+        )
     keyring = Keyring(keys)
+    connections = AsyncDatabase(database, pool_size=pool_size, reconnect_s=_RECONNECT_S, lease_s=3 * _CALL_S)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        app.state.database = AsyncDatabase(database, pool_size=pool_size)
-        app.state.feeds = Feeds(app.state.database)
         yield
-        await app.state.database.close()
+        await connections.close()
 
     endpoints = [
         StarletteRoute("/health", _health, methods=["GET"]),
@@ -87,12 +108,15 @@ def create_app(
             for route in ROUTES
         ),
     ]
-    middleware = [Middleware(_Logged), Middleware(_Limited, max_body=max_body)]
-    if cors:
-        middleware.insert(
-            0, Middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=["*"], allow_headers=["*"])
-        )
-    return Starlette(
+    names = hosts if hosts is not None or keys else ()
+    middleware = [
+        Middleware(_Logged),
+        Middleware(FromHere, hosts=names, origins=cors),
+        *([Middleware(CORSMiddleware, allow_origins=cors, allow_methods=["*"], allow_headers=["*"])] if cors else []),
+        Middleware(Spelled),
+        Middleware(Bounded, max_body=max_body),
+    ]
+    app = Starlette(
         routes=_merged(endpoints),
         middleware=middleware,
         lifespan=lifespan,
@@ -103,6 +127,11 @@ def create_app(
             Exception: _unforeseen,
         },
     )
+    # Not in the lifespan: an application that this one is mounted in does not call it.
+    app.state.database = connections
+    app.state.feeds = Feeds(connections)
+    app.state.turns = Turns(max(1, pool_size // 4))
+    return app
 
 
 def _merged(routes: list[StarletteRoute]) -> list[StarletteRoute]:
@@ -144,9 +173,10 @@ def _guarded(endpoint: Endpoint, keyring: Keyring, allowed: frozenset[str] = ALL
 
 def _endpoint(route: Route, lease_s: float) -> Endpoint:
     async def endpoint(request: Request) -> Response:
+        path = parameters(request)
         asked = Asked(
             database=request.app.state.database,
-            path=request.path_params,
+            path=path,
             query=dict(request.query_params),
             body=None if route.body is None else await _body(request, route.body),
             worker=request.headers.get("x-tidebase-worker"),
@@ -155,14 +185,20 @@ def _endpoint(route: Route, lease_s: float) -> Endpoint:
             lease_s=lease_s,
             traceparent=valid_traceparent(request.headers.get("traceparent")),
         )
-        return answer(await route.handler(asked))
+        async with request.app.state.turns.of(path.get("run_id")):
+            return answer(await route.handler(asked))
 
     return endpoint
 
 
 async def _body(request: Request, kind: type[Any]) -> Any:
+    body = await request.body()
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body and media != "application/json" and not media.endswith("+json"):
+        # A page of another site may send a form or a plain text without being asked, and no JSON.
+        raise Refused(415, error="the body must be application/json", code="not_json")
     try:
-        return msgspec.json.decode(await request.body() or b"{}", type=kind)
+        return msgspec.json.decode(body or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message, _, path = str(error).partition(" - at ")
         issue = {"message": message, "path": path.strip("`") or "$"}
@@ -189,15 +225,15 @@ async def _tidebase_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status >= 500:
         log.error("%s %s: %s", request.method, request.url.path, error)
-    return answer({"error": error.message, "code": code_of(error)}, status)
+    response = answer({"error": error.message, "code": code_of(error)}, status)
+    if status == 503:
+        response.headers["retry-after"] = "1"
+    return response
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    response = answer(error.body, error.status)
-    if error.status == 401:
-        response.headers["www-authenticate"] = "Bearer"
-    return response
+    return refusal(error)
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
@@ -226,41 +262,22 @@ class _Logged:
         return await self._app(scope, receive, logged)
 
 
-class _Limited:
-    """Refuses bodies that are too large, whether they say so or not."""
-
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
-        self._app = app
-        self._max_body = max_body
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        read = 0
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max_body:
-                raise Refused(413, error=f"the body is larger than {self._max_body} bytes", code="too_large")
-            return message
-
-        return await self._app(scope, counted, send)
-
-
 def serve(
     database: str | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 7373,
     keys: Sequence[Key] = (),
+    insecure: bool = False,
+    hosts: Sequence[str] = (),
     **options: Any,
 ) -> None:
     """Runs the gateway until it is told to stop.
 
+    Without keys it makes one, which may do everything, and prints it.
+
     Raises:
-        InvalidArgument: it would listen on more than the loopback interface, and has no keys.
+        InvalidArgument: it would listen on more than the loopback interface, and nobody has said who may do what.
     """
     import uvicorn
 
@@ -269,24 +286,35 @@ def serve(
             f"a gateway without keys listens on the loopback interface only, not on {host}",
             hint="Give it keys: --key worker+operator:SECRET.",
         )
+    if not keys and not insecure:
+        made = Key(ROLES, secrets.token_urlsafe(24))
+        keys = [made]
+        print(
+            f"The key of this start, for everything: {made.secret}\n"
+            f"Send it as 'Authorization: Bearer {made.secret}', give one of your own with --key, or say --insecure.",
+            file=sys.stderr,
+            flush=True,
+        )
+    # On the loopback interface another name can only be somebody else's, or that of a proxy, which is to be told.
+    names = [*hosts, host] if hosts or is_loopback(host) else None
+    _raise_limits()
     uvicorn.run(
-        create_app(database, keys=keys, **options),
+        create_app(database, keys=keys, insecure=insecure, hosts=names, **options),
         host=host,
         port=port,
         access_log=False,
         log_config=None,
+        http=Impatient,
+        limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=5,
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def _raise_limits() -> None:
+    """As many files as the system lets this user open: each stream is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 __all__ = ["create_app", "is_loopback", "serve"]

@@ -2,7 +2,8 @@
 
 A key is ``role[+role...][@name]:secret``. The roles are those of the database; they are siblings, not a ladder. The
 name says whose the key is: who decides with it decides as this person, and where several must agree this is the voter.
-Without any key everybody may do everything, which is why a server without keys listens on the loopback interface only.
+Without any key everybody may do everything, which is to be said (``insecure``); and the loopback interface is all that
+such a server listens on.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ class Keyring:
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         self._keys = [(_digest(key.secret), key) for key in keys]
-        material = "\n".join(sorted(f"{key.secret}" for key in keys))
-        self._signing = hashlib.sha256(b"tidebase events token\n" + material.encode()).digest()
+        if len({digest for digest, _ in self._keys}) < len(keys):
+            raise InvalidArgument("a secret is given to two keys: who comes with it would be either")
+        # Made slow on purpose (RFC 7914): who has a token must not find a short secret out by trying.
+        material = "\n".join(sorted(key.secret for key in keys)).encode("utf-8", "replace")
+        self._signing = hashlib.scrypt(material, salt=b"tidebase events token", n=1 << 14, r=8, p=1)
 
     @property
     def is_open(self) -> bool:

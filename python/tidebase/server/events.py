@@ -21,7 +21,9 @@ from ..errors import InvalidArgument, NotFound
 from ..subscribe import OVER, Feeds
 from . import shapes
 from .auth import Keyring
-from .routes import Refused, number
+from .paths import parameters
+from .refusal import Refused
+from .routes import number
 
 #: A comment goes out at least so often, in seconds, so that proxies keep the connection.
 HEARTBEAT_S = 15
@@ -39,7 +41,7 @@ def stream(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint."""
 
     async def endpoint(request: Request) -> Response:
-        run_id = request.path_params["run_id"]
+        run_id = parameters(request)["run_id"]
         _require_reader(keyring, request, run_id)
         after = _position(request)
         agui = _format(request) == "ag-ui"
@@ -65,7 +67,8 @@ async def _as_events(run_id: str, followed: AsyncIterator[Event]) -> AsyncIterat
     yield ServerSentEvent(retry=RETRY_MS, comment="events follow")
     async for row in followed:
         data = _encode(shapes.event(run_id, row)).decode()
-        yield ServerSentEvent(data, event=row.type, id=str(row.seq))
+        kind = "message" if row.type == "end" else row.type  # as it may have been called before that was reserved
+        yield ServerSentEvent(data, event=kind, id=str(row.seq))
     yield ServerSentEvent("{}", event="end")
 
 
@@ -104,7 +107,7 @@ def token_of(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint that gives a token for following one run, good for less than a minute."""
 
     async def endpoint(request: Request) -> Response:
-        token, expires = keyring.sign(request.path_params["run_id"])
+        token, expires = keyring.sign(parameters(request)["run_id"])
         moment = shapes.moment(datetime.fromtimestamp(expires, timezone.utc))
         return Response(_encode({"token": token, "expiresAt": moment}), media_type="application/json")
 

@@ -35,6 +35,7 @@ from ..errors import (
 from ..recovery import recover
 from ..workflow import new_run_id
 from . import bodies, shapes
+from .refusal import Refused
 from .shapes import Shape
 
 R = TypeVar("R")
@@ -43,15 +44,6 @@ ALL = frozenset({"worker", "approver", "operator", "reader"})
 WORKER = frozenset({"worker"})
 OPERATOR = frozenset({"operator"})
 DECIDERS = frozenset({"approver", "operator", "reader"})
-
-
-class Refused(Exception):
-    """An answer that is no success: its status and body."""
-
-    def __init__(self, status: int, **body: Any) -> None:
-        super().__init__(status, body)
-        self.status = status
-        self.body = body
 
 
 @dataclass(frozen=True)
