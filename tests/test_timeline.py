@@ -116,7 +116,8 @@ def test_everything_that_a_run_did_is_drawn(tide: Tidebase) -> None:
     text, root = "\n".join(lines(drawn)), svg(drawn)
     for name in ("plan", "flaky x2", "gate open", "gate approval", "helper", "fork"):
         assert name in text and name in texts(root)
-    assert "approved" in text and len(rectangles(root)) == len(drawn.bars) == len(text.splitlines()) - 1
+    assert "approved" in text and len(rectangles(root)) == len(drawn.bars)
+    assert len(text.splitlines()) == 1 + len(drawn.bars) + bool(drawn.folds)  # the machine may be slow
 
 
 def test_a_step_that_failed_ends_where_it_failed(tide: Tidebase) -> None:
