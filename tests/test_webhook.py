@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
+import ipaddress
+import itertools
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from tidebase import Tidebase, TidebaseError, webhook
-from tidebase.webhook import SECRET_VARIABLE, SIGNATURE, public_address, sign_webhook, verify_webhook_signature
+from tidebase import Tidebase, TidebaseError, addresses
+from tidebase.addresses import is_public, public_address
+from tidebase.webhook import (
+    MAX_ANSWER,
+    SECRET_VARIABLE,
+    SIGNATURE,
+    SIGNATURE_V2,
+    sign_request,
+    sign_webhook,
+    verify_webhook_signature,
+)
 
 from .support_gate import Db, broken_logs, create_run, events, row, value
 
@@ -231,11 +245,34 @@ def test_private_addresses_are_refused_unless_allowed(tide: Tidebase, db: Db, re
         assert len(receiver.requests) == 1
 
 
+#: IANA's registries of special-purpose addresses, an address of each, and of the ends of the larger ones.
+SPECIAL = """
+    0.0.0.0 0.255.255.255 10.0.0.1 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.255.255.255 169.254.169.254
+    172.16.0.1 172.31.255.255 192.0.0.1 192.0.0.8 192.0.0.170 192.0.0.192 192.0.2.1 192.31.196.1 192.52.193.1
+    192.88.99.1 192.168.1.1 192.175.48.1 198.18.0.1 198.19.255.255 198.51.100.1 203.0.113.1 224.0.0.1
+    239.255.255.255 240.0.0.1 255.255.255.255
+    :: ::1 ::7f00:1 ::10.0.0.1 ::ffff:7f00:1 ::ffff:8.8.8.8 ::ffff:0:a9fe:a9fe ::ffff:0:8.8.8.8 64:ff9b::7f00:1
+    64:ff9b::a9fe:a9fe 64:ff9b:1::1 64:ff9b:1:ffff:ffff:ffff:ffff:ffff 100::1 100:0:0:1::1 2001::1 2001:2::1 2001:10::1
+    2001:20::1 2001:30::1 2001:db8::1 2002::1 2002:a00:1:: 2620:4f:8000::1 3fff::1 3fff:fff::1 4000::1 5f00::1 fc00::1
+    fd00:ec2::254 fe80::1 fec0::1 feff::1 ff02::1
+"""
+
+PUBLIC = """
+    1.1.1.1 8.8.8.8 11.0.0.1 100.63.255.255 100.128.0.1 172.15.255.255 172.32.0.1 192.0.1.1 198.17.255.255
+    223.255.255.255 2001:4860:4860::8888 2606:4700:4700::1111 2a00:1450:4001::1 64:ff9b::808:808
+"""
+
+
+def test_which_addresses_are_public() -> None:
+    assert [text for text in SPECIAL.split() if is_public(ipaddress.ip_address(text))] == []
+    assert [text for text in PUBLIC.split() if not is_public(ipaddress.ip_address(text))] == []
+
+
 @pytest.mark.parametrize("address", ["64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "224.0.0.1", "ff02::1", "2002:7f00:1::"])
 def test_addresses_that_stand_for_private_ones_are_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """NAT64 (RFC 6052) and 6to4 (RFC 3056) carry an IPv4 address inside; a multicast address is no one's."""
     found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 80, 0, 0))]
-    monkeypatch.setattr(webhook.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: found)
     with pytest.raises(TidebaseError):
         public_address("http://example.org/")
 
@@ -248,7 +285,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> None:
         addresses = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(webhook.socket, "getaddrinfo", answer)
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", answer)
 
 
 def test_a_name_of_which_one_address_is_private_is_refused(
@@ -270,15 +307,74 @@ def test_the_address_that_was_checked_is_the_one_that_is_called(
     tide.runs.get("r")
     called: list[str] = []
 
-    def call(self: Any, url: Any, **options: Any) -> Any:
-        called.append(f"{url.host} {options['headers']['host']} {options['extensions']['sni_hostname']}")
+    async def call(self: Any, request: Any, **_: Any) -> Any:
+        called.append(f"{request.url.host} {request.headers['host']} {request.extensions['sni_hostname']}")
         raise OSError("not really")
 
-    monkeypatch.setattr("httpx.Client.post", call)
+    monkeypatch.setattr("httpx.AsyncClient.send", call)
     resolving(monkeypatch, ["93.184.215.14"], ["127.0.0.1"])
     tide.dispatcher(secret=SECRET).dispatch()
     name = "rebinding.example.org"
     assert called == [f"93.184.215.14 {name}:{receiver.port} {name}"]
+
+
+def test_a_signature_is_for_one_receiver_and_for_a_while(tide: Tidebase, db: Db, receiver: Receiver) -> None:
+    recover(tide, db, receiver.url)
+    tide.dispatcher(secret=SECRET, allow_private=True).dispatch()
+    [(_, headers, body)] = receiver.requests
+    signature = headers[SIGNATURE_V2]
+    assert verify_webhook_signature(body, signature, SECRET, url=receiver.url)
+    assert not verify_webhook_signature(body, signature, SECRET)
+    assert not verify_webhook_signature(body, signature, SECRET, url=f"{receiver.url}/other")
+    assert not verify_webhook_signature(body + b" ", signature, SECRET, url=receiver.url)
+    assert not verify_webhook_signature(body, signature, "other", url=receiver.url)
+    now = int(time.time())
+    for at, good in ((now - 299, True), (now - 400, False), (now + 400, False)):
+        signed = sign_request(body, SECRET, receiver.url, at)
+        assert verify_webhook_signature(body, signed, SECRET, url=receiver.url) is good
+        later = signed.replace(f"t={at}", f"t={now}")
+        assert at == now or not verify_webhook_signature(body, later, SECRET, url=receiver.url)
+    for broken in ("t=", "t=,v2=", "t=x,v2=00", f"t={now}", f"t={now},v2=", f"t={'9' * 40},v2=00"):
+        assert not verify_webhook_signature(body, broken, SECRET, url=receiver.url)
+
+
+def test_a_receiver_that_drips_is_left(tide: Tidebase, db: Db) -> None:
+    """Each byte comes in time, the answer never."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+
+        def drip() -> None:
+            connection, _ = listening.accept()
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                for byte in itertools.cycle(b"HTTP/1.1 200 OK\r\nX-Slow: "):
+                    connection.sendall(bytes([byte]))
+                    if over.wait(0.05):
+                        return
+
+        threading.Thread(target=drip, daemon=True).start()
+        recover(tide, db, f"http://127.0.0.1:{listening.getsockname()[1]}/hook")
+        try:
+            assert tide.dispatcher(secret=SECRET, allow_private=True, timeout_s=0.5).dispatch() == 1
+        finally:
+            over.set()
+    assert "Timeout" in value(db, "select error from tidebase.deliveries")
+
+
+def test_an_answer_is_read_no_further_than_it_is_kept(tide: Tidebase, db: Db, receiver: Receiver) -> None:
+    bomb = gzip.compress(b"x" * 50_000_000)
+    receiver.answers = [(200, {"content-encoding": "gzip"}, bomb)]
+    recover(tide, db, receiver.url)
+    tide.dispatcher(secret=SECRET, allow_private=True).dispatch()
+    assert receiver.requests[0][1]["accept-encoding"] == "identity"
+    status, response = row(db, "select status, response from tidebase.deliveries")
+    assert status == "delivered" and 0 < len(response) <= MAX_ANSWER and "xxx" not in response
+
+
+async def test_a_dispatcher_may_be_called_where_an_event_loop_runs(tide: Tidebase, db: Db, receiver: Receiver) -> None:
+    recover(tide, db, receiver.url)
+    assert tide.dispatcher(secret=SECRET, allow_private=True).dispatch() == 1
+    assert len(receiver.requests) == 1
 
 
 def test_nothing_is_sent_without_a_secret(

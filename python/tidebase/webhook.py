@@ -5,39 +5,71 @@ The receiver checks the signature with :func:`verify_webhook_signature`, and ans
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
 import os
-import socket
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
-from urllib.parse import urlsplit
 
 from . import calls
+from .addresses import public_address
 from .database import Database
 from .errors import TidebaseError
 
 log = logging.getLogger("tidebase.webhook")
 SIGNATURE = "x-tidebase-signature"
+SIGNATURE_V2 = "x-tidebase-signature-v2"
+
+#: So much of a receiver's answer is read and kept, in bytes.
+MAX_ANSWER = 10_000
+
 SECRET_VARIABLE = "TIDEBASE_WEBHOOK_SECRET"
 
 
 def sign_webhook(body: bytes, secret: str) -> str:
-    """The value of the signature header: ``sha256=`` and the HMAC-SHA256 of the body, in hex."""
+    """The value of the header ``x-tidebase-signature``: ``sha256=`` and the HMAC-SHA256 of the body, in hex."""
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def verify_webhook_signature(body: bytes, signature: str | None, secret: str) -> bool:
-    """Whether a webhook's body comes from whoever knows the secret; compared in constant time.
+def sign_request(body: bytes, secret: str, url: str, at: int) -> str:
+    """The value of the header ``x-tidebase-signature-v2``: ``t=`` and the time, ``v2=`` and the HMAC-SHA256 of time,
+    URL and body, in hex. What was sent to one receiver is worth nothing at another, nor later.
+    """
+    return f"t={at},v2={_of_request(body, secret, url, str(at))}"
+
+
+def _of_request(body: bytes, secret: str, url: str, at: str) -> str:
+    return hmac.new(secret.encode(), f"{at}\n{url}\n".encode() + body, hashlib.sha256).hexdigest()
+
+
+def verify_webhook_signature(
+    body: bytes, signature: str | None, secret: str, *, url: str | None = None, max_age_s: float = 300
+) -> bool:
+    """Whether a webhook comes from whoever knows the secret; compared in constant time.
 
     Args:
         body: the raw bytes of the request's body.
-        signature: the header ``x-tidebase-signature``, with or without ``sha256=``; None when it is missing.
+        signature: the header ``x-tidebase-signature-v2``; or ``x-tidebase-signature``, with or without ``sha256=``,
+            which says nothing of time and place; None when it is missing.
+        url: the webhook's URL, as it was given to ``recovery_webhook``; needed for the first of the two.
+        max_age_s: how old, or how far ahead, it may be, in seconds; for the first of the two.
     """
     if not signature or not secret:
         return False
+    if signature.startswith("t="):
+        at, _, given = signature.removeprefix("t=").partition(",v2=")
+        if url is None or not (at.isascii() and at.isdigit() and len(at) < 12):
+            return False
+        expected = _of_request(body, secret, url, at)
+        return hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace")) and (
+            abs(time.time() - int(at)) <= max_age_s
+        )
     expected = sign_webhook(body, secret)
     given = signature if signature.startswith("sha256=") else f"sha256={signature}"
     return hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
@@ -51,7 +83,7 @@ class Dispatcher:
         secret: signs the bodies; by default the environment's ``TIDEBASE_WEBHOOK_SECRET``. Without one nothing is sent.
         allow_private: also deliver to addresses that are not public (loopback, private networks, link-local: where a
             cloud's metadata service is).
-        timeout_s: for one delivery, in seconds.
+        timeout_s: for one delivery altogether, in seconds.
         max_attempts: after which a delivery has failed for good.
     """
 
@@ -118,8 +150,13 @@ class Dispatcher:
         except ImportError:
             raise TidebaseError("webhooks need httpx", hint="pip install 'tidebase-postgres[webhook]'") from None
         body = json.dumps(delivery.body, ensure_ascii=False).encode()
-        url = httpx.URL(delivery.url)
-        headers = {"content-type": "application/json", SIGNATURE: sign_webhook(body, self._secret or "")}
+        secret, url = self._secret or "", httpx.URL(delivery.url)
+        headers = {
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            SIGNATURE: sign_webhook(body, secret),
+            SIGNATURE_V2: sign_request(body, secret, delivery.url, int(time.time())),
+        }
         extensions: dict[str, Any] = {}
         if not self._allow_private:
             # The address that was checked is the one that is called: a name that resolves to another one a moment
@@ -128,36 +165,25 @@ class Dispatcher:
             headers["host"] = url.netloc.decode()
             extensions["sni_hostname"] = url.host
             url = url.copy_with(host=address)
-        with httpx.Client(timeout=self._timeout_s, follow_redirects=False, trust_env=False) as client:
-            answer = client.post(url, content=body, headers=headers, extensions=extensions)
-        return answer.status_code, answer.text[:10_000].replace("\0", "")
+
+        async def send() -> tuple[int, bytes]:
+            client = httpx.AsyncClient(timeout=self._timeout_s, follow_redirects=False, trust_env=False)
+            request = client.build_request("POST", url, content=body, headers=headers, extensions=extensions)
+            async with client, aclosing(await client.send(request, stream=True)) as answer:
+                return answer.status_code, await _beginning(answer.aiter_raw())
+
+        # In a thread of its own: this one may have an event loop. The limit is for the whole: httpx's are for each
+        # wait, so a receiver that drips a byte a second would hold the dispatcher for ever.
+        with ThreadPoolExecutor(1) as thread:
+            status, answer = thread.submit(asyncio.run, asyncio.wait_for(send(), self._timeout_s)).result()
+        return status, answer.decode("utf-8", "replace").replace("\0", "")
 
 
-def public_address(url: str) -> str:
-    """The public address of a URL's host.
-
-    Raises:
-        TidebaseError: one of its addresses is not public.
-    """
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
-    for address in addresses:
-        if not _is_public(ipaddress.ip_address(address.split("%")[0])):
-            raise TidebaseError(f"{parts.hostname} is at {address}, which is not a public address")
-    return addresses[0]
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-
-
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is public, and also the IPv4 address that an IPv6 one stands for, where it does."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None and not _is_public(inner):
-            return False
-    return address.is_global and not address.is_multicast
+async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:
+    """As much of an answer as is kept, as it was sent: nothing is unpacked."""
+    read = b""
+    async for chunk in chunks:
+        read += chunk[: MAX_ANSWER - len(read)]
+        if len(read) >= MAX_ANSWER:
+            break
+    return read
