@@ -48,3 +48,18 @@ def test_hashes_are_equal_exactly_when_jsonb_values_are(
         [[json.dumps(a) for a, _ in pairs], [json.dumps(b) for _, b in pairs]],
     ).fetchall()
     assert all(equal == same for equal, same in rows)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(values, min_size=20, max_size=20), st.dictionaries(texts, values, max_size=4))
+def test_a_large_value_is_put_together_from_its_parts(
+    db: psycopg.Connection[Any], examples: list[Any], more: dict[str, Any]
+) -> None:
+    """From 64 kB on: by elements and members, in the same order, each as it is by itself."""
+    padding = ["x" * 100, 1.50, "1.50", [], {}, {"a": []}] * 700
+    large = {**more, "list": [examples * 20, padding, {"nested": [padding, examples]}], "2.0": 2.0}
+    row = db.execute(
+        "select tidebase_private.canonical(v), tidebase_private.hash_input(v) from (select %s::jsonb) t (v)",
+        [json.dumps(large, ensure_ascii=False)],
+    ).fetchone()
+    assert row == (canonical(large), digest(large))

@@ -12,7 +12,11 @@ as $$
 declare
   canonical text := value::text;
 begin
-  if canonical collate "C" like '%.%0%' then
+  if canonical collate "C" not like '%.%0%' then
+    return canonical;
+  elsif pg_column_size(value) > 65536 and jsonb_typeof(value) in ('array', 'object') then
+    canonical := tidebase_private.canonical_parts(value);
+  else
     canonical := regexp_replace(canonical, E'("(?:[^"\\\\]|\\\\.)*")|([.][0-9]*[1-9])0+(?![0-9])|[.]0+(?![0-9])', E'\\1\\2', 'g');
   end if;
   return canonical;
@@ -20,6 +24,36 @@ end
 $$;
 comment on function tidebase_private.canonical(jsonb) is
   'One text for all equal jsonb values: jsonb''s own output, with the zeros that end a fraction cut off (1.50 is 1.5, 1.0 is 1).';
+
+-- The pattern takes longer for each match the longer the text is, so a large value is done in parts.
+create or replace function tidebase_private.canonical_parts(value jsonb)
+returns text
+language plpgsql immutable
+as $$
+begin
+  if jsonb_typeof(value) = 'object' then
+    return (
+      select '{' || string_agg(to_jsonb(p.key)::text || ': ' || tidebase_private.canonical_part(p.value), ', ' order by p.place) || '}'
+      from jsonb_each(value) with ordinality p (key, value, place));
+  end if;
+  return (
+    select '[' || string_agg(tidebase_private.canonical_part(p.value), ', ' order by p.place) || ']'
+    from jsonb_array_elements(value) with ordinality p (value, place));
+end
+$$;
+comment on function tidebase_private.canonical_parts(jsonb) is 'The canonical form of an array or an object that has something in it, put together from those of its parts.';
+
+create or replace function tidebase_private.canonical_part(value jsonb)
+returns text
+language sql immutable
+as $$
+  select case
+    when jsonb_typeof(value) = 'number' then trim_scale(value::numeric)::text
+    when pg_column_size(value) > 65536 and jsonb_typeof(value) in ('array', 'object') then tidebase_private.canonical_parts(value)
+    else tidebase_private.canonical(value)
+  end;
+$$;
+comment on function tidebase_private.canonical_part(jsonb) is 'The canonical form of a value inside another one. A large one is not printed before it is taken apart.';
 
 create or replace function tidebase_private.hash_input(input jsonb)
 returns bytea
