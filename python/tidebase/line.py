@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import Conninfo, TransactionStatus
+from psycopg.pq import Conninfo, Format, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
@@ -93,8 +93,20 @@ async def _awaited(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
-#: How rows come, however the session or the caller's connection like to show a time, an interval, a number or a row.
-_AS_IT_IS: Any = {"binary": True, "row_factory": tuple_row}
+# Rows come in binary and as tuples, however the session or the caller's connection like to show a time, an interval, a
+# number or a row; over a cursor of psycopg's own, for the caller's may put parameters in by itself (Django's does).
+
+
+def _cursor(connection: Connection) -> psycopg.Cursor[Any]:
+    cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+    cursor.format = Format.BINARY
+    return cursor
+
+
+def _cursor_async(connection: AsyncConnection) -> psycopg.AsyncCursor[Any]:
+    cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
+    cursor.format = Format.BINARY
+    return cursor
 
 
 def _require_utf8(connection: Connection | AsyncConnection) -> None:
@@ -110,14 +122,14 @@ def _require_utf8(connection: Connection | AsyncConnection) -> None:
 def run(connection: Connection, call: Call[R]) -> R:
     """Makes a call on this connection."""
     _require_utf8(connection)
-    cursor = connection.cursor(**_AS_IT_IS)
+    cursor = _cursor(connection)
     return call.read(cursor.execute(call.query, call.parameters).fetchall())
 
 
 async def run_async(connection: AsyncConnection, call: Call[R]) -> R:
     """Makes a call on this connection."""
     _require_utf8(connection)
-    cursor = connection.cursor(**_AS_IT_IS)
+    cursor = _cursor_async(connection)
     return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
 
 
@@ -130,7 +142,7 @@ def run_and_commit(connection: Connection, call: Call[R]) -> R:
         with connection.transaction():
             return run(connection, call)
     _require_utf8(connection)
-    cursor = connection.cursor(**_AS_IT_IS)
+    cursor = _cursor(connection)
     try:
         with connection.pipeline():
             cursor.execute(call.query, call.parameters)
@@ -147,7 +159,7 @@ async def run_and_commit_async(connection: AsyncConnection, call: Call[R]) -> R:
         async with connection.transaction():
             return await run_async(connection, call)
     _require_utf8(connection)
-    cursor = connection.cursor(**_AS_IT_IS)
+    cursor = _cursor_async(connection)
     try:
         async with connection.pipeline():
             await cursor.execute(call.query, call.parameters)

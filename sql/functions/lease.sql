@@ -476,7 +476,7 @@ begin
   perform tidebase_private.commit_lazily();
   update run_heads h
   set lease_expires_at = clock_timestamp() + ttl,
-      due_at = least(h.due_at, clock_timestamp() + ttl)  -- unchanged for as long as leases do not get shorter
+      due_at = case when h.lease_expires_at > clock_timestamp() then h.due_at else least(h.due_at, clock_timestamp() + ttl) end
   where h.run_id = renew_lease.run_id and h.lease_token = renew_lease.token and h.status = 'running'
   returning h.lease_expires_at into renewed_until;
   if not found then
@@ -517,7 +517,7 @@ begin
       for no key update of h skip locked)
     update run_heads h
     set lease_expires_at = clock_timestamp() + ttl,
-        due_at = least(h.due_at, clock_timestamp() + ttl)  -- unchanged for as long as leases do not get shorter
+        due_at = case when h.lease_expires_at > clock_timestamp() then h.due_at else least(h.due_at, clock_timestamp() + ttl) end
     from held
     where h.run_id = held.run_id
     returning h.run_id, h.lease_expires_at;

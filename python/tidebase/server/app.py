@@ -45,10 +45,10 @@ MAX_BODY = 20_000_000
 LEASE_S = 300.0
 
 #: How long a call waits for a lock, and for an answer of the network, in seconds, before it is made again.
-_CALL_S = 2.0
+_CALL_S = 5.0
 
 #: For how long it is made again, in seconds; then the client is told to come back.
-_RECONNECT_S = 10.0
+_RECONNECT_S = 30.0
 
 #: How many connections of clients there may be at once.
 _CONNECTIONS = 4096
