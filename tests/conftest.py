@@ -105,6 +105,19 @@ def on_newest(fixture: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(fixture, [newest], indirect=True, ids=lambda version: f"pg{version}")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A module that is about Python alone says ``ON_NEWEST = True``: it is the same on every Postgres."""
+    newest = max(SERVERS, default=None)
+
+    def is_repetition(item: pytest.Item) -> bool:
+        version = item.callspec.params.get("server") if hasattr(item, "callspec") else None
+        return version not in (None, newest) and getattr(getattr(item, "module", None), "ON_NEWEST", False)
+
+    repetitions = [item for item in items if is_repetition(item)]
+    items[:] = [item for item in items if not is_repetition(item)]
+    config.hook.pytest_deselected(items=repetitions)
+
+
 @pytest.fixture(scope="session", params=sorted(SERVERS) or [None], ids=lambda version: f"pg{version}")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Each Postgres in turn, with a migrated template database on it."""

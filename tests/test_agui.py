@@ -22,6 +22,8 @@ from tidebase.agui import AT_EVENT, NO_STATE, Translator, encode
 
 from .probe_support import Connection, call, grant, new_run
 
+ON_NEWEST = True
+
 PARSER: TypeAdapter[Any] = TypeAdapter(protocol.Event)
 ENDS = ("RUN_FINISHED", "RUN_ERROR")
 

@@ -32,6 +32,8 @@ from tidebase.mark import Answer
 
 from .support_gate import reached, until, value, values
 
+ON_NEWEST = True
+
 Db = psycopg.Connection[Any]
 LISTENING = "select from pg_stat_activity where datname = current_database() and query ilike 'listen%%'"
 ROOT = Path(__file__).parent.parent

@@ -31,6 +31,8 @@ from tidebase import (
 from .support_values import Colour, Level
 from .test_step import Calls, resumed
 
+ON_NEWEST = True
+
 KEYS: list[tuple[Any, str]] = [
     ("a.example", "s[a.example]"),
     ("with space and é", "s[with space and é]"),

@@ -15,6 +15,8 @@ import pytest
 import tidebase
 from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, Tidebase, calls, step
 
+ON_NEWEST = True
+
 Use = Callable[[Any, Any, dict[str, Any]], Any]
 
 

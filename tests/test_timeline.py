@@ -17,6 +17,8 @@ from tidebase.timeline import Bar, Picture, _tick, as_svg, as_text, collect, dur
 
 from .probe_support import Connection, values
 
+ON_NEWEST = True
+
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 DRAWN = {"svg", "title", "style", "rect", "text", "line", "g"}
 SVG = "{http://www.w3.org/2000/svg}"

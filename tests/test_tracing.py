@@ -17,6 +17,8 @@ from tidebase.tracing import current_traceparent
 
 from .probe_support import Connection, grant, new_run, value, values
 
+ON_NEWEST = True
+
 
 class Spans(list[ReadableSpan]):
     """The spans that have ended, in that order."""

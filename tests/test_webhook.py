@@ -30,6 +30,8 @@ from tidebase.webhook import (
 
 from .support_gate import Db, broken_logs, create_run, events, row, value
 
+ON_NEWEST = True
+
 SECRET = "whsec"
 
 
