@@ -480,7 +480,6 @@ def test_no_worker_vanishes_between_a_call_and_its_commit(database: str, db: Db,
 
     def do(opened: Any) -> None:
         with Tidebase(opened) as tide:
-            tide.runs.create("w", run_id="r")
             tide.runs.cancel("r")
 
     with locked_after_creation(database, db) as release:
@@ -495,7 +494,8 @@ def test_no_worker_vanishes_between_a_call_and_its_commit(database: str, db: Db,
                         do(connection)
             os._exit(0)
         try:
-            until(db, "exists (select from pg_stat_activity where wait_event_type = 'Lock')")
+            waits = "datname = current_database() and wait_event_type = 'Lock' and query like '%%cancel_run%%'"
+            until(db, f"exists (select from pg_stat_activity where {waits})")
             os.kill(pid, signal.SIGSTOP)
             release()
             until(db, "(select status from tidebase.run_heads where run_id = 'r') = 'cancelled'")

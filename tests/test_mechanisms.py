@@ -292,7 +292,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.other_input,
     ),
     "the zeros that end a fraction are not cut": (
-        (Edit("canonical", "canonical collate \"C\" like '%.%0%'", "false"),),
+        (Edit("canonical", "canonical collate \"C\" not like '%.%0%'", "true"),),
         probes.same_input,
     ),
     "zeros are cut inside strings, too": (

@@ -265,13 +265,14 @@ async def what_was_rung(feed: Feed, after: int) -> AsyncIterator[Event]:
 
 
 async def at_the_status(feed: Feed) -> None:
-    """The run is over, so its followers are sent away before the last events are read."""
+    """When the run is over its followers are sent away, before the last events are read; until then nothing is."""
     if feed.started.is_set():
         run = await feed._database.execute(calls.get_run(run_id=feed._run_id))
         if run.status in OVER:
             feed.over, feed.last = True, 0
-            return feed._tell()
-    return await look(feed)
+            feed._tell()
+        return
+    await look(feed)
 
 
 async def in_a_transaction(feeds: Feeds, run_id: str, after: int) -> AsyncIterator[Event]:

@@ -42,13 +42,13 @@ from .line import (
     LIMITED,
     AsyncLine,
     Line,
+    committed_at_once,
+    committed_at_once_async,
     discard,
     like_those_of,
     like_those_of_async,
     ours,
     run,
-    run_and_commit,
-    run_and_commit_async,
     run_async,
     session_limits,
     with_limits,
@@ -353,9 +353,10 @@ class Database:
         if self._single is not None:
             _refuse_in_block(self)
             with self._lock:
-                if self._joined or self._single.autocommit:
+                if self._joined:
                     return run(self._single, call)
-                return run_and_commit(self._single, call)
+                with committed_at_once(self._single):
+                    return run(self._single, call)
         pool = self._pool or self._open_pool()
         if self._blocks >= pool.max_size:  # they have all connections, and may wait for this very call
             return self._spare.execute(call)
@@ -365,7 +366,7 @@ class Database:
         pool = self._pool or self._open_pool()
         connection = self._borrow(pool, wait_s)  # not pool.connection(), which would commit what has been committed
         try:
-            with _committed_at_once(connection):
+            with committed_at_once(connection):
                 return run(connection, call)
         except psycopg.Error as error:
             if is_of_the_session(error):
@@ -614,9 +615,10 @@ class AsyncDatabase:
         if self._single is not None:
             _refuse_in_block(self)
             async with here.lock:
-                if self._joined or self._single.autocommit:
+                if self._joined:
                     return await run_async(self._single, call)
-                return await run_and_commit_async(self._single, call)
+                async with committed_at_once_async(self._single):
+                    return await run_async(self._single, call)
         pool = here._pool or await here.open_pool()
         if here.blocks >= pool.max_size:  # they have all connections, and may wait for this very call
             return await here.spare.execute(call)
@@ -627,7 +629,7 @@ class AsyncDatabase:
         pool = here._pool or await here.open_pool()
         connection = await here.borrow(pool, wait_s)
         try:
-            async with _committed_at_once_async(connection):
+            async with committed_at_once_async(connection):
                 return await run_async(connection, call)
         except psycopg.Error as error:
             if is_of_the_session(error):
@@ -827,37 +829,6 @@ def _refuse_in_block(database: Database | AsyncDatabase) -> None:
             "inside a transaction on the only connection, nothing else can be done with the run",
             hint="Do it before or after the block, or give Tidebase a pool or a connection string.",
         )
-
-
-# A caller's pool may not be in autocommit mode. A BEGIN of its own would be a way of its own: a worker that vanishes
-# between it and the COMMIT leaves a head locked for as long as the server takes it to be there.
-
-
-@contextmanager
-def _committed_at_once(connection: Connection) -> Iterator[None]:
-    """In the block a statement is a transaction; to switch that is no message to the server."""
-    if connection.autocommit or connection.pgconn.transaction_status != TransactionStatus.IDLE:
-        yield
-        return
-    connection.autocommit = True
-    try:
-        yield
-    finally:
-        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
-            connection.autocommit = False
-
-
-@asynccontextmanager
-async def _committed_at_once_async(connection: AsyncConnection) -> AsyncIterator[None]:
-    if connection.autocommit or connection.pgconn.transaction_status != TransactionStatus.IDLE:
-        yield
-        return
-    await connection.set_autocommit(True)
-    try:
-        yield
-    finally:
-        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
-            await connection.set_autocommit(False)
 
 
 def _connect_aside(url: str, lease_s: float) -> Connection:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -133,41 +134,43 @@ async def run_async(connection: AsyncConnection, call: Call[R]) -> R:
     return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
 
 
-def run_and_commit(connection: Connection, call: Call[R]) -> R:
-    """Makes a call on a connection that is not in autocommit mode. It goes out together with its COMMIT: a worker that
-    vanishes in between would leave a lock behind for as long as the server takes it to be there. In a transaction of
-    the caller's it is a part of that.
-    """
-    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+# A caller's connection may not be in autocommit mode. A BEGIN and a COMMIT around a call would be ways of their own: a
+# worker that vanishes in between leaves a lock behind for as long as the server takes it to be there. (psycopg's
+# pipeline sends them in pieces, too.) To switch the mode is no message to the server.
+
+
+@contextmanager
+def committed_at_once(connection: Connection) -> Iterator[None]:
+    """In the block a statement is a transaction; in a transaction of the caller's it is a part of that."""
+    if connection.autocommit:
+        yield
+    elif connection.pgconn.transaction_status != TransactionStatus.IDLE:
         with connection.transaction():
-            return run(connection, call)
-    _require_utf8(connection)
-    cursor = _cursor(connection)
-    try:
-        with connection.pipeline():
-            cursor.execute(call.query, call.parameters)
-            connection.execute("commit")
-    finally:
-        if not connection.closed and connection.pgconn.transaction_status != TransactionStatus.IDLE:
-            connection.rollback()
-    return call.read(cursor.fetchall())
+            yield
+    else:
+        connection.autocommit = True
+        try:
+            yield
+        finally:
+            if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                connection.autocommit = False
 
 
-async def run_and_commit_async(connection: AsyncConnection, call: Call[R]) -> R:
+@asynccontextmanager
+async def committed_at_once_async(connection: AsyncConnection) -> AsyncIterator[None]:
     """The same, awaited."""
-    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+    if connection.autocommit:
+        yield
+    elif connection.pgconn.transaction_status != TransactionStatus.IDLE:
         async with connection.transaction():
-            return await run_async(connection, call)
-    _require_utf8(connection)
-    cursor = _cursor_async(connection)
-    try:
-        async with connection.pipeline():
-            await cursor.execute(call.query, call.parameters)
-            await connection.execute("commit")
-    finally:
-        if not connection.closed and connection.pgconn.transaction_status != TransactionStatus.IDLE:
-            await connection.rollback()
-    return call.read(await cursor.fetchall())
+            yield
+    else:
+        await connection.set_autocommit(True)
+        try:
+            yield
+        finally:
+            if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                await connection.set_autocommit(False)
 
 
 def discard(connection: Connection | AsyncConnection) -> None:

@@ -484,7 +484,7 @@ def _let_through(connection: psycopg.Connection[Any], patience_s: float, progres
                                 " alter table {0} disable row level security, no force row level security"
                             ).format(sql.Identifier("tidebase", table))
                         )
-                    connection.execute("drop function tidebase_private.came_later()")
+                    connection.execute("drop function if exists tidebase_private.came_later()")  # another was faster
                     return
         except psycopg.Error as error:
             if not _is_passing(error, False):
