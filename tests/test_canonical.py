@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import psycopg
@@ -63,3 +64,11 @@ def test_a_large_value_is_put_together_from_its_parts(
         [json.dumps(large, ensure_ascii=False)],
     ).fetchone()
     assert row == (canonical(large), digest(large))
+
+
+def test_a_large_value_may_be_deep(db: psycopg.Connection[Any]) -> None:
+    """As deep as jsonb goes: its parts are not looked for at every level."""
+    noise = "".join(random.Random(1).choices("0123456789abcdef", k=200_000))
+    text = "[" * 3000 + f'1.0, 2.50, "{noise}"' + "]" * 3000
+    row = db.execute("select tidebase_private.canonical(%s::jsonb)", [text]).fetchone()
+    assert row == ("[" * 3000 + f'1, 2.5, "{noise}"' + "]" * 3000,)

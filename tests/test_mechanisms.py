@@ -292,15 +292,15 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.other_input,
     ),
     "the zeros that end a fraction are not cut": (
-        (Edit("canonical", "canonical collate \"C\" not like '%.%0%'", "true"),),
+        (Edit("canonical", "printed collate \"C\" not like '%.%0%'", "true"),),
         probes.same_input,
     ),
     "zeros are cut inside strings, too": (
-        (Edit("canonical", r'("(?:[^"\\\\]|\\\\.)*")|', r"(\\n)|"),),
+        (Edit("cut_zeros", r'("(?:[^"\\\\]|\\\\.)*")|', r"(\\n)|"),),
         probes.same_input,
     ),
     "zeros are cut from whole numbers, too": (
-        (Edit("canonical", "[.]0+(?![0-9])", "[.]?0+(?![0-9])"),),
+        (Edit("cut_zeros", "[.]0+(?![0-9])", "[.]?0+(?![0-9])"),),
         probes.same_input,
     ),
     # I4: the log
