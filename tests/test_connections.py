@@ -424,8 +424,12 @@ def limits_of(connection: psycopg.Connection[Any]) -> tuple[int, ...]:
 
 
 def test_sessions_have_limits(database: str) -> None:
-    with Tidebase(database, lease_s=30) as tide, tide._database.connection() as connection:
-        assert limits(connection) == ("10s", "1min")
+    with (
+        Tidebase(database, lease_s=30) as tide,
+        tide._database.connection() as connection,
+        tide._database.aside() as aside,  # as where the pool's are all in use
+    ):
+        assert limits(connection) == limits(aside) == ("10s", "1min")
     address, _, options = database.partition("?")
     with (
         Tidebase(f"{address}?options=-c%20lock_timeout%3D7s&{options}") as tide,
@@ -435,9 +439,11 @@ def test_sessions_have_limits(database: str) -> None:
 
 
 async def test_sessions_have_limits_async(database: str) -> None:
-    async with AsyncTidebase(database, lease_s=90) as tide, tide._database.connection() as connection:
-        rows = await connection.execute(LIMITS)
-        assert await rows.fetchone() == ("30s", "90s")
+    async with AsyncTidebase(database, lease_s=90) as tide, tide._database.connection() as pooled:
+        for connection in (pooled, await tide._database.aside()):
+            rows = await connection.execute(LIMITS)
+            assert await rows.fetchone() == ("30s", "90s")
+        await connection.close()
 
 
 LIMITS = "select current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')"

@@ -286,6 +286,22 @@ async def test_requests_about_a_locked_run_leave_connections_to_the_others(datab
 
 
 @on_newest("server")
+async def test_runs_of_one_workflow_are_made_at_once(database: str, db: Db) -> None:
+    """The workflow stands where the id of a run does, and nobody waits for a turn at a workflow."""
+    with gateway(database, pool_size=4) as base, psycopg.connect(database) as other:
+        other.execute("select tidebase.create_run('w', run_id => 'r0')")  # not committed: who makes r0, too, waits
+        async with client_of(base) as client:
+            first = asyncio.create_task(client.post("/runs/w", json={"runId": "r0"}))
+            blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+            await asyncio.to_thread(poll, "it waits", lambda: db.execute(blocked).fetchone() != (0,))
+            others = [asyncio.create_task(client.post("/runs/w", json={"runId": f"r{n}"})) for n in range(1, 9)]
+            done, _ = await asyncio.wait(others, timeout=60)
+            assert [task.result().status_code for task in done] == [200] * 8
+            other.commit()
+            assert (await first).status_code == 200
+
+
+@on_newest("server")
 async def test_a_gateway_may_be_a_part_of_another_application(database: str, tide: Tidebase) -> None:
     tide.runs.create("w", run_id="a/b")
     inner = create_app(database, insecure=True)

@@ -33,7 +33,6 @@ from .errors import (
     InvalidArgument,
     TidebaseError,
     from_postgres,
-    is_of_the_session,
     is_transient,
 )
 from .forked import OwnPool, inherit, keep, lent, notice
@@ -45,6 +44,7 @@ from .line import (
     committed_at_once,
     committed_at_once_async,
     discard,
+    in_order,
     like_those_of,
     like_those_of_async,
     ours,
@@ -181,6 +181,7 @@ class Database:
         self._single: Connection | None = source if isinstance(source, psycopg.Connection) else None
         self._url: str | None = None
         self._inherited = False
+        self._is_direct = False  # until it is seen that no pooler stands between
         self._begin()
         inherit(self)
 
@@ -301,7 +302,10 @@ class Database:
         """A new connection outside the pool, in autocommit mode; whoever asks for it closes it."""
         if isinstance(self._source, ConnectionPool):
             return like_those_of(self._source, self._lease_s)
-        return _connect_aside(self.url, self._lease_s)
+        connection = _connect_aside(self.url, self._lease_s)
+        if self._is_direct:
+            connection.execute(LIMITED, session_limits(self._lease_s))
+        return connection
 
     def listener(self) -> Connection:
         """A new connection to listen on: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
@@ -366,12 +370,8 @@ class Database:
         pool = self._pool or self._open_pool()
         connection = self._borrow(pool, wait_s)  # not pool.connection(), which would commit what has been committed
         try:
-            with committed_at_once(connection):
+            with in_order(connection), committed_at_once(connection):
                 return run(connection, call)
-        except psycopg.Error as error:
-            if is_of_the_session(error):
-                discard(connection)
-            raise
         finally:
             self._give_back(pool, connection)
 
@@ -421,6 +421,7 @@ class Database:
                 with self._failure.shared(asked), _first_connection(self.url, self._lease_s) as connection:
                     pooled = _is_pooled(connection, _server_pid(connection))
                     _tell_if_read_only(connection)
+                self._is_direct = not pooled
                 self._pool = OwnPool(
                     ours(self.url, self._lease_s),
                     min_size=1,
@@ -458,6 +459,7 @@ class AsyncDatabase:
         self._single: AsyncConnection | None = source if isinstance(source, psycopg.AsyncConnection) else None
         self._url: str | None = None
         self._inherited = False
+        self._is_direct = False  # until it is seen that no pooler stands between
         self._home: asyncio.AbstractEventLoop | None = None
         self._loops = PerLoop(lambda: _Here(self), _Here.leave)
         inherit(self)
@@ -580,7 +582,10 @@ class AsyncDatabase:
         """A new connection outside the pool, in autocommit mode; whoever asks for it closes it."""
         if isinstance(self._source, AsyncConnectionPool):
             return await like_those_of_async(self._source, self._lease_s)
-        return await _connect_aside_async(self.url, self._lease_s)
+        connection = await _connect_aside_async(self.url, self._lease_s)
+        if self._is_direct:
+            await connection.execute(LIMITED, session_limits(self._lease_s))
+        return connection
 
     async def listener(self) -> AsyncConnection:
         """A new connection to listen on: a pooler drops LISTEN, so ``TIDEBASE_LISTEN_URL`` may lead past it."""
@@ -629,12 +634,9 @@ class AsyncDatabase:
         pool = here._pool or await here.open_pool()
         connection = await here.borrow(pool, wait_s)
         try:
-            async with committed_at_once_async(connection):
-                return await run_async(connection, call)
-        except psycopg.Error as error:
-            if is_of_the_session(error):
-                discard(connection)
-            raise
+            with in_order(connection):
+                async with committed_at_once_async(connection):
+                    return await run_async(connection, call)
         finally:
             await here.give_back(pool, connection)
 
@@ -707,6 +709,7 @@ class _Here:
                     async with await _first_connection_async(database.url, database._lease_s) as connection:
                         pooled = _is_pooled(connection, await _server_pid_async(connection))
                         _tell_if_read_only(connection)
+                database._is_direct = not pooled
                 pool: AsyncPool = AsyncConnectionPool(
                     ours(database.url, database._lease_s),
                     min_size=1,

@@ -178,6 +178,17 @@ def discard(connection: Connection | AsyncConnection) -> None:
     connection.pgconn.finish()
 
 
+@contextmanager
+def in_order(connection: Connection | AsyncConnection) -> Iterator[None]:
+    """Ends the session after an error that it would give again: the next call is to meet another one."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if is_of_the_session(error):
+            discard(connection)
+        raise
+
+
 class Line:
     """One connection outside the pool: opened at the first call, and anew after a failure.
 
@@ -202,11 +213,8 @@ class Line:
                     return cast(R, self._otherwise(call))
             connection = self._connection
             try:
-                return run(connection, call)
-            except psycopg.Error as error:
-                if is_of_the_session(error):
-                    discard(connection)
-                raise
+                with in_order(connection):
+                    return run(connection, call)
             finally:
                 if connection.pgconn.transaction_status != TransactionStatus.IDLE:  # broken, or interrupted
                     discard(connection)
@@ -240,11 +248,8 @@ class AsyncLine:
                     return cast(R, await self._otherwise(call))
             connection = self._connection
             try:
-                return await run_async(connection, call)
-            except psycopg.Error as error:
-                if is_of_the_session(error):
-                    discard(connection)
-                raise
+                with in_order(connection):
+                    return await run_async(connection, call)
             finally:
                 if connection.pgconn.transaction_status != TransactionStatus.IDLE:  # broken, or interrupted
                     discard(connection)

@@ -185,7 +185,7 @@ def _endpoint(route: Route, lease_s: float) -> Endpoint:
             lease_s=lease_s,
             traceparent=valid_traceparent(request.headers.get("traceparent")),
         )
-        async with request.app.state.turns.of(path.get("run_id")):
+        async with request.app.state.turns.of(None if route.makes_run else path.get("run_id")):
             return answer(await route.handler(asked))
 
     return endpoint

@@ -96,6 +96,11 @@ class Route:
     query: tuple[str, ...] = ()
     refusals: tuple[int, ...] = ()
 
+    @property
+    def makes_run(self) -> bool:
+        """Whether it is about no run yet: what stands in the place of the id is a workflow."""
+        return self.body is bodies.CreateRun
+
 
 ROUTES: list[Route] = []
 
