@@ -5,11 +5,11 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
-  '{accounts,attempts,awaited,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,state_streams,state_versions,steps,usage,watches}'::text[], 'these are the tables');
+  '{accounts,attempts,awaited,deliveries,edges,events,gate_votes,gates,recoveries,reviews,run_heads,runs,setbacks,state_streams,state_versions,steps,usage,watches}'::text[], 'these are the tables');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
-  '{gate_inbox,gate_overview,recovery_history,review_inbox,run_attempts,run_overview,run_sizes,stalled_runs,step_timeline,usage_by_model,usage_by_step,
+  '{gate_inbox,gate_overview,recovery_history,review_inbox,run_attempts,run_overview,run_setbacks,run_sizes,stalled_runs,step_timeline,usage_by_model,usage_by_step,
     usage_records,usage_totals}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
   '{checkpoint,child,event,gate_decision,gate_opening,lease,reconciliation,renewal,run_count,run_difference,run_failure,snapshot,state,step_failure,step_start,tree_node,
@@ -87,7 +87,7 @@ select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,drop_history,forget,go_on,suspend_for_children}'::text[], 'only purging and compaction delete anything, and the end of a wait what was waited for');
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,drop_history,forget,go_on,look_at_due,suspend_for_children}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, and a look at a run what it was set back for');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
 select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events}'::text[], 'events are written side by side, and copied for a fork in another place');
@@ -191,7 +191,6 @@ create temp table deliberate (function text, level text, message text, reason te
 insert into deliberate values
   ('tidebase_private.apply_privileges', 'security', 'text type variable is not sanitized', 'DDL: an object is named as the function files have recorded it, with its kind'),
   ('tidebase_private.hand_over', 'security', 'text type variable is not sanitized', 'DDL: an object is named by the catalogue, with its kind'),
-  ('tidebase_private.raise', 'performance', 'routine is marked as VOLATILE, should be IMMUTABLE', 'it is called for its effect, and must not be folded away'),
   ('tidebase_private.choose_dead', 'performance', 'routine is marked as VOLATILE, should be STABLE', 'it locks rows');
 create function pg_temp.problems(out function text, out level text, out message text, out line text) returns setof record language plpgsql as $$
 begin

@@ -131,7 +131,7 @@ select tidebase.begin_step('large', 1, 's');
 select tidebase.begin_step('large', 1, 'sent', side_effects => '{mail}');
 select tidebase.fail_step('large', 1, 'sent');
 select tidebase.open_gate('large', 1, 'g');
-select throws_ok(statement, 'TB002', format('%s must take no more than 1500000 bytes', parameter), statement || ' is too large')
+select throws_ok(statement, 'TB002', format('%s must take no more than %s bytes', parameter, case when parameter ~ 'metadata' then 1000000 else 1500000 end), statement || ' is too large')
 from (values
   ('input', $$select tidebase.create_run('wf', pg_temp.large())$$),
   ('metadata', $$select tidebase.create_run('wf', metadata => jsonb_build_object('m', pg_temp.large()))$$),

@@ -173,6 +173,7 @@ select tidebase.set_state('full', pg_temp.token('full'), '{"a": 1}');
 select tidebase.acquire_run(c.run_id, 'w') from tidebase.create_child('full', pg_temp.token('full'), 'c', 'wf') c;
 select tidebase.watch_run('full');
 select tidebase.suspend_for_children('full', pg_temp.token('full'), '{c}');
+select tidebase_private.set_back('full', 'P0001', 'message');
 select set_eq($$select * from pg_temp.tables_with('full')$$,
   $$select c.relname::text from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'run_id' where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r'$$,
   'a run may have rows in every table');

@@ -37,10 +37,11 @@ select throws_ok('select tidebase.create_run(' || arguments || ')', 'TB002', nul
   '''wf'', max_attempts => 0', '''wf'', max_attempts => -1', '''wf'', max_attempts => 1001', '''wf'', max_attempts => 2147483647',
   '''wf'', retry_delay => ''-1 s''', '''wf'', retry_delay => ''31 days''', '''wf'', retry_delay => ''100000 years''',
   '''wf'', recovery_webhook => ''''', '''wf'', recovery_webhook => ''ftp://x''', '''wf'', recovery_webhook => ''https://''',
-  '''wf'', recovery_webhook => ''javascript:alert(1)''', '''wf'', recovery_webhook => ''http://a b''']) arguments;
+  '''wf'', recovery_webhook => ''javascript:alert(1)''', '''wf'', recovery_webhook => ''http://a b''',
+  '''wf'', deadline => ''infinity''', '''wf'', deadline => ''-infinity''', '''wf'', deadline => ''200000-01-01''']) arguments;
 select lives_ok('select tidebase.create_run(' || arguments || ')', 'create_run takes ' || arguments) from unnest(array[
   'repeat(''x'', 255)', '''wf'', run_id => repeat(''ä'', 127)', '''wf'', metadata => ''{}''', '''wf'', max_attempts => 1',
-  '''wf'', max_attempts => 1000', '''wf'', retry_delay => ''0''', '''wf'', retry_delay => ''30 days''', '''wf'', deadline => ''infinity''',
+  '''wf'', max_attempts => 1000', '''wf'', retry_delay => ''0''', '''wf'', retry_delay => ''30 days''', '''wf'', deadline => ''9999-12-30''',
   '''wf'', recovery_webhook => ''https://x.example/y?z=1''']) arguments;
 select is(tidebase.create_run('wf''; drop table tidebase.runs; --', '"''"', 'x''; delete from tidebase.runs; --', '{"''": "$$"}'), 'x''; delete from tidebase.runs; --', 'SQL in a name is a name');
 select is((select workflow from tidebase.get_run('x''; delete from tidebase.runs; --')), 'wf''; drop table tidebase.runs; --', 'and is found by it');

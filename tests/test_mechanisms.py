@@ -490,7 +490,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         partial(probe_gates.cancelled_for_good, rounds=70),
     ),
     "reconcile waits for whoever has a run": (
-        (Edit("reconcile", "skip locked", ""),),
+        (Edit("look_at_due", "skip locked", ""),),
         probe_gates.reconciled_once,
     ),
     "an expiry stays due": (

@@ -345,13 +345,14 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """Answer of reconcile: how many runs were looked at, and what had run out."""
+    """Answer of reconcile: how many runs were looked at, what had run out, and how many could not be looked at."""
 
     runs: int
     leases: int
     gates: int
     timers: int
     deadlines: int
+    failed: int
 
 
 @dataclass(frozen=True)
@@ -572,7 +573,7 @@ def reader(row: type[R]) -> Callable[[tuple[Any, ...]], R]:
     def read(values: tuple[Any, ...]) -> R:
         changed = list(values)
         for index in decoded:
-            changed[index] = codec.decode(changed[index])
+            changed[index] = codec.readable(changed[index])
         return row(*changed)
 
     return read

@@ -248,7 +248,21 @@ def decode(text: str | None, expected: Any = Any) -> Any:
     """
     if text is None:
         return None
-    return _convert(_DECODER.decode(text), expected)
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise StepOutputDecodeError(f"a stored value cannot be read: {error}", hint=_UNREAD) from None
+    return _convert(value, expected)
+
+
+def readable(text: str | None) -> Any:
+    """The value of a JSON text, for who looks at many: one that cannot be read is
+    ``{"unreadable": why, "bytes": its length as text}``.
+    """
+    try:
+        return decode(text)
+    except StepOutputDecodeError as error:
+        return {"unreadable": error.args[0], "bytes": len((text or "").encode())}
 
 
 def _convert(value: Any, expected: Any) -> Any:
@@ -304,6 +318,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 _HINT = "JSON values, dataclasses and Pydantic models can be stored; NaN, NUL characters and lone surrogates cannot."
+_UNREAD = "It is older than the limits of what can be stored, or was written by hand: look at it in psql."
 _CHANGED = "Has the type changed since the value was stored? Make it accept the value, or give the step another name."
 
 

@@ -12,9 +12,11 @@ from typing import Any, TypeVar, cast
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo, Format, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from . import rows
 from .calls import Call
 from .errors import InvalidArgument, is_of_the_session
 from .forked import keep
@@ -124,14 +126,32 @@ def run(connection: Connection, call: Call[R]) -> R:
     """Makes a call on this connection."""
     _require_utf8(connection)
     cursor = _cursor(connection)
-    return call.read(cursor.execute(call.query, call.parameters).fetchall())
+    cursor.execute(call.query, call.parameters)
+    try:
+        return call.read(cursor.fetchall())
+    except _UNREADABLE:
+        return call.read(rows.read(_result(cursor), connection))
 
 
 async def run_async(connection: AsyncConnection, call: Call[R]) -> R:
     """Makes a call on this connection."""
     _require_utf8(connection)
     cursor = _cursor_async(connection)
-    return call.read(await (await cursor.execute(call.query, call.parameters)).fetchall())
+    await cursor.execute(call.query, call.parameters)
+    try:
+        return call.read(await cursor.fetchall())
+    except _UNREADABLE:
+        return call.read(rows.read(_result(cursor), connection))
+
+
+# What psycopg says of a value that Python has no form for, when it makes the rows of an answer that has come.
+_UNREADABLE = (psycopg.DataError, OverflowError)
+
+
+def _result(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> PGresult:
+    if cursor.pgresult is None:  # it is there: rows were made of it
+        raise AssertionError("there is no answer")
+    return cursor.pgresult
 
 
 # A caller's connection may not be in autocommit mode. A BEGIN and a COMMIT around a call would be ways of their own: a

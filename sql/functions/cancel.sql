@@ -68,6 +68,8 @@ declare
   cancelled integer;
 begin
   cascade := coalesce(cascade, true);
+  perform tidebase_private.require_text(reason, 'reason');
+  perform tidebase_private.require_text(actor, 'actor');
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   if head.status = 'completed' then

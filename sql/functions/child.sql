@@ -25,7 +25,7 @@ begin
   elsif jsonb_typeof(edge_metadata) <> 'object' then
     perform tidebase_private.raise_invalid('edge_metadata', 'must be a JSON object');
   end if;
-  perform tidebase_private.require_size(edge_metadata, 'edge_metadata');
+  perform tidebase_private.require_note(edge_metadata, 'edge_metadata');
   perform tidebase_private.commit_durably();
   head := tidebase_private.fence(run_id, token, 1);
   perform tidebase_private.require_time_left(head);

@@ -159,8 +159,8 @@ begin
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
   end if;
-  if pg_column_size(payload) > 1000000 then
-    perform tidebase_private.require_size(payload, 'payload');
+  if not tidebase_private.is_small(payload) then
+    perform tidebase_private.require_payload(payload, 'payload');
   end if;
   if transient then
     perform tidebase_private.commit_lazily();

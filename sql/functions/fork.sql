@@ -183,7 +183,9 @@ begin
   if id is not null then
     perform tidebase_private.require_name(id, 'new_run_id', 255);
   end if;
-  perform tidebase_private.require_size(input, 'input');
+  perform tidebase_private.require_payload(input, 'input');
+  perform tidebase_private.require_text(reason, 'reason');
+  perform tidebase_private.require_text(actor, 'actor');
   perform tidebase_private.commit_durably();
   perform from run_heads h where h.run_id = fork_run.run_id for key share;
   if not found then

@@ -332,13 +332,12 @@ begin
   elsif default_decision = '' then
     perform tidebase_private.raise_invalid('default_decision', 'must not be empty');
   end if;
+  perform tidebase_private.require_text(default_decision, 'default_decision');
   perform tidebase_private.require_interval(coalesce(timeout, '1 day'), 'timeout', '1 millisecond', '3650 days');
 
-  if pg_column_size(data) > 1000000 or pg_column_size(capability) > 1000000 or pg_column_size(response_schema) > 1000000 then
-    perform tidebase_private.require_size(data, 'data');
-    perform tidebase_private.require_size(capability, 'capability');
-    perform tidebase_private.require_size(response_schema, 'response_schema');
-  end if;
+  perform tidebase_private.require_payload(data, 'data');
+  perform tidebase_private.require_note(capability, 'capability');
+  perform tidebase_private.require_note(response_schema, 'response_schema');
   wanted.run_id := open_gate.run_id;
   wanted.name := open_gate.name;
   wanted.kind := 'gate';
@@ -482,9 +481,9 @@ begin
   if voter is not null then
     perform tidebase_private.require_name(voter, 'voter', 255);
   end if;
-  if pg_column_size(payload) > 1000000 then
-    perform tidebase_private.require_size(payload, 'payload');
-  end if;
+  perform tidebase_private.require_payload(payload, 'payload');
+  perform tidebase_private.require_text(actor, 'actor');
+  perform tidebase_private.require_text(comment, 'comment');
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   gate := tidebase_private.find_gate(run_id, name);
@@ -502,7 +501,7 @@ begin
   elsif head.status = 'completed' then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   elsif decision is null or decision <> all (gate.options) then
-    perform tidebase_private.raise_invalid('decision', format('must be one of: %s', array_to_string(gate.options, ', ')));
+    perform tidebase_private.raise_invalid('decision', format('must be one of: %s', left(array_to_string(gate.options, ', '), 1000)));
   end if;
 
   if gate.required_approvals > 1 and decision <> 'rejected' then

@@ -78,36 +78,101 @@ $$;
 comment on function tidebase_private.look_at(tidebase.run_heads, tidebase.reconciliation) is
   'Does for one run whatever time has brought. The caller holds the head''s lock.';
 
+-- What has to do with the moment and not with a run: a lock, a limit, a server that goes down.
+create or replace function tidebase_private.is_passing(state text)
+returns boolean
+language sql immutable
+as $$
+  select state ~ '^(08|25|40|53|55|57|58)';
+$$;
+comment on function tidebase_private.is_passing(text) is 'Whether an error of this SQLSTATE is over when the call is made again.';
+
+-- Looked at again later and later, up to an hour, so that it does not keep the others waiting.
+create or replace function tidebase_private.set_back(run_id text, state text, message text)
+returns void
+language plpgsql volatile
+as $$
+declare
+  failures integer;
+begin
+  insert into tidebase.setbacks as s (run_id, failures, sqlstate, message)
+  values (set_back.run_id, 1, set_back.state, left(set_back.message, 1000))
+  on conflict on constraint setbacks_pkey do update
+  set failures = s.failures + 1, sqlstate = excluded.sqlstate, message = excluded.message, failed_at = clock_timestamp()
+  returning s.failures into failures;
+  update tidebase.run_heads h
+  set due_at = clock_timestamp() + least(interval '1 minute' * 2 ^ least(failures - 1, 10), interval '1 hour')
+  where h.run_id = set_back.run_id;
+end
+$$;
+comment on function tidebase_private.set_back(text, text, text) is
+  'Notes that reconcile could not look at a run, and lets it be due again later. The caller holds the head''s lock.';
+
 -- Takes runs that are due, each with its lock or not at all: callers share the work instead of waiting for each other,
 -- and a run that was looked at is due later or never, so none starves the others.
+create or replace function tidebase_private.look_at_due(max integer, one_by_one boolean)
+returns tidebase.reconciliation
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads;
+  counts tidebase.reconciliation := row(0, 0, 0, 0, 0, 0)::tidebase.reconciliation;
+  as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
+  well text[] := array[]::text[];
+begin
+  for head in
+    select h.* from tidebase.run_heads h
+    where h.due_at <= as_of
+    order by h.due_at
+    limit look_at_due.max
+    for no key update skip locked
+  loop
+    if one_by_one then
+      begin
+        counts := tidebase_private.look_at(head, counts);
+        well := well || head.run_id;
+      exception when others then
+        if tidebase_private.is_passing(sqlstate) then
+          raise;
+        end if;
+        counts.runs := counts.runs + 1;
+        counts.failed := counts.failed + 1;
+        perform tidebase_private.set_back(head.run_id, sqlstate, sqlerrm);
+      end;
+    else
+      counts := tidebase_private.look_at(head, counts);
+      well := well || head.run_id;
+    end if;
+  end loop;
+  delete from tidebase.setbacks s where s.run_id = any (well);
+  return counts;
+end
+$$;
+comment on function tidebase_private.look_at_due(integer, boolean) is
+  'Looks at the runs that are due. one_by_one: each in a subtransaction of its own, so that one that fails is set back and the others are done.';
+
 create or replace function tidebase.reconcile(max integer default 100)
 returns tidebase.reconciliation
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
-declare
-  head run_heads;
-  counts reconciliation := row(0, 0, 0, 0, 0);
-  as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
 begin
   max := coalesce(max, 100);
   if max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
-  for head in
-    select h.* from run_heads h
-    where h.due_at <= as_of
-    order by h.due_at
-    limit reconcile.max
-    for no key update skip locked
-  loop
-    counts := tidebase_private.look_at(head, counts);
-  end loop;
-  return counts;
+  begin
+    return tidebase_private.look_at_due(max, one_by_one => false);
+  exception when others then  -- many subtransactions are a burden to everybody: only where there is a reason
+    if tidebase_private.is_passing(sqlstate) then
+      raise;
+    end if;
+  end;
+  return tidebase_private.look_at_due(max, one_by_one => true);
 end
 $$;
 comment on function tidebase.reconcile(integer) is
-  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
+  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. A run that cannot be looked at is set back (for a minute at first, an hour at most), counted in failed, and shown in run_setbacks; the others are done. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
 
 -- Each reason by its part of the index over the statuses: what is over is not looked at. A failed run is no stalled one: it
 -- is listed by its status, for as long as it is kept.
@@ -150,5 +215,23 @@ create or replace view tidebase.stalled_runs with (security_barrier = true) as
 comment on view tidebase.stalled_runs is
   'Runs that are alive and do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), overdue (its time, or a child that it waits for, has come, and no reconcile has come round), not_taken_up (it may go on and nobody works on it; one that was never begun, for more than a minute). since: from when. Longest first: order by since. Failed runs are listed by their status.';
 
+create or replace view tidebase.run_setbacks with (security_barrier = true) as
+  select
+    s.run_id,
+    r.workflow,
+    h.status,
+    s.failures,
+    s.sqlstate,
+    s.message,
+    s.failed_at,
+    h.due_at as next_at
+  from tidebase.setbacks s
+  join tidebase.run_heads h on h.run_id = s.run_id
+  join tidebase.runs r on r.run_id = s.run_id
+  where h.status not in ('completed', 'cancelled');
+comment on view tidebase.run_setbacks is
+  'Runs that reconcile could not look at when it came round to them last: how often in a row, with what error, and when it comes round again.';
+
 select tidebase_private.allow('function tidebase.reconcile', 'worker', 'operator');
+select tidebase_private.allow('table tidebase.run_setbacks', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.stalled_runs', 'worker', 'approver', 'operator', 'reader');

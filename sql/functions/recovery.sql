@@ -43,6 +43,7 @@ declare
 begin
   reason := coalesce(reason, 'manual');
   perform tidebase_private.require_name(reason, 'reason', 4096);
+  perform tidebase_private.require_text(actor, 'actor');
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   number := tidebase_private.find_recovery(run_id, request_id);
@@ -86,13 +87,13 @@ begin
   head := tidebase_private.lock_head(run_id);
   update recoveries v
   set status = finish_recovery.status, http_status = finish_recovery.http_status, response = left(finish_recovery.response, 10000),
-      error = finish_recovery.error, finished_at = clock_timestamp()
+      error = left(finish_recovery.error, 10000), finished_at = clock_timestamp()
   where v.run_id = finish_recovery.run_id and v.recovery = finish_recovery.recovery and v.status = 'pending';
   if found then
     if head.status not in ('completed', 'cancelled') then  -- nothing follows the last event of a run
       perform tidebase_private.emit(tidebase_private.advance(run_id),
         case status when 'succeeded' then 'recovery.delivered' else 'recovery.failed' end,
-        jsonb_strip_nulls(jsonb_build_object('recovery', recovery, 'http_status', http_status, 'error', error)));
+        jsonb_strip_nulls(jsonb_build_object('recovery', recovery, 'http_status', http_status, 'error', left(error, 10000))));
     end if;
   elsif not exists (
     select from recoveries v where v.run_id = finish_recovery.run_id and v.recovery = finish_recovery.recovery)
@@ -203,7 +204,7 @@ begin
   next_status := case when delivered then 'delivered' when attempt >= max_attempts then 'failed' else 'pending' end;
   update deliveries d
   set status = next_status, http_status = finish_delivery.http_status, response = left(finish_delivery.response, 10000),
-      error = finish_delivery.error, finished_at = case when next_status <> 'pending' then clock_timestamp() end,
+      error = left(finish_delivery.error, 10000), finished_at = case when next_status <> 'pending' then clock_timestamp() end,
       next_at = case when next_status = 'pending'
         then clock_timestamp() + tidebase_private.retry_delay(attempt, '5 seconds', '1 hour') end
   where d.run_id = finish_delivery.run_id and d.delivery = finish_delivery.delivery;

@@ -32,6 +32,7 @@ begin
   -- A reader may have the lock of a mark for as long as he likes: then it is left behind, and means nothing.
   delete from tidebase.watches t
   where t.run_id in (select w.run_id from tidebase.watches w where w.run_id = any (run_ids) for update skip locked);
+  delete from tidebase.setbacks t where t.run_id = any (run_ids);
   delete from tidebase.awaited t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.edges t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.deliveries t where t.run_id = any (run_ids);

@@ -75,13 +75,12 @@ begin
     perform tidebase_private.raise_invalid('metadata', 'must be a JSON object');
   elsif max_attempts not between 1 and 1000 then
     perform tidebase_private.raise_invalid('max_attempts', 'must be a number from 1 to 1000');
-  elsif recovery_webhook !~ '^https?://[^[:space:]]+$' then
-    perform tidebase_private.raise_invalid('recovery_webhook', 'must be an http or https URL');
+  elsif recovery_webhook !~ '^https?://[^[:space:]]+$' or octet_length(recovery_webhook) > 4096 then
+    perform tidebase_private.raise_invalid('recovery_webhook', 'must be an http or https URL of at most 4096 bytes');
   end if;
-  if pg_column_size(input) > 1000000 or pg_column_size(metadata) > 1000000 then
-    perform tidebase_private.require_size(input, 'input');
-    perform tidebase_private.require_size(metadata, 'metadata');
-  end if;
+  perform tidebase_private.require_payload(input, 'input');
+  perform tidebase_private.require_note(metadata, 'metadata');
+  perform tidebase_private.require_moment(deadline, 'deadline');
   perform tidebase_private.require_interval(coalesce(retry_delay, '1 second'), 'retry_delay', '0', '30 days');
   perform tidebase_private.require_budget(budget);
   perform tidebase_private.require_traceparent(traceparent);
@@ -162,8 +161,8 @@ declare
   wanted jsonb := coalesce(result, 'null');
   open_steps text[];
 begin
-  if pg_column_size(result) > 1000000 then
-    perform tidebase_private.require_size(result, 'result');
+  if not tidebase_private.is_small(result) then
+    perform tidebase_private.require_payload(result, 'result');
   end if;
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
@@ -252,9 +251,7 @@ declare
   delay interval;
   failures integer;
 begin
-  if pg_column_size(error) > 1000000 then
-    perform tidebase_private.require_size(error, 'error');
-  end if;
+  perform tidebase_private.require_payload(error, 'error');
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   if head.lease_token = token and head.status in ('failed', 'pending', 'review') and exists (

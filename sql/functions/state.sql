@@ -241,6 +241,7 @@ begin
     wanted.base := null;
     wanted.content := case when change is null then value else tidebase_private.apply_change(value, change) end;
     wanted.group_bytes := 0;
+    perform tidebase_private.require_payload(wanted.content, 'value');  -- many patches may have made it grow
   end if;
   wanted.created_at := clock_timestamp();
   wanted.created_by := coalesce(wanted.created_by, tidebase_private.caller());
@@ -299,10 +300,10 @@ declare
   earlier tidebase.events;
   restored integer;
 begin
-  if pg_column_size(value) > 1000000 or pg_column_size(wanted.metadata) > 1000000 then
-    perform tidebase_private.require_size(value, 'value');
-    perform tidebase_private.require_size(wanted.metadata, 'metadata');
-  end if;
+  perform tidebase_private.require_payload(value, 'value');
+  perform tidebase_private.require_note(wanted.metadata, 'metadata');
+  perform tidebase_private.require_text(wanted.reason, 'reason');
+  perform tidebase_private.require_text(wanted.created_by, 'created_by');
   if wanted.importance = 'transient' then
     perform tidebase_private.commit_lazily();
   else

@@ -322,10 +322,14 @@ set enable_seqscan = off
 as $$
 declare
   head run_heads;
-  hash bytea := tidebase_private.hash_input(input);
+  hash bytea;
   start step_start;
   unsettled steps;
 begin
+  if not tidebase_private.is_small(input) then
+    perform tidebase_private.require_payload(input, 'input');
+  end if;
+  hash := tidebase_private.hash_input(input);
   start := tidebase_private.find_checkpoint(run_id, token, name, hash);
   if start.outcome = 'replay' then
     return start;
@@ -334,8 +338,8 @@ begin
   if not tidebase_private.is_name(name, 1024) then
     perform tidebase_private.require_name(name, 'name', 1024);
   end if;
-  if pg_column_size(input) > 1000000 then
-    perform tidebase_private.require_size(input, 'input');
+  if request_id is not null and not tidebase_private.is_name(request_id, 255) then
+    perform tidebase_private.require_name(request_id, 'request_id', 255);
   end if;
   if num_nonnulls(side_effects, idempotency_key, replay, checkpoint_invariant, verified_by, credentials, retries,
     retry_delay, retry_max_delay, timeout) > 0
@@ -411,8 +415,8 @@ declare
   nth integer;
   earlier bigint;
 begin
-  if pg_column_size(output) > 1000000 then
-    perform tidebase_private.require_size(output, 'output');
+  if not tidebase_private.is_small(output) then
+    perform tidebase_private.require_payload(output, 'output');
   end if;
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
@@ -453,7 +457,7 @@ set enable_seqscan = off
 as $$
 declare
   head run_heads;
-  hash bytea := tidebase_private.hash_input(input);
+  hash bytea;
   wanted jsonb := coalesce(output, 'null');
   nth integer := 1;
   starts integer := case when log_start then 1 else 0 end;
@@ -464,10 +468,11 @@ begin
   if duration is not null then
     perform tidebase_private.require_interval(duration, 'duration', '0', '365 days');
   end if;
-  if pg_column_size(input) > 1000000 or pg_column_size(output) > 1000000 then
-    perform tidebase_private.require_size(input, 'input');
-    perform tidebase_private.require_size(output, 'output');
+  if not (tidebase_private.is_small(input) and tidebase_private.is_small(output)) then
+    perform tidebase_private.require_payload(input, 'input');
+    perform tidebase_private.require_payload(output, 'output');
   end if;
+  hash := tidebase_private.hash_input(input);
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
   end if;
@@ -521,9 +526,7 @@ declare
   step steps;
   delay interval;
 begin
-  if pg_column_size(error) > 1000000 then
-    perform tidebase_private.require_size(error, 'error');
-  end if;
+  perform tidebase_private.require_payload(error, 'error');
   perform tidebase_private.commit_durably();
   head := tidebase_private.fence_done(run_id, token, 1);
   select s.* into step from steps s
@@ -578,9 +581,9 @@ begin
   if decision = 'accept' and output is null then  -- it would be the step's result for good
     perform tidebase_private.raise_invalid('output', 'must be given with accept: what the step did, or the JSON null if that is nothing');
   end if;
-  if pg_column_size(output) > 1000000 then
-    perform tidebase_private.require_size(output, 'output');
-  end if;
+  perform tidebase_private.require_payload(output, 'output');
+  perform tidebase_private.require_text(actor, 'actor');
+  perform tidebase_private.require_text(reason, 'reason');
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   if request_id is not null then

@@ -104,6 +104,7 @@ begin
   elsif jsonb_typeof(wanted.metadata) <> 'object' then
     perform tidebase_private.raise_invalid('metadata', 'must be a JSON object');
   end if;
+  perform tidebase_private.require_note(wanted.metadata, 'metadata');
 end
 $$;
 comment on function tidebase_private.require_usage(tidebase.usage, text) is 'Raises TB002 when a record of usage makes no sense.';
@@ -281,6 +282,8 @@ begin
   if cost_usd < 0 or cost_usd > 1e12 or tokens < 0 then  -- also NaN and Infinity
     perform tidebase_private.raise_invalid('cost_usd and tokens', 'must be numbers from 0 on');
   end if;
+  perform tidebase_private.require_text(actor, 'actor');
+  perform tidebase_private.require_text(reason, 'reason');
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
   if head.status in ('cancelled', 'completed') then

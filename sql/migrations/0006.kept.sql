@@ -62,6 +62,21 @@ create table tidebase.watches (
 comment on table tidebase.watches is 'The runs that somebody follows, and until when their events ring the doorbell.';
 alter table tidebase.run_heads drop column watched_until;
 
+-- A run that reconcile cannot look at keeps no other waiting.
+create table tidebase.setbacks (
+  run_id    text not null,
+  failures  integer not null,
+  sqlstate  text not null,
+  message   text not null,
+  failed_at timestamptz not null default clock_timestamp(),
+  constraint setbacks_pkey primary key (run_id),
+  constraint setback_has_failed check (failures >= 1)
+);
+comment on table tidebase.setbacks is 'The runs at which reconcile failed when it looked at them last, and how often in a row.';
+alter type tidebase.reconciliation add attribute failed integer;
+comment on type tidebase.reconciliation is
+  'Answer of reconcile: how many runs it looked at, how many leases, gates, timers and deadlines had run out, and how many of the runs it could not look at.';
+
 -- What makes a gate this one: its secret dies with it, and what was approved is all that was shown.
 alter table tidebase.gates add column nonce uuid;
 comment on column tidebase.gates.nonce is
@@ -114,6 +129,7 @@ drop function if exists tidebase.list_gates(text, text, integer);
 drop function if exists tidebase_private.new_run_id();
 drop function if exists tidebase_private.copy_events(text, text, bigint);
 drop function if exists tidebase_private.lapse(tidebase.run_heads);
+drop function if exists tidebase_private.require_size(jsonb, text);
 drop function if exists tidebase_private.may_begin_again(tidebase.steps, bigint);
 drop function if exists tidebase_private.open_review(text, text, integer, text);
 drop function if exists tidebase_private.begun_already(tidebase.run_heads, text, bytea, text);

@@ -303,6 +303,20 @@ def _stalled(connection: Connection) -> Iterator[Finding]:
         yield Finding("stalled runs", "ok", "none")
 
 
+def _setbacks(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(
+        "select run_id, failures, sqlstate, message from tidebase.run_setbacks order by failures desc, run_id limit 5"
+    ).fetchall()
+    for run_id, failures, state, message in rows:
+        times = "once" if failures == 1 else f"{failures} times"
+        text = f"reconcile could not look at run {run_id!r}, {times}: {state}: {message}"
+        yield Finding(
+            "set back", "problem", text, "It is looked at again by itself, later and later. See: run_setbacks."
+        )
+    if not rows:
+        yield Finding("set back", "ok", "reconcile can look at every run")
+
+
 def _invariants(connection: Connection) -> Iterator[Finding]:
     (allowed,) = _row(connection, "select has_function_privilege('tidebase.check_invariants(text)', 'execute')")
     if not allowed:
@@ -333,6 +347,7 @@ CHECKS: tuple[Check, ...] = (
     _tables,
     _notifications,
     _stalled,
+    _setbacks,
 )
 
 COMMANDS = [doctor]
