@@ -236,6 +236,7 @@ def differences(before: Image, after: Image) -> list[str]:
 
 
 _AUDIT = {
+    "reconcile could not look at it": "select h.run_id, h.sqlstate, h.message from tidebase.setbacks h where {only}",
     "events are not 1..last_seq": """
         select h.run_id, h.last_seq, count(e.seq), min(e.seq), max(e.seq)
         from tidebase.run_heads h left join tidebase.events e on e.run_id = h.run_id

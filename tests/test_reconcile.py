@@ -146,8 +146,8 @@ def test_a_run_that_was_looked_at_for_nothing_is_not_due_again(db: Db) -> None:
     decide(db, "decided", "g", "approved")
     db.execute("update tidebase.run_heads set due_at = clock_timestamp()")
     before = values(db, "select last_seq from tidebase.run_heads order by run_id")
-    assert row(db, "select * from tidebase.reconcile()") == (3, 0, 0, 0, 0, 0)
-    assert row(db, "select * from tidebase.reconcile()") == (0, 0, 0, 0, 0, 0)
+    assert row(db, "select * from tidebase.reconcile()") == (3, 0, 0, 0, 0)
+    assert row(db, "select * from tidebase.reconcile()") == (0, 0, 0, 0, 0)
     assert values(db, "select last_seq from tidebase.run_heads order by run_id") == before
     assert values(db, "select run_id from tidebase.run_heads where due_at is null") == ["failed"]
     assert status(db, "renewed") == "running"

@@ -345,14 +345,13 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """Answer of reconcile: how many runs were looked at, what had run out, and how many could not be looked at."""
+    """Answer of reconcile: how many runs were looked at, and what had run out."""
 
     runs: int
     leases: int
     gates: int
     timers: int
     deadlines: int
-    failed: int
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ language plpgsql volatile
 as $$
 declare
   head tidebase.run_heads;
-  counts tidebase.reconciliation := row(0, 0, 0, 0, 0, 0)::tidebase.reconciliation;
+  counts tidebase.reconciliation := row(0, 0, 0, 0, 0);
   as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
   well text[] := array[]::text[];
 begin
@@ -136,7 +136,6 @@ begin
           raise;
         end if;
         counts.runs := counts.runs + 1;
-        counts.failed := counts.failed + 1;
         perform tidebase_private.set_back(head.run_id, sqlstate, sqlerrm);
       end;
     else
@@ -172,7 +171,7 @@ begin
 end
 $$;
 comment on function tidebase.reconcile(integer) is
-  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. A run that cannot be looked at is set back (for a minute at first, an hour at most), counted in failed, and shown in run_setbacks; the others are done. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
+  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. A run that cannot be looked at is set back (for a minute at first, an hour at most) and shown in run_setbacks; the others are done. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
 
 -- Each reason by its part of the index over the statuses: what is over is not looked at. A failed run is no stalled one: it
 -- is listed by its status, for as long as it is kept.

@@ -8,9 +8,6 @@ alter table tidebase.runs drop column parent_run_id;
 alter table tidebase.run_heads add column watched_until timestamptz;
 drop table tidebase.watches;
 drop table tidebase.setbacks;
-alter type tidebase.reconciliation drop attribute failed;
-comment on type tidebase.reconciliation is
-  'Answer of reconcile: how many runs it looked at, and how many leases, gates, timers and deadlines had run out.';
 -- A run that waits for its children becomes pending: the older functions know nothing of such a wait.
 update tidebase.run_heads h set status = 'pending', waiting_for = null
 where h.status = 'waiting' and exists (select from tidebase.awaited w where w.run_id = h.run_id);

@@ -73,9 +73,6 @@ create table tidebase.setbacks (
   constraint setback_has_failed check (failures >= 1)
 );
 comment on table tidebase.setbacks is 'The runs at which reconcile failed when it looked at them last, and how often in a row.';
-alter type tidebase.reconciliation add attribute failed integer;
-comment on type tidebase.reconciliation is
-  'Answer of reconcile: how many runs it looked at, how many leases, gates, timers and deadlines had run out, and how many of the runs it could not look at.';
 
 -- What makes a gate this one: its secret dies with it, and what was approved is all that was shown.
 alter table tidebase.gates add column nonce uuid;
