@@ -177,7 +177,8 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.lapsed_holder,
     ),
     "a lease that has run out is ended by the reconciler": (
-        (Edit("mark_lapsed", "return true", "perform tidebase_private.give_up(tidebase_private.advance(head.run_id)); return true"),),
+        (Edit("mark_lapsed", "return true",
+              "perform tidebase_private.give_up(tidebase_private.advance(head.run_id)); return true"),),
         probes.lapsed_holder,
     ),
     "what was done when the lease was given up is refused": (

@@ -1,10 +1,17 @@
-"""What people look at: lists, counts and inboxes among a million runs and a hundred thousand gates."""
+"""What people look at: lists, counts and inboxes among a million runs and a hundred thousand gates, and one run that is
+long; and what a large input costs.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import httpx
+
+from tidebase.server import create_app
 
 from .harness import Bench, Row, scenario, spread
 
@@ -79,3 +86,81 @@ def milliseconds(bench: Bench, name: str, call: Callable[[], Any], bar: float | 
         call()
         times.append((time.perf_counter() - begun) * 1000)
     return spread("lists", name, times, "ms", bar, at_least=False)
+
+
+#: The steps of one run, a kilobyte each, and its log.
+LONG = (
+    """insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash, output, completed_seq,
+      started_at, completed_at)
+    select 'long', 'step ' || i, 1, 1, 1, 'completed', '', jsonb_build_object('text', repeat('x', 1000)), i + 2,
+      now() + i * interval '1 ms', now() + i * interval '1 ms' from generate_series(1, %(steps)s) i""",
+    """insert into tidebase.events (run_id, seq, type, payload)
+    select 'long', i + 2, 'step.completed', jsonb_build_object('name', 'step ' || i)
+    from generate_series(1, %(steps)s) i""",
+    """update tidebase.run_heads set last_seq = %(steps)s + 2, durable_seq = %(steps)s + 2, steps_completed = %(steps)s
+    where run_id = 'long'""",
+)
+
+
+@scenario
+def a_long_run(bench: Bench) -> Iterator[Row]:
+    """`GET /runs/ID` of a run of 300,000 steps: its size, its time, and how long the event loop stands still."""
+    bench.connection.execute("select tidebase.create_run('w', run_id => 'long'), tidebase.acquire_run('long', 'bench')")
+    for query in LONG:
+        bench.connection.execute(query, {"steps": bench.size(300_000, 3000)})
+    bench.connection.execute("vacuum analyze tidebase.steps, tidebase.events")
+    sizes, times, blocks = zip(*asyncio.run(_look(bench.tide.url, bench.rounds)), strict=True)
+    yield spread("a long run", "GET /runs/ID, megabytes", sizes, "MB", 64, at_least=False)
+    yield spread("a long run", "GET /runs/ID", times, "ms", None, at_least=False)
+    yield spread("a long run", "GET /runs/ID, the loop stands still", blocks, "ms", 200, at_least=False)
+
+
+async def _look(url: str, rounds: int) -> list[tuple[float, float, float]]:
+    """Megabytes, milliseconds, and the milliseconds of the longest turn of the loop."""
+    app, found = create_app(url, insecure=True), []
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        for _ in range(rounds + 1):
+            turns = asyncio.create_task(_longest_turn())
+            begun = time.perf_counter()
+            answer = await client.get("/runs/long", timeout=600)
+            taken = (time.perf_counter() - begun) * 1000
+            turns.cancel()
+            assert answer.status_code == 200
+            found.append((len(answer.content) / 1e6, taken, await turns))
+    return found[1:]
+
+
+async def _longest_turn() -> float:
+    longest, before = 0.0, time.perf_counter()
+    try:
+        while True:
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            longest, before = max(longest, (now - before) * 1000), now
+    except asyncio.CancelledError:
+        return longest
+
+
+@scenario
+def a_large_input(bench: Bench) -> Iterator[Row]:
+    """The hash of an input of many numbers that end in a zero: the time a number against that among a hundredth."""
+    few, many = bench.size(16_000, 160), bench.size(1_600_000, 1600)
+    make = "select jsonb_agg(i + 0.50) from generate_series(1, %s) i"
+    hash = "select tidebase_private.hash_input(value) from hashed where n = %s"
+    bench.connection.execute("create temp table hashed (n integer, value jsonb)")
+    for n in (few, many):
+        bench.connection.execute(f"insert into hashed select %s, ({make})", [n, n])  # type: ignore[arg-type]
+    ratios = []
+    for _ in range(bench.rounds):
+        times = {}
+        for n in (few, many):
+            begun = time.perf_counter()
+            bench.connection.execute(hash, [n])
+            times[n] = (time.perf_counter() - begun) / n
+        ratios.append(times[many] / times[few])
+    variant = f"hash of {many:,} numbers, time a number against {few:,}"
+    yield spread("a large input", variant, ratios, "x", 3, at_least=False)

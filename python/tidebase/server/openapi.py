@@ -51,6 +51,7 @@ _OBJECTS = {
     "runStatus": "string",
     "requeued": "boolean",
     "created": "boolean",
+    "truncated": "object",
 }
 
 
@@ -110,6 +111,8 @@ def _answer(route: Route) -> Node:
 def _member(route: Route, name: str) -> Node:
     if name == "state":
         return {"type": ["object", "null"]}
+    if name == "next":
+        return {"type": ["string", "null"]}
     if name == "usage" and route.method == "POST":
         return {"type": "object"}
     return {"type": _OBJECTS[name]}

@@ -16,6 +16,7 @@ from datetime import timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 from .. import calls, codec
@@ -34,7 +35,7 @@ from ..errors import (
 )
 from ..recovery import recover
 from ..workflow import new_run_id
-from . import bodies, shapes
+from . import bodies, pages, shapes
 from .refusal import Refused
 from .shapes import Shape
 
@@ -67,8 +68,10 @@ class Asked:
     async def do(self, call: calls.Call[R]) -> R:
         return await self.database.execute(call)
 
-    async def run(self) -> Shape:
-        return shapes.run(await self.do(calls.get_run(run_id=self.run_id)))
+    async def run(self, most: int = pages.BY_ITSELF) -> Shape:
+        """The run, with values of at most so many bytes."""
+        (row,) = await self.do(pages.bounded(calls.get_run(run_id=self.run_id), calls.RunInfo, most))
+        return shapes.run(row)
 
     async def token(self, owner: str | None = None) -> int:
         """The fencing token of an owner, or of the lease that is held now."""
@@ -77,7 +80,8 @@ class Asked:
             if token is None:
                 raise LeaseLostError("lease lost: the lease owner has no token", sqlstate="TB003")
             return token
-        return (await self.do(calls.get_run(run_id=self.run_id))).lease_token
+        (row,) = await self.do(pages.bounded(calls.get_run(run_id=self.run_id), calls.RunInfo, 0))
+        return row.lease_token
 
 
 Handler = Callable[[Asked], Awaitable[Shape]]
@@ -153,7 +157,8 @@ async def create_run(asked: Asked) -> Shape:
         traceparent=asked.traceparent,
     )
     run_id = await asked.do(call)
-    return {"run": shapes.run(await asked.do(calls.get_run(run_id=run_id)))}
+    (row,) = await asked.do(pages.bounded(calls.get_run(run_id=run_id), calls.RunInfo))
+    return {"run": shapes.run(row)}
 
 
 @route("GET", "/runs", ALL, "runs", query=("workflow", "status", "before", "limit"))
@@ -165,7 +170,8 @@ async def list_runs(asked: Asked) -> Shape:
         before=asked.query.get("before"),
         max=limit(asked, 100),
     )
-    return {"runs": [shapes.run(row) for row in await asked.do(call)]}
+    most = max(16_000_000 // (limit(asked, 100) * 4), 4000)  # of each of its four values
+    return {"runs": [shapes.run(row) for row in await asked.do(pages.bounded(call, calls.RunInfo, most))]}
 
 
 def number(query: dict[str, str], name: str, default: int) -> int:
@@ -176,6 +182,11 @@ def number(query: dict[str, str], name: str, default: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise InvalidArgument(f"{name} must be a number")
     return int(text)
+
+
+def before_number(asked: Asked) -> int | None:
+    """The number before which a list goes on."""
+    return number(asked.query, "before", 0) if "before" in asked.query else None
 
 
 def limit(asked: Asked, default: int) -> int:
@@ -203,38 +214,137 @@ def limit(asked: Asked, default: int) -> int:
     "gates",
     "usage",
     "events",
+    "truncated",
 )
 async def get_run(asked: Asked) -> Shape:
-    """A run with all that belongs to it: at most 1,000 versions of state and 10,000 events."""
+    """A run with the newest of all that belongs to it. ``truncated`` has a path for each list that was cut, where it
+    goes on before the oldest row shown. A value that is too long is ``{"truncated": true, "bytes": ...}``.
+    """
     run_id = asked.run_id
-    run = shapes.run(await asked.do(calls.get_run(run_id=run_id)))
-    versions = await asked.do(calls.list_state_versions(run_id=run_id, max=1000, with_value=True))
-    newest = {row.stream: row for row in reversed(versions)}
-    edges = [node for node in await asked.do(calls.run_tree(run_id=run_id)) if node.depth == 1]
-    children = await asked.do(calls.runs_by_id([node.run_id for node in edges]))
+    (row,) = await asked.do(pages.bounded(calls.get_run(run_id=run_id), calls.RunInfo))
+    run = shapes.run(row)
+    events = await asked.do(pages.events(row.last_seq + 1, 2000).page(run_id, 2000))
+    steps = await asked.do(pages.STEPS.page(run_id, 1000))
+    usage = await asked.do(pages.USAGE.page(run_id, 1000))
+    versions = await asked.do(pages.versions(200).page(run_id, 200))
+    edges = await asked.do(pages.CHILDREN.page(run_id, 200))
+    gates = await asked.do(pages.GATES.page(run_id, 200))
+    recoveries = await asked.do(pages.RECOVERIES.page(run_id, 200))
+    children = calls.runs_by_id([node.run_id for node in edges.rows])
+    newest = {version.stream: version for version in versions.rows}
+    found = {
+        "steps": [shapes.step(step, run["leaseOwner"]) for step in steps.rows],
+        "runEdges": [shapes.edge(node) for node in edges.rows],
+        "recoveryAttempts": [shapes.recovery(recovery) for recovery in recoveries.rows],
+        "gates": [shapes.gate(gate, await secret_of(asked, gate)) for gate in gates.rows],
+        "usage": [shapes.usage(record) for record in usage.rows],
+        "events": [shapes.event(run_id, event) for event in events.rows],
+    }
+    pages_cut = zip(found, (steps.cut, edges.cut, recoveries.cut, gates.cut, usage.cut, events.cut), strict=True)
+    truncated = {name: rest(asked, name, found[name]) for name, is_cut in pages_cut if is_cut}
+    if versions.cut:
+        truncated["stateVersions"] = str(rest_of_versions(asked, versions))
     return {
         "run": run,
-        "steps": [shapes.step(row, run["leaseOwner"]) for row in await asked.do(calls.step_timeline(run_id))],
-        "state": shapes.state(run_id, newest["main"]) if "main" in newest else None,
-        "stateStreams": [shapes.state_stream(run_id, row) for row in newest.values()],
-        "stateVersions": [shapes.state_version(run_id, row) for row in versions],
-        "runEdges": [shapes.edge(node) for node in edges],
-        "childRuns": [shapes.run(row) for row in children],
-        "recoveryAttempts": [shapes.recovery(row) for row in await asked.do(calls.recovery_history(run_id))],
+        **found,
+        "state": await current_state(asked),
+        "stateStreams": [shapes.state_stream(run_id, version) for version in newest.values()],
+        "stateVersions": [shapes.state_version(run_id, version) for version in reversed(versions.rows)],
+        "childRuns": [shapes.run(child) for child in await asked.do(pages.bounded(children, calls.RunInfo, 4000))],
         "channels": [],
         "channelDeliveries": [],
-        "gates": await gates(asked),
-        "usage": [shapes.usage(row) for row in await asked.do(calls.usage_records(run_id))],
-        "events": [
-            shapes.event(run_id, row) for row in await asked.do(calls.read_events(run_id=run_id, after=0, max=10_000))
-        ],
+        "truncated": truncated,
     }
 
 
-async def gates(asked: Asked) -> list[Shape]:
-    """The gates of a run; a worker sees the secrets of those that wait, to hand them to approvers."""
-    rows = await asked.do(calls.list_gates(run_id=asked.run_id, max=1000))
-    return [shapes.gate(row, await secret_of(asked, row)) for row in rows if row.kind == "gate"]
+async def current_state(asked: Asked) -> Shape | None:
+    """The newest version of the main stream, if there is one."""
+    try:
+        rows = await asked.do(pages.bounded(calls.get_state(run_id=asked.run_id), calls.StateVersion))
+    except NotFound:
+        return None
+    return shapes.state(asked.run_id, rows[0])
+
+
+#: The lists that GET /runs/ID cuts, each with its own path and how a row of it is named there.
+PATHS: dict[str, tuple[str, Callable[[Shape], str]]] = {
+    "steps": ("steps", lambda shape: shape["id"]),
+    "runEdges": ("children", lambda shape: shape["childRunId"]),
+    "recoveryAttempts": ("recoveries", lambda shape: shape["id"].rpartition(":")[2]),
+    "gates": ("gates", lambda shape: shape["id"]),
+    "usage": ("usage", lambda shape: shape["id"].rpartition(":")[2]),
+    "events": ("log", lambda shape: shape["seq"]),
+}
+
+
+def rest(asked: Asked, name: str, shown: list[Shape]) -> str:
+    """Where a list goes on that was cut."""
+    path, key = PATHS[name]
+    return f"/runs/{quote(asked.run_id, safe='')}/{path}?before={quote(str(key(shown[0])), safe='')}"
+
+
+def rest_of_versions(asked: Asked, page: pages.Page[calls.StateVersion]) -> str | None:
+    """Where the versions go on: those of the stream of the oldest one shown."""
+    if not page.cut:
+        return None
+    oldest = page.rows[0]
+    stream = quote(oldest.stream, safe="")
+    return f"/runs/{quote(asked.run_id, safe='')}/state/versions?stream={stream}&before={oldest.version}"
+
+
+def page_of(name: str, shown: list[Shape], cut: bool, asked: Asked) -> Shape:
+    """An answer with a page, and where it goes on."""
+    return {name: shown, "next": rest(asked, name, shown) if cut else None}
+
+
+@route("GET", "/runs/{run_id}/steps", ALL, "steps", "next", query=("before", "limit"))
+async def list_steps(asked: Asked) -> Shape:
+    """The newest steps, or those before one, in the order in which they were begun."""
+    before = asked.query.get("before")
+    name = None if before is None else shapes.name_of("step", before)
+    page = await asked.do(pages.STEPS.page(asked.run_id, limit(asked, 1000), name))
+    return page_of("steps", [shapes.step(row) for row in page.rows], page.cut, asked)
+
+
+@route("GET", "/runs/{run_id}/usage", ALL, "usage", "next", query=("before", "limit"))
+async def list_usage(asked: Asked) -> Shape:
+    """The newest records of usage, or those before one."""
+    page = await asked.do(pages.USAGE.page(asked.run_id, limit(asked, 1000), before_number(asked)))
+    return page_of("usage", [shapes.usage(row) for row in page.rows], page.cut, asked)
+
+
+@route("GET", "/runs/{run_id}/log", ALL, "events", "next", query=("before", "limit"))
+async def list_events(asked: Asked) -> Shape:
+    """The newest events, or those before a number; to follow a run there is its stream."""
+    before, most = before_number(asked), limit(asked, 1000)
+    if before is None:
+        (row,) = await asked.do(pages.bounded(calls.get_run(run_id=asked.run_id), calls.RunInfo, 0))
+        before = row.last_seq + 1
+    page = await asked.do(pages.events(before, most).page(asked.run_id, most))
+    return page_of("events", [shapes.event(asked.run_id, row) for row in page.rows], page.cut, asked)
+
+
+@route("GET", "/runs/{run_id}/children", ALL, "runEdges", "next", query=("before", "limit"))
+async def list_children(asked: Asked) -> Shape:
+    """The edges to the newest children and forks, or to those before one, by its run's id."""
+    page = await asked.do(pages.CHILDREN.page(asked.run_id, limit(asked, 200), asked.query.get("before")))
+    return page_of("runEdges", [shapes.edge(row) for row in page.rows], page.cut, asked)
+
+
+@route("GET", "/runs/{run_id}/recoveries", ALL, "recoveryAttempts", "next", query=("before", "limit"))
+async def list_recoveries(asked: Asked) -> Shape:
+    """The newest attempts to recover the run, or those before one, by its number."""
+    page = await asked.do(pages.RECOVERIES.page(asked.run_id, limit(asked, 200), before_number(asked)))
+    return page_of("recoveryAttempts", [shapes.recovery(row) for row in page.rows], page.cut, asked)
+
+
+@route("GET", "/runs/{run_id}/gates", ALL, "gates", "next", query=("before", "limit"))
+async def list_gates(asked: Asked) -> Shape:
+    """The newest gates, or those before one; a worker sees the secrets of those that wait."""
+    before = asked.query.get("before")
+    name = None if before is None else shapes.name_of("gate", before)
+    page = await asked.do(pages.GATES.page(asked.run_id, limit(asked, 200), name))
+    return page_of("gates", [shapes.gate(row, await secret_of(asked, row)) for row in page.rows], page.cut, asked)
 
 
 async def secret_of(asked: Asked, gate: calls.GateInfo) -> str | None:
@@ -261,7 +371,7 @@ async def begin(asked: Asked) -> Shape:
         lease = await asked.do(call)
     except RunCancelledError:
         raise Refused(409, error="run is cancelled", code="run_cancelled", run=await asked.run()) from None
-    run = await asked.run()
+    run = await asked.run(most=16_000_000)  # a worker needs its input, and its result when it is completed
     if lease.outcome == "held":
         raise Refused(409, error="run is leased", code="run_leased", leaseOwner=lease.holder)
     if lease.outcome in ("waiting", "review"):
@@ -353,7 +463,7 @@ async def begin_step(asked: Asked) -> Shape:
         return {"action": "input_mismatch", "step": step, "expectedInputHash": expected, "actualInputHash": actual}
     step = await find_step(asked, body.name)
     if start.outcome == "replay":
-        return {"action": "return", "step": step, "output": codec.decode(start.output)}
+        return {"action": "return", "step": step, "output": pages.raw(start.output)}
     if start.outcome == "review":
         return {"action": "locked", "step": step}
     owner = body.lease_owner or shapes.owner_of("http", token)
@@ -387,7 +497,7 @@ def stable_hash(input: Any) -> str:
 
 
 async def find_step(asked: Asked, name: str) -> Shape | None:
-    rows = await asked.do(calls.step_named(asked.run_id, name))
+    rows = await asked.do(pages.bounded(calls.step_named(asked.run_id, name), calls.StepInfo))
     return shapes.step(rows[0]) if rows else None
 
 
@@ -443,7 +553,8 @@ async def write_state(asked: Asked, function: calls.Function[int], **what: Any) 
             **what,
         )
     )
-    return await asked.do(calls.get_state(run_id=asked.run_id, stream=body.stream, version=version))
+    call = calls.get_state(run_id=asked.run_id, stream=body.stream, version=version)
+    return (await asked.do(pages.bounded(call, calls.StateVersion)))[0]
 
 
 @route("PUT", "/runs/{run_id}/state", WORKER, "state", body=bodies.WriteState, refusals=(409,))
@@ -469,17 +580,21 @@ async def save_state(asked: Asked) -> Shape:
     return {"stateVersion": shapes.state_version(asked.run_id, row)}
 
 
-@route("GET", "/runs/{run_id}/state/versions", ALL, "stateVersions", query=("stream", "labeled", "limit"))
+@route(
+    "GET",
+    "/runs/{run_id}/state/versions",
+    ALL,
+    "stateVersions",
+    "next",
+    query=("stream", "labeled", "before", "limit"),
+)
 async def list_state_versions(asked: Asked) -> Shape:
-    """The versions of a run's streams, newest first."""
-    call = calls.list_state_versions(
-        run_id=asked.run_id,
-        stream=asked.query.get("stream"),
-        labeled=asked.query.get("labeled") == "true",
-        max=limit(asked, 1000),
-        with_value=True,
-    )
-    return {"stateVersions": [shapes.state_version(asked.run_id, row) for row in await asked.do(call)]}
+    """The versions of a run's streams, or of one, newest first; ``before`` is a version of that one."""
+    most, labeled = limit(asked, 200), asked.query.get("labeled") == "true"
+    section = pages.versions(most, asked.query.get("stream"), labeled, before_number(asked))
+    page = await asked.do(section.page(asked.run_id, most))
+    shown = [shapes.state_version(asked.run_id, row) for row in reversed(page.rows)]
+    return {"stateVersions": shown, "next": rest_of_versions(asked, page)}
 
 
 @route("POST", "/runs/{run_id}/snapshots", WORKER, "snapshot", body=bodies.CreateSnapshot, refusals=(409,))
@@ -515,8 +630,8 @@ async def create_snapshot(asked: Asked) -> Shape:
 @route("GET", "/runs/{run_id}/snapshots", ALL, "snapshots")
 async def list_snapshots(asked: Asked) -> Shape:
     """Snapshots and saved states, newest first."""
-    rows = await asked.do(calls.list_snapshots(run_id=asked.run_id, max=1000))
-    return {"snapshots": [shapes.snapshot(asked.run_id, row) for row in rows]}
+    page = await asked.do(pages.snapshots(200).page(asked.run_id, 200))
+    return {"snapshots": [shapes.snapshot(asked.run_id, row) for row in reversed(page.rows)]}
 
 
 # -- usage and children

@@ -11,7 +11,10 @@ import binascii
 from datetime import datetime, timezone
 from typing import Any
 
+from msgspec import Raw
+
 from ..calls import Event, GateInfo, Recovery, RunInfo, Snapshot, StateVersion, StepInfo, TreeNode, UsageRecord
+from ..codec import readable
 
 Shape = dict[str, Any]
 
@@ -86,14 +89,14 @@ def run(row: RunInfo) -> Shape:
 
 
 def step(row: StepInfo, owner: str | None = None) -> Shape:
-    wrapped = is_wrapped(row.input)
+    input, hash = unwrapped(row.input)
     retryable = row.status == "failed" and row.decision in ("auto_retry", "safe_replay")
     return {
         "id": id_of("step", row.name),
         "runId": row.run_id,
         "name": row.name,
-        "inputHash": hash_in(row.input) or row.input_hash,
-        "input": row.input["input"] if wrapped else row.input,
+        "inputHash": hash or row.input_hash,
+        "input": input,
         "options": {"retries": row.retries},
         "resumeContract": {
             "sideEffects": row.side_effects or [],
@@ -121,13 +124,13 @@ def with_hash(input: Any, hash: str) -> Shape:
     return {"input": input, "inputHash": hash}
 
 
-def is_wrapped(input: Any) -> bool:
-    return isinstance(input, dict) and input.keys() == {"input", "inputHash"}
-
-
-def hash_in(input: Any) -> str | None:
-    """The client's hash of a stored input."""
-    return str(input["inputHash"]) if is_wrapped(input) else None
+def unwrapped(input: Any) -> tuple[Any, str | None]:
+    """A stored input, and the client's hash of it if it came with one."""
+    if isinstance(input, Raw) and bytes(input).startswith(b'{"input": ') and b', "inputHash": ' in bytes(input):
+        decoded = readable(bytes(input).decode())
+        if isinstance(decoded, dict) and decoded.keys() == {"input", "inputHash"}:
+            return decoded["input"], str(decoded["inputHash"])
+    return input, None
 
 
 def gate(row: GateInfo, secret: str | None = None) -> Shape:
