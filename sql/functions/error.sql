@@ -69,12 +69,12 @@ comment on function tidebase_private.require_name(text, text, integer) is 'Raise
 
 -- What a payload may be is what every client can read: so many bytes stored and printed, no number longer than Python's
 -- int takes (4300 digits), no deeper nesting than its decoder allows. jsonb itself keeps 1e131071 in 12 bytes. The rest is
--- looked at only where something can be wrong at all.
+-- looked at only where something can be wrong at all: a level takes eight bytes at least.
 create or replace function tidebase_private.is_small(value jsonb)
 returns boolean
 language sql stable
 as $$
-  select pg_column_size(value) <= 500 and octet_length(value::text) <= 1000;
+  select pg_column_size(value) <= 3500 and octet_length(value::text) <= 4300;
 $$;
 comment on function tidebase_private.is_small(jsonb) is
   'Whether a payload is so small that require_payload has nothing to look at; NULL for NULL.';
