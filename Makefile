@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MINUTES ?= 10
 VERSIONS ?= 16,17
 
-.PHONY: help setup demo test versions torture bench lint clean
+.PHONY: help setup demo test versions torture bench lint faces clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -48,10 +48,15 @@ bench: setup  ## Measure what a step costs, beside one insert; PEERS=1 installs 
 	$(if $(PEERS),$(BIN)/python -m pip install --quiet -e '.[bench]')
 	$(BIN)/python -m tests.bench $(ARGS)
 
-lint: setup  ## Style and types
+lint: setup  ## Style, types, layers
 	$(BIN)/ruff check python tests
 	$(BIN)/ruff format --check python tests
 	$(BIN)/mypy
+	$(BIN)/python python/tools/faces.py --check
+	$(BIN)/lint-imports
+
+faces: setup  ## Make the face for threads out of the one for asyncio
+	$(BIN)/python python/tools/faces.py
 
 clean:  ## Remove what the targets made (not the data of a local Postgres)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -44,6 +44,7 @@ insert into may values
   ('new_run_id',          true,  false, true,  false, false),
   ('open_gate',           true,  false, false, false, false),
   ('patch_state',         true,  false, false, false, false),
+  ('protocol',            true,  true,  true,  true,  false),
   ('purge_runs',          false, false, true,  false, false),
   ('read_events',         true,  true,  true,  true,  false),
   ('renew_leases',        true,  false, false, false, false),

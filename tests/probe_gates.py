@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from .patience import PATIENCE_S
 from .probe_support import (
-    PATIENCE_S,
     Connection,
     attempt,
     audit,
@@ -19,6 +19,7 @@ from .probe_support import (
     expire,
     grant,
     new_run,
+    poll,
     queue,
     take_over,
     together,
@@ -332,8 +333,7 @@ def reconciled_once(url: str, callers: int = 4, runs: int = 40) -> list[str]:
         )
         connection.execute("update tidebase.run_heads set due_at = clock_timestamp() where status = 'running'")
 
-        def reconcile(mine: Connection, number: int) -> list[str]:
-            mine.execute("set lock_timeout = '20s'")
+        def reconcile(mine: Connection) -> list[str]:
             problems = []
             for _ in range(runs):
                 code, answer = attempt(mine, "reconcile", max=7)
@@ -344,9 +344,19 @@ def reconciled_once(url: str, callers: int = 4, runs: int = 40) -> list[str]:
                     break
             return problems
 
-        with blocker.transaction():
+        held_up = "select pid from pg_stat_activity where %s = any(pg_blocking_pids(pid))"
+        with blocker.transaction(), queue(url) as line:
             blocker.execute("select from tidebase.run_heads where run_id = %s for update", (locked,))
-            found = [problem for problems in together(url, callers, reconcile) for problem in problems]
+            futures = [line.add(reconcile) for _ in range(callers)]
+            poll(
+                "everybody is done, or somebody waits for who has the run",
+                lambda: (
+                    all(future.done() for future in futures) or values(connection, held_up, blocker.info.backend_pid)
+                ),
+            )
+            if not all(future.done() for future in futures):
+                return ["somebody waits for a run that is locked"]
+            found = [problem for future in futures for problem in future.result()]
         for kind, run_ids in kinds.items():
             query = "select run_id from tidebase.events where type = %s and run_id = any(%s)"
             handled = values(connection, query, kind, run_ids)
@@ -364,7 +374,7 @@ def one_delivery(url: str, dispatchers: int = 6) -> list[str]:
         barrier = threading.Barrier(dispatchers)
 
         def claim(mine: Connection, number: int) -> list[str]:
-            barrier.wait(60)
+            barrier.wait(PATIENCE_S)
             claimed: list[str] = []
             while len(claimed) < 2 * len(runs) and (
                 rows := mine.execute("select run_id from tidebase.claim_deliveries(2)").fetchall()

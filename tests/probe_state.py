@@ -11,8 +11,8 @@ from typing import Any
 import json_merge_patch
 from psycopg.types.json import Jsonb
 
+from .patience import PATIENCE_S
 from .probe_support import (
-    PATIENCE_S,
     Connection,
     attempt,
     audit,

@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from .probe_support import PATIENCE_S, Connection, connect, grant, new_run
+from .patience import PATIENCE_S
+from .probe_support import Connection, connect, grant, new_run
 
 #: How many connections a gateway has at most, without the one that listens.
 POOL = 10

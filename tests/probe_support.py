@@ -19,11 +19,10 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from .patience import PATIENCE_S, moments
+
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]
-
-#: How long a probe waits for something that must happen, in seconds, before it says that it did not.
-PATIENCE_S = 60.0
 
 
 def connect(url: str, **options: Any) -> Connection:
@@ -94,14 +93,12 @@ def take_over(connection: Connection, run_id: str, holder: str = "successor") ->
 
 def poll(what: str, condition: Callable[[], Any]) -> Any:
     """Looks until the condition is truthy, and returns it."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
+    for pause in moments():
         found = condition()
         if found:
             return found
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"did not happen: {what}")
-        time.sleep(0.001)
+        time.sleep(pause)
+    raise TimeoutError(f"did not happen: {what}")
 
 
 def together(url: str, count: int, work: Callable[[Connection, int], T]) -> list[T]:

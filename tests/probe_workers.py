@@ -26,6 +26,7 @@ import psutil
 
 from tidebase import Run, Tidebase, TidebaseError
 
+from .patience import PATIENCE_S
 from .probe_support import attempt, audit, call, connect, expire, grant, new_run, poll, value, values
 from .probes import mutations
 
@@ -290,7 +291,7 @@ def many_threads(url: str, threads: int = 8, steps: int = 50) -> list[str]:
                 executed.append((number, nth))
                 return [number, nth]
 
-            barrier.wait(60)
+            barrier.wait(PATIENCE_S)
             return [run.step.options(key=f"{number}.{nth}")("cell", one, nth) for nth in range(steps)]
 
         barrier = threading.Barrier(threads)

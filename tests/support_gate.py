@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
+from .patience import PATIENCE_S
+from .probe_support import poll
+
 T = TypeVar("T")
 Db = psycopg.Connection[Any]
 
@@ -38,11 +41,7 @@ def until(db: Db, condition: str, *parameters: Any) -> None:
 
 def reached(condition: Callable[[], bool], what: str = "the condition") -> None:
     """Waits until a condition holds."""
-    for _ in range(6000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError(f"never true: {what}")
+    poll(what, condition)
 
 
 def waiters(db: Db) -> int:
@@ -150,7 +149,7 @@ def together(url: str, workers: Sequence[Callable[[Db], T]]) -> list[T]:
 
     def work(worker: Callable[[Db], T]) -> T:
         with psycopg.connect(url, autocommit=True) as connection:
-            barrier.wait(60)
+            barrier.wait(PATIENCE_S)
             return worker(connection)
 
     with ThreadPoolExecutor(len(workers)) as pool:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from tidebase import Run, Tidebase
-from tidebase.errors import RunNeedsReview
+from tidebase.core.errors import RunNeedsReview
 
 CHARGES = 5
 

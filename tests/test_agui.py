@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from tidebase import BudgetExhausted, Event, Run, RunSuspendedError, StateVersion, Tidebase, TidebaseError
-from tidebase.agui import AT_EVENT, NO_STATE, Translator, encode
+from tidebase.views.agui import AT_EVENT, NO_STATE, Translator, encode
 
+from .patience import PATIENCE_S
 from .probe_support import Connection, call, grant, new_run
 
 ON_NEWEST = True
@@ -178,7 +179,7 @@ def patient(tide: Tidebase, run_id: str) -> None:
     tide.gates.decide(run_id, "ok?", "approved", actor="ada")
     with suppress(RunSuspendedError):
         tide.run("gated", gated, run_id=run_id)
-    tide.run("gated", gated, run_id=run_id, wait_s=30)
+    tide.run("gated", gated, run_id=run_id, wait_s=PATIENCE_S)
 
 
 def stubborn(tide: Tidebase, run_id: str) -> None:

@@ -23,6 +23,10 @@ from tidebase import (
     step,
 )
 
+from .conftest import on_every_version
+
+ON_NEWEST = True
+
 
 async def double(number: int) -> int:
     await asyncio.sleep(0)
@@ -34,6 +38,7 @@ async def triple(number: int) -> int:
     return 3 * number
 
 
+@on_every_version
 async def test_gathered_steps_are_each_done_once(atide: AsyncTidebase) -> None:
     calls: list[int] = []
 

@@ -11,8 +11,10 @@ import pytest
 from .bench.__main__ import main
 from .bench.harness import SCENARIOS, Row
 from .bench.report import line, markdown, svg
+from .conftest import long
 
 
+@long
 def test_a_quick_round_of_everything_writes_table_data_and_chart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

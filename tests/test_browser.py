@@ -14,13 +14,17 @@ from playwright.async_api import Page, async_playwright
 
 from tidebase import Tidebase
 
+from .patience import PATIENCE_S
 from .probe_support import poll
 from .test_gateway import running
+
+ON_NEWEST = True
 
 PAGE = Path(__file__).parents[1] / "python" / "examples" / "progress.html"
 CHROMIUM = shutil.which("chromium")
 GREEN = (0x1A, 0x7F, 0x5A)
 WIDTH = 600
+WAIT_MS = 1000 * PATIENCE_S
 
 
 async def bar(page: Page) -> list[bool]:
@@ -42,14 +46,15 @@ async def test_a_progress_bar_moves_to_the_end_through_a_disconnect(database: st
             run.emit("agent.progress", {"percent": percent})
             if percent == 50:
                 half.set()
-                assert resumed.wait(60)
+                assert resumed.wait(PATIENCE_S)
 
     tide.runs.create("w", run_id="r")
     with running(database, cors=["*"]) as server:
         port = server.servers[0].sockets[0].getsockname()[1]
         async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=WAIT_MS)
             page = await browser.new_page(viewport={"width": WIDTH, "height": 300}, color_scheme="light")
+            page.set_default_timeout(WAIT_MS)
             await page.goto(f"{PAGE.as_uri()}?gateway=http://127.0.0.1:{port}&run=r")
             await page.wait_for_function("window.seen.length === 1")
             assert await bar(page) == [False] * 10
@@ -61,7 +66,7 @@ async def test_a_progress_bar_moves_to_the_end_through_a_disconnect(database: st
                 connection.transport.abort()
             poll("nobody is connected", lambda: not server.server_state.connections)
             resumed.set()
-            await page.wait_for_function("document.body.dataset.ended === 'yes'", timeout=60_000)
+            await page.wait_for_function("document.body.dataset.ended === 'yes'")
             worker.join()
             assert await bar(page) == [True] * 10
             assert await page.evaluate("window.seen") == list(range(1, 13))

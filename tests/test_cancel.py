@@ -13,8 +13,10 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tidebase import RunFinal, Tidebase
-from tidebase.errors import RunCancelled, RunCancelledError, RunSuspendedError
+from tidebase.core.errors import RunCancelled, RunCancelledError, RunSuspendedError
 
+from .amounts import CANCELLATIONS
+from .patience import PATIENCE_S
 from .support_gate import (
     Db,
     acquire,
@@ -88,7 +90,7 @@ def race(db: Db, url: str, rounds: int) -> list[str]:
         return [meet(connection, f"r{number}", RIVALS[rival]) for number, rival in enumerate(rivals)]
 
     def meet(connection: Db, run_id: str, query: str) -> str | None:
-        start.wait(60)
+        start.wait(PATIENCE_S)
         return refusal(lambda: connection.execute(query, [run_id]))
 
     cancelled, opposed = together(url, [cancel, oppose])
@@ -107,9 +109,9 @@ def race(db: Db, url: str, rounds: int) -> list[str]:
 
 
 def test_a_cancellation_and_whatever_else_happens_make_one_end_of_it(db: Db, database: str) -> None:
-    assert race(db, database, rounds=1000) == []
+    assert race(db, database, CANCELLATIONS.test) == []
     ended = dict(db.execute("select status, count(*) from tidebase.run_heads group by 1").fetchall())
-    assert ended["cancelled"] > 800
+    assert ended["cancelled"] > 0.8 * CANCELLATIONS.test
     kept = "select h.*, r.* from tidebase.run_heads h join tidebase.runs r using (run_id) where run_id = %s"
     raced = "select run_id from tidebase.run_heads where run_id ~ '^r[0-9]' order by random() limit 30"
     for run_id in values(db, raced):

@@ -10,7 +10,9 @@ import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidebase.canonical import canonical, digest
+from tidebase.core.canonical import canonical, digest
+
+from .amounts import EXAMPLES
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20) | st.sampled_from(
     ["1.0", '"', "\\", '\\" 1.50', "a.0", "\x7f", "\u2028", "é", "𝄞", "", "\n\t\b\f\r\x01\x1f"]
@@ -28,9 +30,11 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(values, min_size=40, max_size=40))
-def test_worker_and_database_agree_on_the_canonical_form(db: psycopg.Connection[Any], examples: list[Any]) -> None:
+LISTS = st.lists(values, min_size=40, max_size=40)
+PAIRS = st.lists(st.tuples(values, values), min_size=40, max_size=40)
+
+
+def forms_agree(db: psycopg.Connection[Any], examples: list[Any]) -> None:
     rows = db.execute(
         "select tidebase_private.canonical(v::jsonb), tidebase_private.hash_input(v::jsonb) from unnest(%s::text[]) v",
         [[json.dumps(example, ensure_ascii=False) for example in examples]],
@@ -38,17 +42,27 @@ def test_worker_and_database_agree_on_the_canonical_form(db: psycopg.Connection[
     assert [(canonical(example), digest(example)) for example in examples] == rows
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(values, values), min_size=40, max_size=40))
-def test_hashes_are_equal_exactly_when_jsonb_values_are(
-    db: psycopg.Connection[Any], pairs: list[tuple[Any, Any]]
-) -> None:
+def hashes_agree(db: psycopg.Connection[Any], pairs: list[tuple[Any, Any]]) -> None:
     rows = db.execute(
         """select a::jsonb = b::jsonb, tidebase_private.hash_input(a::jsonb) = tidebase_private.hash_input(b::jsonb)
            from unnest(%s::text[], %s::text[]) as pair (a, b)""",
         [[json.dumps(a) for a, _ in pairs], [json.dumps(b) for _, b in pairs]],
     ).fetchall()
     assert all(equal == same for equal, same in rows)
+
+
+@settings(max_examples=EXAMPLES.test, deadline=None, suppress_health_check=list(HealthCheck))
+@given(LISTS)
+def test_worker_and_database_agree_on_the_canonical_form(db: psycopg.Connection[Any], examples: list[Any]) -> None:
+    forms_agree(db, examples)
+
+
+@settings(max_examples=EXAMPLES.test, deadline=None, suppress_health_check=list(HealthCheck))
+@given(PAIRS)
+def test_hashes_are_equal_exactly_when_jsonb_values_are(
+    db: psycopg.Connection[Any], pairs: list[tuple[Any, Any]]
+) -> None:
+    hashes_agree(db, pairs)
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))

@@ -23,8 +23,12 @@ from tidebase import (
 )
 
 from . import probe_waiting
+from .conftest import on_every_version
+from .patience import PATIENCE_S
 from .probe_support import Connection, audit, values
 from .test_run import until
+
+ON_NEWEST = True
 
 PARENTS = 8
 CHILDREN = 20
@@ -46,7 +50,7 @@ def parent(run, input):
     return run.fanout("all", children, max_parallel=4)
 
 def work(number):
-    results[number] = tide.run("parent", parent, run_id=f"p{{number}}", input=number, wait_s=100)
+    results[number] = tide.run("parent", parent, run_id=f"p{{number}}", input=number, wait_s={PATIENCE_S})
 
 results = {{}}
 threads = [threading.Thread(target=work, args=[number]) for number in range({PARENTS})]
@@ -61,6 +65,7 @@ def start(url: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", WORKER, url], stderr=subprocess.PIPE, text=True)
 
 
+@on_every_version
 def test_parents_killed_and_resumed_twice_at_once_work_on_each_child_once(db: Connection, database: str) -> None:
     db.execute("create table ledger (entry text)")
     first = start(database)
@@ -69,7 +74,7 @@ def test_parents_killed_and_resumed_twice_at_once_work_on_each_child_once(db: Co
     first.communicate()
     assert values(db, "select count(*) from ledger")[0] < PARENTS * CHILDREN
     for process in [start(database), start(database)]:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
     entries = values(db, "select entry from ledger")
     assert sorted(entries) == sorted(f"{p}-{c}" for p in range(PARENTS) for c in range(CHILDREN))
@@ -191,14 +196,14 @@ def test_cancelling_the_parent_reaches_its_children(tide: Tidebase) -> None:
 
     def child(run: Run, input: int) -> None:
         run.step("one", lambda: None)
-        met.wait(30)
-        met.wait(30)
+        met.wait(PATIENCE_S)
+        met.wait(PATIENCE_S)
         run.step("two", lambda: None)
 
     def cancel() -> None:
-        met.wait(30)
+        met.wait(PATIENCE_S)
         tide.runs.cancel("p")
-        met.wait(30)
+        met.wait(PATIENCE_S)
 
     thread = threading.Thread(target=cancel)
     thread.start()
@@ -222,7 +227,7 @@ def test_sigterm_releases_the_leases_of_a_whole_fan_out(db: Connection, database
     process = subprocess.Popen([sys.executable, "-c", TERMINATED, database], stderr=subprocess.DEVNULL)
     until(db, "(select count(*) from tidebase.steps where name = 'wait') = 3")
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert values(db, "select distinct status from tidebase.run_heads") == ["pending"]
 
 
@@ -295,9 +300,11 @@ async def test_a_cancelled_task_releases_its_children(atide: AsyncTidebase) -> N
     assert {run.status for run in await atide.runs.tree("p")} == {"pending"}
 
 
+@on_every_version
 def test_a_parent_sleeps_for_as_long_as_its_child_waits(database: str) -> None:
     assert probe_waiting.parents_are_woken(database) == []
 
 
+@on_every_version
 def test_a_child_that_ends_while_its_parent_lies_down_is_seen(database: str) -> None:
     assert probe_waiting.no_wake_is_lost(database) == []

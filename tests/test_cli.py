@@ -22,9 +22,12 @@ from click.testing import CliRunner, Result
 from tidebase import Run, Tidebase, TidebaseError
 from tidebase.cli import main
 
-from .conftest import Server
+from .conftest import Server, on_every_version
+from .patience import PATIENCE_S
 from .probe_support import Connection, grant, new_run, value
 from .support_gate import expire
+
+ON_NEWEST = True
 
 COMMAND = [sys.executable, "-c", "from tidebase.cli import main; main()"]
 NOBODY = "postgresql://127.0.0.1:1/x"
@@ -36,7 +39,7 @@ def environment(database: str | None, **more: str) -> dict[str, str]:
 
 def tidebase(*args: str, database: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
     settings = environment(database, **more)
-    return subprocess.run([*COMMAND, *args], env=settings, capture_output=True, text=True, timeout=60)
+    return subprocess.run([*COMMAND, *args], env=settings, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def started(database: str, *args: str) -> Iterator[subprocess.Popen[str]]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """The exit code, and what it still had to say."""
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE_S)
     return process.returncode, output, errors
 
 
@@ -318,7 +321,9 @@ def test_a_mistake_in_the_command_line(call: list[str]) -> None:
 
 
 def test_bytes_that_are_no_text_are_a_line(database: str) -> None:
-    result = subprocess.run([*COMMAND, "show", b"\xff"], env=environment(database), capture_output=True, timeout=60)
+    result = subprocess.run(
+        [*COMMAND, "show", b"\xff"], env=environment(database), capture_output=True, timeout=PATIENCE_S
+    )
     assert (result.returncode, result.stdout) == (1, b"") and result.stderr.startswith(b"Error: ")
 
 
@@ -757,7 +762,7 @@ def test_an_output_that_cannot_show_everything_is_no_failure(database: str, tide
     finished(tide, "rød", "日本")
     for call in (["runs"], ["timeline", "rød"], ["show", "rød"], ["events", "rød", "--json"], ["show", "nø"]):
         settings = environment(database, PYTHONIOENCODING="latin-1")
-        result = subprocess.run([*COMMAND, *call], env=settings, capture_output=True, timeout=60)
+        result = subprocess.run([*COMMAND, *call], env=settings, capture_output=True, timeout=PATIENCE_S)
         assert (result.returncode, b"Traceback" in result.stderr) == (call[1:] == ["nø"], False), result.stderr
 
 
@@ -1050,6 +1055,7 @@ def safe_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SETTINGS", tuple(found for found in module._SETTINGS if found[0] != "fsync"))
 
 
+@on_every_version
 @pytest.mark.usefixtures("safe_settings")
 def test_a_database_is_looked_over(terminal: Terminal, db: Connection) -> None:
     found = findings(terminal, 0)
@@ -1063,6 +1069,7 @@ def test_a_database_is_looked_over(terminal: Terminal, db: Connection) -> None:
     assert "PROBLEM  stalled runs: 1 " in text and "tidebase reconcile" in text
 
 
+@on_every_version
 def test_an_empty_database_is_looked_over(empty_database: str) -> None:
     found = findings(Terminal(empty_database), 1)
     assert found["schema"] == ("problem", "Tidebase is not installed in this database")
@@ -1091,6 +1098,7 @@ def test_what_one_may_do_is_looked_over(server: Server, db: Connection) -> None:
     db.execute(f"revoke tidebase_owner from {value(db, OUTSIDERS)}")  # or no superuser would migrate here any more
 
 
+@on_every_version
 def test_settings_that_lose_data_are_a_problem(server: Server, terminal: Terminal, db: Connection) -> None:
     name = value(db, "select current_database()")
     for setting in ("synchronous_commit = off", "default_transaction_read_only = on"):

@@ -22,8 +22,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidebase import NotSerializable, StepOutputDecodeError, codec
-from tidebase.canonical import digest
+from tidebase import NotSerializable, StepOutputDecodeError
+from tidebase.core import codec
+from tidebase.core.canonical import digest
 
 from . import support_values as sample
 from .support_values import COME_BACK, KNOWN
@@ -304,7 +305,7 @@ HASHES = {
 
 SETS = """
 from tests.support_values import *
-from tidebase import codec
+from tidebase.core import codec
 words = {"salt", "sea", "river", "moon", "tide", 1, 2.5, 16, None, ("a", 1), Colour.RED}
 print(codec.encode([words, {"k": frozenset(words)}, Words(set("abcdefg")), Outer(ALIAS, [], {}, set("abcdefg")),
                     Struct(ALIAS, set("abcdefg")), Attrs(ALIAS, set("abcdefg")), {frozenset("ab"), frozenset("cd")}]))

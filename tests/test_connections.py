@@ -21,12 +21,15 @@ from psycopg.pq import Ping, TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from tidebase import AsyncRun, AsyncTidebase, Run, RunNotFound, Tidebase
-from tidebase.errors import is_transient
-from tidebase.lease import Hold
+from tidebase.core.errors import is_transient
+from tidebase.domain.lease import Hold
 
-from .conftest import Server
+from .conftest import Server, on_every_version
+from .patience import PATIENCE_S
 from .support_gate import acquire, reached, until, value
 from .torture.proxy import Proxy
+
+ON_NEWEST = True
 
 Db = psycopg.Connection[Any]
 
@@ -198,7 +201,7 @@ def test_heartbeats_end_with_their_tidebase(database: str, closed: bool) -> None
         tide.close()
     del tide
     gc.collect()
-    thread.join(60)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive() and isinstance(hold, Hold)
 
 
@@ -212,7 +215,7 @@ def test_a_call_inside_a_transaction_does_not_need_the_pools_last_connection(dat
             run.emit("agent.note")
             assert run.step("s", lambda: 1) == 1
 
-    with Tidebase(database, pool_size=1, reconnect_s=5) as tide:
+    with Tidebase(database, pool_size=1, reconnect_s=PATIENCE_S) as tide:
         tide.run("w", work, run_id="r")
         assert "agent.note" in [event.type for event in tide.runs.events("r")]
 
@@ -223,7 +226,7 @@ async def test_a_call_inside_a_transaction_does_not_need_the_pools_last_connecti
             await tx.execute("select 1")
             await run.emit("agent.note")
 
-    async with AsyncTidebase(database, pool_size=1, reconnect_s=5) as tide:
+    async with AsyncTidebase(database, pool_size=1, reconnect_s=PATIENCE_S) as tide:
         await tide.run("w", work, run_id="r")
 
 
@@ -234,13 +237,13 @@ def test_as_many_transactions_as_connections_may_all_make_calls(database: str) -
         def one(number: int) -> None:
             with run.transaction("t", key=number) as tx:
                 tx.execute("select 1")
-                barrier.wait(30)
+                barrier.wait(PATIENCE_S)
                 run.emit("agent.note")
 
         with ThreadPoolExecutor(3) as threads:
             list(threads.map(one, range(3)))
 
-    with Tidebase(database, pool_size=3, reconnect_s=5) as tide:
+    with Tidebase(database, pool_size=3, reconnect_s=PATIENCE_S) as tide:
         tide.run("w", work, run_id="r")
 
 
@@ -269,6 +272,7 @@ TROUBLE = {
 }
 
 
+@on_every_version
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("mark", [True, False], ids=["begun", "recorded"])
 def test_a_checkpoint_outlasts_trouble(database: str, db: Db, trouble: str, mark: bool) -> None:
@@ -284,7 +288,7 @@ def test_a_checkpoint_outlasts_trouble(database: str, db: Db, trouble: str, mark
             return 7
 
         with ThreadPoolExecutor(1) as threads:
-            timer = threads.submit(lambda: (tried.wait(60), end(db)))
+            timer = threads.submit(lambda: (tried.wait(PATIENCE_S), end(db)))
             result = run.step.options(mark_start=mark)("paid", paid)
             timer.result()
         return result
@@ -314,6 +318,7 @@ def failures_of(given: Any) -> threading.Event:
     return failed
 
 
+@on_every_version
 @pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
 def test_a_checkpoint_waits_for_a_lock_longer_than_one_call_may(database: str, db: Db, setting: str) -> None:
     executed = []
@@ -326,7 +331,7 @@ def test_a_checkpoint_waits_for_a_lock_longer_than_one_call_may(database: str, d
             return 7
 
         with ThreadPoolExecutor(1) as threads:
-            timer = threads.submit(lambda: (tried.wait(60), blocker.rollback()))
+            timer = threads.submit(lambda: (tried.wait(PATIENCE_S), blocker.rollback()))
             result = run.step("paid", paid)
             timer.result()
         return result
@@ -367,11 +372,11 @@ def test_the_pool_is_asked_anew_when_the_server_is_back(
     database: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """psycopg's pool waits longer and longer between its own tries: after six of them for half a minute."""
-    monkeypatch.setattr("tidebase.database._ASK_AGAIN_S", 0.1)
+    monkeypatch.setattr("tidebase.core.database._ASK_AGAIN_S", 0.1)
     socket = f"{server.cluster.socket_folder}/.s.PGSQL.5432"
     with Proxy(socket) as proxy:
         url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database.partition('?')[0].rpartition('/')[2]}?sslmode=disable"
-        with Tidebase(url, reconnect_s=10) as tide, ThreadPoolExecutor(1) as threads:
+        with Tidebase(url, reconnect_s=PATIENCE_S) as tide, ThreadPoolExecutor(1) as threads:
             tide.run("w", lambda run, _: run.step("s", lambda: 1), run_id="r")
             tries = count_of(proxy)
             proxy.target = "/nowhere"
@@ -379,7 +384,7 @@ def test_the_pool_is_asked_anew_when_the_server_is_back(
             answer = threads.submit(lambda: tide.runs.get("r").status)
             reached(lambda: tries() >= 12)
             proxy.target = socket
-            assert answer.result(60) == "completed"
+            assert answer.result(PATIENCE_S) == "completed"
 
 
 def count_of(proxy: Proxy) -> Callable[[], int]:
@@ -397,8 +402,8 @@ def test_the_first_connection_waits_for_a_server_that_starts(database: str, monk
             raise error
         return connect(*arguments, **options)
 
-    monkeypatch.setattr("tidebase.database.psycopg.connect", once_more)
-    monkeypatch.setattr("tidebase.database.PGconn", SimpleNamespace(ping=lambda conninfo: next(states)))
+    monkeypatch.setattr("tidebase.core.database.psycopg.connect", once_more)
+    monkeypatch.setattr("tidebase.core.database.PGconn", SimpleNamespace(ping=lambda conninfo: next(states)))
     with Tidebase(database) as tide:
         assert tide.run("w", lambda run, _: 1, run_id="r") == 1
 
@@ -423,6 +428,7 @@ def limits_of(connection: psycopg.Connection[Any]) -> tuple[int, ...]:
         return tuple(own.getsockopt(socket.IPPROTO_TCP, option) for option in options)
 
 
+@on_every_version
 def test_sessions_have_limits(database: str) -> None:
     with (
         Tidebase(database, lease_s=30) as tide,

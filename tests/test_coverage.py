@@ -17,10 +17,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tidebase import local, migrations
-
-from . import probes
-from .conftest import SERVERS, Server, server_settings
+from . import clusters, probes
+from .conftest import SERVERS, Server, long, server_settings
+from .patience import TEST_S
 from .probe_support import connect
 from .probes import Probe
 
@@ -56,16 +55,15 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "plpgsql_check.profiler": "on",
         "plpgsql_check.profiler_max_shared_chunks": "50000",  # the default of 15000 is for all databases together
     }
-    cluster = local.Cluster(tmp_path_factory.mktemp("profiled") / "data", SERVERS[15], settings)
+    cluster = clusters.cluster(tmp_path_factory.mktemp("profiled") / "data", SERVERS[15], settings)
     try:
         cluster.start()
     except Exception as error:
         pytest.skip(f"plpgsql_check cannot be loaded: {error}")
     server = Server(15, cluster)
     with server.connect() as connection:
-        connection.execute("create database profiled template template0")
+        connection.execute(f"create database profiled template {clusters.MIGRATED}")  # type: ignore[arg-type]
     with server.connect("profiled") as connection:
-        migrations.migrate(connection)
         try:
             connection.execute("create extension pgtap; create extension plpgsql_check")
         except psycopg.Error as error:
@@ -106,6 +104,7 @@ def report(found: list[Statement]) -> tuple[str, float]:
     return "\n".join(lines), total
 
 
+@long
 def test_the_tests_execute_the_functions(profiled: Server, capsys: pytest.CaptureFixture[str]) -> None:
     psql = str(SERVERS[15] / "psql")
     with profiled.connect("profiled") as connection:
@@ -118,7 +117,7 @@ def test_the_tests_execute_the_functions(profiled: Server, capsys: pytest.Captur
                 connection.execute(f"select tidebase_private.{call}")  # type: ignore[arg-type]
     for file in sorted((ROOT / "pgtap").glob("*.sql")):
         command = [psql, "-X", "-q", "-t", "-A", "-f", str(file), profiled.url("profiled")]
-        result = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=TEST_S)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr
     for probe in RACES:
         assert probe(profiled.url("profiled")) == []

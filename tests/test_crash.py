@@ -17,32 +17,34 @@ import psutil
 import psycopg
 import pytest
 
-from tidebase import Run, Tidebase, TidebaseError, local, migrations
+from tidebase import Run, Tidebase, TidebaseError
 
-from . import probe_workers
-from .conftest import SERVERS, Server, on_newest
+from . import clusters, probe_workers
+from .amounts import KILLED_WORKERS
+from .conftest import SERVERS, Server, long, on_newest
+from .patience import PATIENCE_S
 from .probe_support import audit, call, call_rows, connect, expire, grant, new_run, poll, take_over, value, values
 from .test_mechanisms import Edit
 
 
 @on_newest("server")
-def test_two_hundred_killed_workers_cost_no_checkpoint_and_repeat_none(database: str) -> None:
-    """SIGKILL, 200 times in the middle of a run of ten steps. No step runs again under a later lease once it has
+@long
+def test_killed_workers_cost_no_checkpoint_and_repeat_none(database: str) -> None:
+    """SIGKILL, again and again in the middle of a run of ten steps. No step runs again under a later lease once it has
     completed, no output changes, every run gets to its end, and its log has no gap.
     """
-    assert probe_workers.worker_kills(database, kills=200) == []
+    assert probe_workers.worker_kills(database, kills=KILLED_WORKERS.test) == []
 
 
 class Victim:
     """A server of one's own, with the schema, that can be killed and started again."""
 
     def __init__(self, folder: Path, version: int, **settings: str) -> None:
-        self.cluster = local.Cluster(folder / "data", SERVERS[version], {"max_connections": "100", **settings})
+        settings = {"max_connections": "100", **settings}
+        self.cluster = clusters.cluster(folder / "data", SERVERS[version], settings)
         self.cluster.start()
-        self.url = self.cluster.url
+        self.url = clusters.url(self.cluster)
         self._stopped: list[psutil.Process] = []
-        with connect(self.url) as connection:
-            migrations.migrate(connection)
 
     def hold_back_the_log(self) -> None:
         """From now on no WAL reaches the disk unless a commit waits for it: whoever else might flush it is stopped."""
@@ -170,7 +172,7 @@ class Load:
                 outputs.append(output)
             return outputs
 
-        with Tidebase(self.url, reconnect_s=120) as tide:
+        with Tidebase(self.url, reconnect_s=PATIENCE_S) as tide:
             nth = 0
             while not self.stopping.is_set():
                 run_id = f"client {number}, run {nth}"
@@ -219,6 +221,7 @@ class Load:
 
 
 @pytest.mark.parametrize("contract", [{"side_effects": ["probe.write"]}, {}], ids=["writing steps", "harmless steps"])
+@long
 def test_killed_server_loses_nothing_that_was_acknowledged(
     victim: Victim, contract: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -341,7 +344,7 @@ def test_step_whose_start_was_lost_with_the_server_still_completes(held_back: Vi
             token = grant(connection, new_run(connection, run_id="r"))
             call(connection, "begin_step", run_id="r", token=token, name="work")
             expire(connection, "r")
-    with Tidebase(held_back.url, reconnect_s=120) as tide:
+    with Tidebase(held_back.url, reconnect_s=PATIENCE_S) as tide:
         result = tide.run("probe", lambda run, input: run.step("work", work, retries=1, retry_delay_s=0.01), run_id="r")
     assert result == "paid for"
     assert executed == ([1, 1] if before == "failed" else [1])

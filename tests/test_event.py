@@ -8,12 +8,13 @@ from __future__ import annotations
 import pytest
 
 from . import probes
+from .amounts import TRANSACTIONS
 
 
 @pytest.mark.parametrize("steps", [False, True], ids=["events", "events and steps"])
 def test_sixteen_writers_of_whom_some_roll_back_leave_no_gap(database: str, steps: bool) -> None:
     """I4: a reader that polls all the while sees 1, 2, 3 ..., and in the end what it was given is what is stored."""
-    assert probes.event_order(database, writers=16, transactions=100, steps=steps) == []
+    assert probes.event_order(database, writers=16, transactions=TRANSACTIONS.test, steps=steps) == []
 
 
 def test_nobody_gets_past_a_transaction_that_has_not_ended(database: str) -> None:

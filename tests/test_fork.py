@@ -18,7 +18,7 @@ from tidebase import (
     StepNotRunning,
     Tidebase,
 )
-from tidebase.workflow import bucket_of, new_run_id
+from tidebase.domain.workflow import bucket_of, new_run_id
 
 from .probe_support import Connection, audit, grant, image_of, value, values
 

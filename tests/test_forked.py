@@ -27,9 +27,10 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from tidebase import AsyncRun, AsyncTidebase, LeaseLostError, Run, Tidebase, TidebaseError
-from tidebase.flow import drive_async
-from tidebase.mark import Answer
+from tidebase.core.flow import drive_async
+from tidebase.core.mark import Answer
 
+from .patience import PATIENCE_S
 from .support_gate import reached, until, value, values
 
 ON_NEWEST = True
@@ -209,7 +210,7 @@ def test_gunicorn_preloads(database: str, db: Db, tmp_path: Path) -> None:
 
         once = {"Connection": "close"}  # the next is for whoever is faster
         with (
-            httpx.Client(transport=transport, base_url="http://app", timeout=60, headers=once) as client,
+            httpx.Client(transport=transport, base_url="http://app", timeout=PATIENCE_S, headers=once) as client,
             ThreadPoolExecutor(6) as threads,
         ):
             reached(served_by_two)
@@ -217,7 +218,7 @@ def test_gunicorn_preloads(database: str, db: Db, tmp_path: Path) -> None:
         until(db, f"{renewed} > %s", value(db, f"select {renewed}"))
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(60)
+        server.wait(PATIENCE_S)
 
 
 # --- event loops ---
@@ -312,7 +313,7 @@ def test_what_was_closed_is_opened_again(database: str, db: Db) -> None:
                 "exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen%%')",
             )
             db.execute("select pg_notify('tidebase_events', %s)", [f"session-{number}"])
-            assert rung.wait(60)
+            assert rung.wait(PATIENCE_S)
         session.complete()
         tide.close()
         reached(lambda: not sessions_of(db))

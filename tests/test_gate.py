@@ -16,10 +16,12 @@ import psycopg
 import pytest
 
 from tidebase import AsyncTidebase, GateAnswerInvalid, InputMismatch, InvalidArgument, NotEntitled, Run, Tidebase
-from tidebase import gate as gate_module
-from tidebase.errors import RunCancelledError, RunSuspendedError
+from tidebase.core.errors import RunCancelledError, RunSuspendedError
+from tidebase.domain import gate as gate_module
 
+from .amounts import GATES
 from .conftest import SERVERS, Server
+from .patience import PATIENCE_S
 from .support_gate import (
     Db,
     acquire,
@@ -113,11 +115,9 @@ def hammer(db: Db, url: str, runs: int, gates: int, attempts: int, connections: 
     return violations + broken_logs(db)
 
 
-def test_a_hundred_deciders_at_each_of_two_hundred_gates_bring_about_one_decision_each(
-    db: Db, database: str, server: Server
-) -> None:
+def test_a_hundred_deciders_at_each_gate_bring_about_one_decision_each(db: Db, database: str, server: Server) -> None:
     with user(db, database, "reader", "worker") as url:
-        assert hammer(db, url, runs=20, gates=10, attempts=100, connections=16) == []
+        assert hammer(db, url, runs=20, gates=GATES.test, attempts=100, connections=16) == []
 
 
 WITHOUT = {
@@ -470,7 +470,7 @@ def test_a_worker_that_waits_goes_on_with_a_suspended_run(tide: Tidebase, databa
     with pytest.raises(RunSuspendedError):
         tide.run("w", suspending, run_id="r")
     with Tidebase(database) as other:
-        outcome = in_background(lambda: other.run("w", suspending, run_id="r", wait_s=600))
+        outcome = in_background(lambda: other.run("w", suspending, run_id="r", wait_s=PATIENCE_S))
         until(db, "exists (select from pg_stat_activity where query like '%acquire_run%' and pid <> pg_backend_pid())")
         tide.gates.decide("r", "g", "approved")
         reached(lambda: bool(outcome))
@@ -479,8 +479,7 @@ def test_a_worker_that_waits_goes_on_with_a_suspended_run(tide: Tidebase, databa
 
 PROCESS = """
 import sys
-from tidebase import Tidebase
-from tidebase.errors import RunSuspendedError
+from tidebase import RunSuspendedError, Tidebase
 def workflow(run, input):
     run.step("first", lambda: 1)
     answer = run.gate("g", "Go?", suspend=True)

@@ -25,9 +25,12 @@ from tidebase.server.auth import Keyring
 from tidebase.server.patience import Impatient
 from tidebase.server.routes import ROUTES
 
-from .conftest import SERVERS, Server
+from .conftest import SERVERS, Server, long, on_every_version
+from .patience import PATIENCE_S, TEST_S
 from .probe_support import Connection, call, grant, new_run, poll, value, values
 from .test_pooler import pooler
+
+ON_NEWEST = True
 
 SDK = Path(sys.prefix) / "sdk"
 ROOT = Path(__file__).parents[1]
@@ -50,7 +53,7 @@ def running(url: str, *keys: str, **options: Any) -> Iterator[uvicorn.Server]:
         yield server
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(PATIENCE_S)
 
 
 @contextmanager
@@ -66,13 +69,14 @@ def base(database: str) -> Iterator[str]:
         yield url
 
 
+@on_every_version
 def test_the_published_client_works_unchanged(database: str) -> None:
     if not SDK.exists():
         pytest.skip("the published client is not there: make setup")
     with gateway(database, ALL) as url:
         command = [sys.executable, str(ROOT / "tests" / "gateway_client.py"), url, "a-long-secret"]
         environment = {**os.environ, "PYTHONPATH": str(SDK), "PYTHONSAFEPATH": "1"}
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.stdout == "done\n", result.stdout + result.stderr
 
 
@@ -103,7 +107,7 @@ async def events(client: httpx.AsyncClient, path: str, **headers: str) -> AsyncI
 
 def client_of(base: str, **options: Any) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
-    return httpx.AsyncClient(base_url=base, timeout=60, limits=limits, trust_env=False, **options)
+    return httpx.AsyncClient(base_url=base, timeout=PATIENCE_S, limits=limits, trust_env=False, **options)
 
 
 async def test_a_stream_ends_with_the_run_and_a_reconnect_behind_it_is_told_so(base: str, tide: Tidebase) -> None:
@@ -404,6 +408,7 @@ def test_a_gateway_without_keys_stays_on_its_machine() -> None:
 # -- whatever is sent
 
 
+@long
 def test_no_fault_is_found_by_its_own_description(server: Server, database: str, tmp_path: Path) -> None:
     """Schemathesis: requests that fit the OpenAPI document, and requests that do not."""
     if server.version != max(SERVERS):
@@ -418,7 +423,7 @@ def test_no_fault_is_found_by_its_own_description(server: Server, database: str,
             *["--exclude-path-regex", "/events$", "--continue-on-failure", "--seed", "7"],
             *["--phases", "examples,coverage,fuzzing"],
         ]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TEST_S, cwd=tmp_path)
     assert result.returncode == 0, result.stdout[-6000:]
 
 

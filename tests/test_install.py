@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tidebase import local
+from tidebase.core import local
 
-from .conftest import SERVERS
+from .conftest import SERVERS, long
+from .patience import PATIENCE_S, TEST_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +30,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabiliti
 START = """
 import sys
 from pathlib import Path
-from tidebase import local
+from tidebase.core import local
 cluster = local.Cluster(Path(sys.argv[1]), Path(sys.argv[2]))
 try:
     cluster.start()
@@ -78,7 +79,7 @@ def open_folder() -> Iterator[Path]:
 
 def start(container: str, data: Path, binaries: Path) -> subprocess.CompletedProcess[str]:
     command = [*CONTAINERS[container], sys.executable, "-c", START, str(data), str(binaries)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @as_root
@@ -105,7 +106,7 @@ def test_root_starts_a_postgres_below_a_closed_home(container: str, closed: Path
 
 def run(*command: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "NO_COLOR": "1", **more}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TEST_S)
 
 
 @pytest.mark.parametrize("command", ["runs", "doctor", "migrate", "serve", "reconcile --every 1s", "show r"])
@@ -129,6 +130,7 @@ def test_a_program_says_in_a_line_what_it_has_started(tmp_path: Path) -> None:
     assert stopped.returncode == 0 and not (tmp_path / "tidebase-data" / "postgres" / "postmaster.pid").exists()
 
 
+@long
 def test_the_demo_ends_with_what_to_type_next(tmp_path: Path) -> None:
     """Each line is what a reader would paste into the shell, and works."""
     demo = run(sys.executable, str(ROOT / "python" / "examples" / "demo.py"), cwd=tmp_path)
@@ -145,16 +147,25 @@ def test_the_demo_ends_with_what_to_type_next(tmp_path: Path) -> None:
 # --- make -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment that is whole; to make one takes seconds, to copy it does not."""
+    folder = tmp_path_factory.mktemp("whole") / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    return folder
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("wrong", ["no pip", "no interpreter", "nothing is wrong"])
-def test_make_mends_a_virtual_environment_that_was_left_half_made(tmp_path: Path, wrong: str) -> None:
+def test_make_mends_a_virtual_environment_that_was_left_half_made(whole: Path, tmp_path: Path, wrong: str) -> None:
     """Only then: one that is whole is left as it is."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
+    shutil.copytree(whole, tmp_path / ".venv", symlinks=True)
     binaries = tmp_path / ".venv" / "bin"
-    subprocess.run(
-        [sys.executable, "-m", "venv", *(["--without-pip"] if wrong == "no pip" else []), ".venv"], cwd=tmp_path
-    )
+    if wrong == "no pip":
+        for package in tmp_path.glob(".venv/lib/python*/site-packages/pip"):
+            shutil.rmtree(package)
     if wrong == "no interpreter":
         for interpreter in binaries.glob("python*"):
             interpreter.unlink()

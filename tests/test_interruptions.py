@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from . import test_mechanisms
-from .conftest import on_newest
+from .conftest import long, on_newest
 from .probe_support import Connection
 from .torture.interruptions import Interrupter
+from .torture.races import CALLS
+
+SHARES = 5  # of the calls that meet them: one of them
 
 
 @pytest.mark.breaks_invariants  # the functions are changed, and rows go before they are looked at
@@ -17,9 +20,10 @@ from .torture.interruptions import Interrupter
     [("completed", ("fork", "acquire", "create")), ("running", ("fork",))],
     ids=["completed", "running"],
 )
+@long
 def test_a_call_that_is_held_up_is_as_one_before_or_after(state: str, calls: tuple[str, ...], database: str) -> None:
     with Interrupter(database) as interrupter:
-        tally = interrupter.interrupt(state, calls)
+        tally = interrupter.interrupt(state, calls, others=list(CALLS)[::SHARES])
     assert tally.violations == [], "\n\n".join(tally.violations[:3])
     assert tally.races > 30
     print(f"{state}: {tally.races} interruptions, in {tally.waited} of which the other call waited")
@@ -32,4 +36,4 @@ def test_an_interruption_shows_that_a_mechanism_is_missing(database: str, db: Co
     for change in mutation:
         change.apply(db)
     with Interrupter(database) as interrupter:
-        assert interrupter.interrupt("completed", ["fork"]).violations
+        assert interrupter.interrupt("completed", ["fork"], others=["compact"]).violations

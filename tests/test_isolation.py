@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from .conftest import Server
+from .conftest import Server, first_on_every_version
 
 FOLDER = Path(__file__).parent / "isolation"
 EXPECTED = FOLDER / "expected"
@@ -73,7 +73,7 @@ def test_there_are_specs_and_no_stray_expectations() -> None:
     assert set(EXPECTED.glob("*")) <= known
 
 
-@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.replace(" ", "_"))
+@pytest.mark.parametrize("level", first_on_every_version(LEVELS), ids=lambda level: level.replace(" ", "_"))
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
 def test_isolation(spec: Path, level: str, server: Server, database: str) -> None:
     if find_tester() is None:

@@ -24,9 +24,12 @@ from sqlalchemy.ext import asyncio as sa_asyncio
 
 from tidebase import AsyncTidebase, InvalidArgument, LeaseLostError, Run, RunNeedsReview, Tidebase, TidebaseError
 
-from .conftest import Server
+from .conftest import Server, on_every_version
+from .patience import PATIENCE_S
 from .probe_support import Connection, poll, values
 from .test_transaction import count
+
+ON_NEWEST = True
 
 if not django.conf.settings.configured:
     django.conf.settings.configure(USE_TZ=True)
@@ -227,16 +230,16 @@ def work(run, input):
     return run.attempt
 
 with Tidebase({database!r}, lease_s=0.2) as tide:
-    print(tide.run("w", work, run_id="r", wait_s=60))
+    print(tide.run("w", work, run_id="r", wait_s={PATIENCE_S}))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script]
-    dead = subprocess.run(command, env={**environment, "DIE": "1"}, timeout=60)
+    dead = subprocess.run(command, env={**environment, "DIE": "1"}, timeout=PATIENCE_S)
     assert dead.returncode == -signal.SIGKILL
     committed = moment == "after commit"
     poll("the server has noticed", lambda: (count(db) == 1) == committed)
     assert (tide.runs.steps("r")[0].status == "completed") == committed
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.stdout, count(db)) == ("2\n", 1), done.stderr
     assert tide.runs.steps("r")[0].attempt == (1 if committed else 2)
 
@@ -309,6 +312,7 @@ def test_an_unsafe_step_whose_transaction_was_rolled_back_is_for_a_person(tide: 
     assert tide.runs.reviews("r")[0].step == "t"
 
 
+@on_every_version
 def test_who_forgets_to_commit_loses_the_transaction_and_not_the_run(
     tide: Tidebase, database: str, db: psycopg.Connection[Any]
 ) -> None:

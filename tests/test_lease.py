@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 from tidebase import LeaseLostError, Tidebase
 
 from . import probe_waiting, probe_workers, probes
+from .amounts import RANDOM_CALLS, SHORT_LEASES, TAKE_OVERS
 from .probe_support import call, connect, differences, expire, image, image_of, new_run, poll, take_over, value, values
 from .support_gate import reached, until
 
@@ -27,14 +28,14 @@ def test_of_fifty_workers_one_gets_the_run_and_the_others_are_told_who(database:
     assert probes.one_holder(database, workers=50, queued=queued) == []
 
 
-def test_in_a_thousand_take_overs_no_token_is_issued_twice(database: str) -> None:
+def test_in_hundreds_of_take_overs_no_token_is_issued_twice(database: str) -> None:
     """I1, with four workers for every lease that lapses: tokens only grow."""
-    assert probes.takeovers(database, rounds=1000, threads=4) == []
+    assert probes.takeovers(database, rounds=TAKE_OVERS.test, threads=4) == []
 
 
-def test_a_thousand_leases_of_a_millisecond_all_have_their_own_token(database: str) -> None:
+def test_hundreds_of_leases_of_a_millisecond_all_have_their_own_token(database: str) -> None:
     """I1, with nothing that keeps the workers in step."""
-    assert probes.short_leases(database, grants=1000, threads=4) == []
+    assert probes.short_leases(database, grants=SHORT_LEASES.test, threads=4) == []
 
 
 def test_a_lease_that_ends_while_another_waits_for_the_lock_has_ended(database: str) -> None:
@@ -189,7 +190,7 @@ def test_every_call_locks_the_head_of_the_run_first(database: str) -> None:
 
 def test_random_calls_from_sixteen_connections_do_not_deadlock(database: str) -> None:
     """Every function on four runs, with tokens good and bad: no error but Tidebase's own."""
-    assert probes.stress(database, connections=16, calls=800) == []
+    assert probes.stress(database, connections=16, calls=RANDOM_CALLS.test) == []
 
 
 def test_what_the_image_of_a_run_shows_is_all_there_is(db: Database) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import SERVERS, on_newest
+from .conftest import SERVERS, long, on_newest
 from .probe_support import Connection
 from .test_mechanisms import Edit
 from .torture.ledger.book import RIVAL, Entry, read
@@ -33,6 +33,7 @@ REFUSALS = ("a call is cancelled", "the server is read-only", "calls may not wai
 
 
 @on_newest("machine")
+@long
 def test_under_trouble_nothing_is_paid_twice_and_nothing_is_lost(machine: Machine, tmp_path: Path) -> None:
     troubles = tuple(kind for kind in TROUBLES if kind not in REFUSALS)
     finding = siege(machine, tmp_path, 10, 1, troubles, slots=SMALL, lease_s=2)

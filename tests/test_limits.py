@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from tests.torture.races import AT_WORK, CHILD, statement_of
 from tidebase import Tidebase
-from tidebase.client import Bound
+from tidebase.client.tide import Bound
 
 #: For each public function arguments with which it does its work on the run of AT_WORK.
 CALLS: dict[str, dict[str, str]] = {
@@ -50,6 +50,7 @@ CALLS: dict[str, dict[str, str]] = {
     "new_run_id": {},
     "open_gate": {"run_id": "'r'", "token": "1", "name": "'new'", "timeout": "'1 day'"},
     "patch_state": {"run_id": "'r'", "token": "1", "patch": "'{\"n\": 2}'"},
+    "protocol": {},
     "purge_runs": {"older_than": "'1 day'"},
     "read_events": {"run_id": "'r'"},
     "reconcile": {},

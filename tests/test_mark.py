@@ -12,7 +12,11 @@ import pytest
 
 from tidebase import AsyncTidebase, BudgetExhausted, LeaseLostError, Run, RunNeedsReview, StepNotRunning, Tidebase
 
+from .conftest import on_every_version
+from .patience import PATIENCE_S
 from .support_gate import until
+
+ON_NEWEST = True
 
 STEP = ["step.started", "step.completed"]
 
@@ -87,6 +91,7 @@ def test_a_session_keeps_that_order(tide: Tidebase) -> None:
     assert types(tide)[2:-1] == ["step.started", "state.updated", "step.completed"]
 
 
+@on_every_version
 def test_two_threads_never_execute_a_step_at_once(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
     executed: list[int] = []
     begun, refused = threading.Event(), threading.Event()
@@ -94,13 +99,13 @@ def test_two_threads_never_execute_a_step_at_once(tide: Tidebase, db: psycopg.Co
     def slow() -> int:
         executed.append(1)
         begun.set()
-        assert refused.wait(30)
+        assert refused.wait(PATIENCE_S)
         return 1
 
     def work(run: Run, _: Any) -> int:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(lambda: run.step("s", slow))
-            assert begun.wait(30)
+            assert begun.wait(PATIENCE_S)
             with pytest.raises(StepNotRunning, match="is running already"):
                 run.step("s", lambda: pytest.fail("executed twice"))
             refused.set()
@@ -128,7 +133,7 @@ def test_a_thousand_pairs_of_threads_execute_each_step_once(tide: Tidebase) -> N
         def lane(_: int) -> list[int | None]:
             results = []
             for number in range(1000):
-                barrier.wait(30)
+                barrier.wait(PATIENCE_S)
                 results.append(one(run, number))
             return results
 
@@ -165,7 +170,7 @@ def test_the_start_of_a_step_whose_lease_is_lost_is_refused(
     executed = []
     refused = threading.Event()
     execute = tide._database.execute
-    monkeypatch.setattr("tidebase.mark.LATE_S", 1.0)  # so that the other one is faster, also on a busy machine
+    monkeypatch.setattr("tidebase.core.mark.LATE_S", 1.0)  # so that the other one is faster, also on a busy machine
 
     def watched(call: Any) -> Any:
         try:
@@ -181,7 +186,7 @@ def test_the_start_of_a_step_whose_lease_is_lost_is_refused(
         executed.append(1)
         db.execute("update tidebase.run_heads set lease_expires_at = now() - interval '1 second'")
         assert db.execute("select outcome from tidebase.acquire_run('r', 'another')").fetchone() == ("granted",)
-        assert refused.wait(30)
+        assert refused.wait(PATIENCE_S)
         return 1
 
     with pytest.raises(LeaseLostError):

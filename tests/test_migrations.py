@@ -17,10 +17,12 @@ import pytest
 from click.testing import CliRunner
 from psycopg.types.json import Jsonb
 
-from tidebase import Tidebase, TidebaseError, migrations
+from tidebase import Tidebase, TidebaseError
 from tidebase.cli import main
+from tidebase.schema import migrations
 
-from .conftest import SERVERS, Server
+from .conftest import SERVERS, Server, first_on_every_version
+from .patience import PATIENCE_S
 from .probe_support import Connection, attempt, call, call_rows, expire, grant, value, values
 from .test_run import until
 
@@ -30,7 +32,7 @@ MIGRATIONS = sorted(
 
 MIGRATE = """
 import sys, psycopg
-from tidebase import migrations
+from tidebase.schema import migrations
 print(len(migrations.migrate(psycopg.connect(sys.argv[1], autocommit=True)).migrations))
 """
 
@@ -67,7 +69,7 @@ def test_every_migration_has_a_rollback() -> None:
     assert [name for name in MIGRATIONS if not (folder / f"{name}.rollback.sql").exists()] == []
 
 
-@pytest.mark.parametrize("step", range(len(MIGRATIONS)))
+@pytest.mark.parametrize("step", first_on_every_version(range(len(MIGRATIONS))))
 def test_an_upgrade_from_each_earlier_schema_is_a_fresh_install(
     server: Server, empty_database: str, database: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +87,11 @@ LANDED = sorted((Path(__file__).parent / "landed").glob("*.sql.gz"))
 
 def state_of(dump: Path) -> str:
     return dump.name.removesuffix(".sql.gz")
+
+
+#: From the last of them on every Postgres, from the others on the newest.
+every_state = pytest.mark.parametrize("landed", first_on_every_version(LANDED[::-1]), indirect=True, ids=state_of)
+last_state = pytest.mark.parametrize("landed", LANDED[-1:], indirect=True, ids=state_of)
 
 
 def test_there_is_a_dump_of_every_state_that_has_landed() -> None:
@@ -147,6 +154,7 @@ def test_runs_of_an_earlier_schema_go_on_after_the_upgrade(
     assert call(landed, "acquire_run", run_id="over", holder="new worker")["result"] == "result"
 
 
+@every_state
 def test_an_upgrade_can_be_taken_back_with_runs_in_the_middle_of_their_work(
     landed: Connection, request: pytest.FixtureRequest
 ) -> None:
@@ -172,7 +180,7 @@ def test_a_rollback_of_everything_leaves_nothing(empty_database: str) -> None:
 def test_ten_processes_migrate_at_once(empty_database: str) -> None:
     command = [sys.executable, "-c", MIGRATE, empty_database]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(10)]
-    applied = sorted(process.communicate(timeout=120)[0].strip() for process in processes)
+    applied = sorted(process.communicate(timeout=PATIENCE_S)[0].strip() for process in processes)
     assert [process.returncode for process in processes] == [0] * 10
     assert applied == ["0"] * 9 + [str(len(MIGRATIONS))]
 

@@ -16,17 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidebase import (
-    AsyncRun,
-    AsyncTidebase,
-    InvalidArgument,
-    NotSerializable,
-    Run,
-    StepNotRunning,
-    Tidebase,
-    names,
-    step,
-)
+from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, NotSerializable, Run, StepNotRunning, Tidebase, step
+from tidebase.core import names
 
 from .support_values import Colour, Level
 from .test_step import Calls, resumed

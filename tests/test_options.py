@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import tidebase
-from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, Tidebase, calls, step
+from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, Tidebase, step
+from tidebase.domain import calls
 
 ON_NEWEST = True
 
@@ -78,7 +79,7 @@ USES: dict[str, list[Use]] = {
 def _option_types() -> dict[str, type[Any]]:
     """Every public TypedDict of the package."""
     found: dict[str, type[Any]] = {}
-    for module in pkgutil.iter_modules(tidebase.__path__, "tidebase."):
+    for module in pkgutil.walk_packages(tidebase.__path__, "tidebase."):
         if not module.name.endswith("__main__"):
             members = inspect.getmembers(importlib.import_module(module.name), typing.is_typeddict)
             found.update({name: kind for name, kind in members if not name.startswith("_")})

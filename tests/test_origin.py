@@ -24,6 +24,7 @@ from tidebase.server import Key, create_app, patience
 from tidebase.server.auth import Keyring
 
 from .conftest import on_newest
+from .patience import PATIENCE_S
 from .probe_support import poll
 from .support_gate import new_run, open_gate, status
 from .test_cli import started
@@ -215,7 +216,7 @@ def test_a_gateway_makes_a_key_where_none_is_given(database: str) -> None:
         assert httpx.get(f"{url[0]}/runs", headers=headers, trust_env=False).status_code == 200
         assert httpx.get(f"{url[0]}/runs", trust_env=False).status_code == 401
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
 
 def test_who_may_do_what_is_said() -> None:
@@ -295,7 +296,7 @@ async def test_runs_of_one_workflow_are_made_at_once(database: str, db: Db) -> N
             blocked = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
             await asyncio.to_thread(poll, "it waits", lambda: db.execute(blocked).fetchone() != (0,))
             others = [asyncio.create_task(client.post("/runs/w", json={"runId": f"r{n}"})) for n in range(1, 9)]
-            done, _ = await asyncio.wait(others, timeout=60)
+            done, _ = await asyncio.wait(others, timeout=PATIENCE_S)
             assert [task.result().status_code for task in done] == [200] * 8
             other.commit()
             assert (await first).status_code == 200

@@ -14,6 +14,8 @@ import pytest
 
 import tidebase
 
+ON_NEWEST = True
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from .conftest import SERVERS, Server
+from .patience import TEST_S
 
 FOLDER = Path(__file__).parents[1] / "pgtap"
 FILES = sorted(FOLDER.glob("*.sql"))
@@ -38,7 +39,7 @@ def test_pgtap(file: Path, server: Server, database: str) -> None:
         str(file),
         database,
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=FOLDER)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TEST_S, cwd=FOLDER)
     problems = [line for line in result.stdout.splitlines() if re.match(r"\s*not ok\b|# Looks like|Bail out!", line)]
     assert result.returncode == 0 and not problems, "\n".join([*problems, result.stderr, result.stdout[-3000:]])
     assert re.search(r"^ok 1\b", result.stdout, re.MULTILINE), f"no test ran:\n{result.stdout}{result.stderr}"

@@ -5,19 +5,22 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tidebase import AsyncRun, AsyncTidebase, Run, Tidebase, local
+from tidebase import AsyncRun, AsyncTidebase, Run, Tidebase
+from tidebase.core import local
 
 from .conftest import Server
+from .probe_support import poll
+
+ON_NEWEST = True
 
 CONFIG = """
 [databases]
@@ -77,13 +80,13 @@ def _give(path: Path) -> None:
 
 
 def _reach(url: str) -> None:
-    for _ in range(500):
-        try:
+    def answers() -> bool:
+        with suppress(psycopg.OperationalError):
             psycopg.connect(url).close()
-            return
-        except psycopg.OperationalError:
-            threading.Event().wait(0.02)
-    raise AssertionError("PgBouncer does not answer")
+            return True
+        return False
+
+    poll("PgBouncer answers", answers)
 
 
 def test_everything_works_behind_a_pooler(pooled: str) -> None:

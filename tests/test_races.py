@@ -9,7 +9,7 @@ from .conftest import on_newest
 from .probe_support import Connection
 from .torture.races import LEVELS, STATES, Pair, Racer, all_pairs
 
-SHARES = 40  # of all pairs: one of them
+SHARES = 80  # of all pairs: one of them
 
 
 @on_newest("server")

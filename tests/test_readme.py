@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import SERVERS, Server
+from .conftest import SERVERS, Server, long, on_every_version
+from .patience import PATIENCE_S, TEST_S
+
+ON_NEWEST = True
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
@@ -40,14 +43,16 @@ def snippets() -> list[Snippet]:
 
 def run_python(code: str, url: str) -> str:
     environment = {**os.environ, "TIDEBASE_DATABASE_URL": url}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def run_sql(snippet: Snippet, url: str, version: int) -> None:
     command = [str(SERVERS[version] / "psql"), "-X", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", url]
-    result = subprocess.run(command, input=snippet.code, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, input=snippet.code, capture_output=True, text=True, timeout=PATIENCE_S)
     expected = re.fullmatch(r"error: (\w{5})", snippet.note)
     if expected is None:
         assert result.returncode == 0, result.stderr
@@ -59,7 +64,7 @@ def run_command(line: str, url: str) -> str:
     program, *arguments = shlex.split(line)
     command = [sys.executable, "-m", "tidebase.cli", *arguments] if program == "tidebase" else [program, *arguments]
     environment = {**os.environ, "TIDEBASE_DATABASE_URL": url}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.returncode == 0, (line, result.stdout, result.stderr)
     return result.stdout
 
@@ -78,9 +83,10 @@ def run_with_gateway(lines: list[str], url: str) -> None:
                 assert "event: end" in answer or '"openapi"' in answer, line
         finally:
             gateway.terminate()
-        assert gateway.wait(30) in (0, -signal.SIGTERM)  # uvicorn ends in good order, and then by the signal
+        assert gateway.wait(PATIENCE_S) in (0, -signal.SIGTERM)  # uvicorn ends in good order, and then by the signal
 
 
+@long
 def test_every_snippet_runs(server: Server, database: str) -> None:
     printed = ""
     for snippet in snippets():
@@ -112,15 +118,17 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
 
+@on_every_version
 def test_the_walk_through_in_psql_runs(server: Server, database: str) -> None:
     script = ROOT / "sql" / "examples" / "walkthrough.sql"
     command = [str(SERVERS[server.version] / "psql"), "-X", "-f", str(script), database]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
 
 
+@long
 def test_the_demo_kills_an_agent_and_sees_it_finish(database: str) -> None:
     command = [sys.executable, str(ROOT / "python" / "examples" / "demo.py")]
     environment = {**os.environ, "TIDEBASE_DATABASE_URL": database, "NO_COLOR": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TEST_S)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr

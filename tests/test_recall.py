@@ -16,7 +16,10 @@ import pytest
 
 from tidebase import AsyncTidebase, NotFound, Run, Tidebase, VersionConflict
 
+from .patience import PATIENCE_S
 from .probe_support import Connection, values
+
+ON_NEWEST = True
 
 Work = Callable[[Run], Any]
 
@@ -56,33 +59,35 @@ def test_the_progress_of_a_resumed_run_does_not_run_backwards(tide: Tidebase) ->
     assert [document["progress"] for document in documents(tide)] == [0, 0.2, 0.6]
 
 
-PROGRESS = """
+PROGRESS = f"""
 import os, signal, sys
 from tidebase import Tidebase
 
 def work(run, input):
-    run.state.set({"progress": 0})
-    run.emit("agent.began", {"question": input})
-    answer = run.step("ask", lambda: {"tokens": 7})
+    run.state.set({{"progress": 0}})
+    run.emit("agent.began", {{"question": input}})
+    answer = run.step("ask", lambda: {{"tokens": 7}})
     run.usage.record(model="m", cost_usd="0.10", input_tokens=answer["tokens"])
-    run.state.patch({"progress": 0.5})
-    run.snapshots.create("half", {"text": "x"}, target=("file", "a"))
+    run.state.patch({{"progress": 0.5}})
+    run.snapshots.create("half", {{"text": "x"}}, target=("file", "a"))
     if os.environ.get("DIE"):
         os.kill(os.getpid(), signal.SIGKILL)
-    run.state.patch({"progress": 1})
+    run.state.patch({{"progress": 1}})
     return run.attempt
 
 with Tidebase(lease_s=0.2) as tide:
-    print(tide.run("w", work, run_id="r", input="why", wait_s=60))
+    print(tide.run("w", work, run_id="r", input="why", wait_s={PATIENCE_S}))
 """
 
 
 def test_a_worker_killed_again_and_again_leaves_each_write_once(tide: Tidebase, database: str) -> None:
     environment = {**os.environ, "TIDEBASE_DATABASE_URL": database}
     for _ in range(3):
-        dead = subprocess.run([sys.executable, "-c", PROGRESS], env={**environment, "DIE": "1"}, timeout=60)
+        dead = subprocess.run([sys.executable, "-c", PROGRESS], env={**environment, "DIE": "1"}, timeout=PATIENCE_S)
         assert dead.returncode == -signal.SIGKILL
-    done = subprocess.run([sys.executable, "-c", PROGRESS], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRESS], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.stdout == "4\n", done.stderr
     assert [document["progress"] for document in documents(tide)] == [0, 0.5, 1]
     types = [event.type for event in tide.runs.events("r")]

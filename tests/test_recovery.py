@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tidebase import InvalidArgument, RunFinal, RunNotFound, Tidebase
-from tidebase.errors import RunCancelledError
+from tidebase.core.errors import RunCancelledError
 
 from .support_gate import (
     Db,

@@ -24,14 +24,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from .conftest import on_newest
+from .amounts import SEQUENCES
+from .conftest import long, on_newest
 from .probe_support import Connection, attempt, call, call_rows
 from .reference import FINAL, LOGIN, Reference, Row, Run
 from .test_mechanisms import LIVE, Edit
 
 STEPS = 40
 BATCH = 5  # Hypothesis makes most of its examples by changing earlier ones a little; here all are to be different
-EXAMPLES = int(os.environ.get("TIDEBASE_TORTURE_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("TIDEBASE_TORTURE_EXAMPLES", SEQUENCES))
 JSON = {"capability", "input", "output", "error", "result"}
 HOURS = {"ttl", "timeout", "duration", "retry_delay"}
 LISTS = {"renew_leases", "read_events", "load_checkpoints"}  # functions that return more than one row
@@ -638,6 +639,7 @@ def run_for(url: str, seconds: float, number: int) -> dict[str, int]:
     raise AssertionError("not reached")
 
 
+@long
 def test_random_calls_are_answered_as_by_the_model(database: str) -> None:
     Machine.tally = Counter()
     began = time.monotonic()

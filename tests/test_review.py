@@ -13,8 +13,9 @@ import psycopg
 import pytest
 
 from tidebase import InvalidArgument, Run, StepNotRunning, Tidebase
-from tidebase.errors import RunNeedsReview
+from tidebase.core.errors import RunNeedsReview
 
+from .amounts import KILLED_CHARGERS
 from .conftest import Server
 from .support_gate import (
     Db,
@@ -37,7 +38,6 @@ from .support_gate_worker import CHARGES, Charging, Ledger, work
 DECIDE_REPLAY = "tidebase_private.decide_replay(tidebase.steps,boolean)"
 MAY_REPEAT = "tidebase_private.may_repeat(tidebase.steps,text[],text,text)"
 ALLOWS = "tidebase_private.allows_repetition(text[],text,text)"
-KILLS = 125  # in each of the two probes, a server
 SOON = 8  # reports, of 3 * CHARGES + 1: most workers are killed before they are done
 
 processes = multiprocessing.get_context("forkserver")
@@ -119,7 +119,7 @@ class Massacre:
 
 def test_every_run_completes_where_the_ledger_knows_its_keys(db: Db, database: str, tmp_path: Path) -> None:
     massacre = Massacre(database, tmp_path / "ledger", keyed=True)
-    assert massacre.violations(KILLS, deaths=5) == []
+    assert massacre.violations(KILLED_CHARGERS.test, deaths=5) == []
     assert not massacre.reviews
     requests = Counter(Ledger(massacre.path).charges())
     assert max(requests.values()) > 1  # so the keys did have something to do
@@ -129,7 +129,7 @@ def test_every_run_completes_where_the_ledger_knows_its_keys(db: Db, database: s
 
 def test_no_run_charges_twice_and_every_doubtful_one_is_asked_about(db: Db, database: str, tmp_path: Path) -> None:
     massacre = Massacre(database, tmp_path / "ledger", keyed=False)
-    assert massacre.violations(KILLS, deaths=5) == []
+    assert massacre.violations(KILLED_CHARGERS.test, deaths=5) == []
     assert min(massacre.reviews["accept"], massacre.reviews["retry"]) > 5
     assert value(db, "select count(*) from tidebase.reviews where resolved_at is null") == 0
     assert value(db, "select count(*) from tidebase.reviews") == massacre.reviews.total()

@@ -29,17 +29,16 @@ from tidebase import (
     TidebaseError,
 )
 
-from .conftest import Server
+from .conftest import Server, on_every_version
+from .patience import PATIENCE_S
+from .probe_support import poll, value
+
+ON_NEWEST = True
 
 
 def until(db: psycopg.Connection[Any], condition: str, *parameters: Any) -> None:
     """Waits until a condition holds in the database."""
-    for _ in range(2000):
-        row = db.execute(f"select {condition}", parameters).fetchone()
-        if row is not None and row[0]:
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError(f"never true: {condition}")
+    poll(condition, lambda: value(db, f"select {condition}", *parameters))
 
 
 def expire(db: psycopg.Connection[Any], run_id: str) -> None:
@@ -51,6 +50,7 @@ def test_a_completed_run_returns_its_result_and_calls_nothing(tide: Tidebase) ->
     assert tide.run("w", lambda run, input: 1 / 0, run_id="r") == {"got": [1]}  # type: ignore[comparison-overlap]
 
 
+@on_every_version
 def test_a_failed_run_goes_on_with_its_own_input(tide: Tidebase) -> None:
     with pytest.raises(ZeroDivisionError):
         tide.run("w", lambda run, input: 1 / 0, run_id="r", input={"q": 1})
@@ -105,7 +105,7 @@ def test_a_holder_that_renews_its_lease_is_seen_to_be_alive(tide: Tidebase, data
 def test_the_lease_of_a_process_that_is_gone_is_waited_out(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
     tide.runs.create("w", run_id="r")
     gone = subprocess.run(
-        [sys.executable, "-c", "from tidebase.lease import new_holder; print(new_holder())"],
+        [sys.executable, "-c", "from tidebase.domain.lease import new_holder; print(new_holder())"],
         capture_output=True,
         text=True,
         check=True,
@@ -121,7 +121,7 @@ def test_the_lease_of_a_holder_that_may_be_alive_is_waited_for_only_if_asked(
     db.execute("select tidebase.acquire_run('r', 'somewhere else', %s)", [timedelta(seconds=2)])
     with pytest.raises(RunHeld, match="give wait_s"):
         tide.run("w", lambda run, input: run.attempt, run_id="r")
-    assert tide.run("w", lambda run, input: run.attempt, run_id="r", wait_s=60) == 2
+    assert tide.run("w", lambda run, input: run.attempt, run_id="r", wait_s=PATIENCE_S) == 2
 
 
 def test_heartbeats_keep_the_lease_of_a_long_step(database: str, db: psycopg.Connection[Any]) -> None:
@@ -183,7 +183,7 @@ def test_sigterm_gives_the_lease_up(database: str, tide: Tidebase, db: psycopg.C
     process = subprocess.Popen([sys.executable, "-c", WORKER, database])
     until(db, "exists (select from tidebase.events where type = 'ready')")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 128 + signal.SIGTERM
+    assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert tide.runs.get("r").status == "pending"
     assert [event.type for event in tide.runs.events("r")][-1] == "run.released"
 
@@ -236,7 +236,7 @@ def test_a_session_hears_that_its_lease_is_lost(database: str, db: psycopg.Conne
         with db.transaction():
             expire(db, "r")
             db.execute("select tidebase.acquire_run('r', 'thief')")
-        assert lost.wait(30)
+        assert lost.wait(PATIENCE_S)
         with pytest.raises(LeaseLostError):
             session.step("s", lambda: 1)
 
@@ -312,6 +312,7 @@ def test_a_database_without_the_schema_says_what_to_do(empty_database: str) -> N
         tide.runs.list()
 
 
+@on_every_version
 def test_the_worker_role_is_enough_for_a_worker_and_for_nothing_else(
     server: Server, db: psycopg.Connection[Any], database: str
 ) -> None:
@@ -332,6 +333,7 @@ def test_the_worker_role_is_enough_for_a_worker_and_for_nothing_else(
         db.execute(f"drop owned by {name}; drop role {name}")
 
 
+@on_every_version
 @pytest.mark.parametrize("prefix", ["tidebase", "My Prefix"])
 async def test_who_may_not_is_told_which_role_it_takes(server: Server, empty_database: str, prefix: str) -> None:
     name = "agent_" + empty_database.partition("?")[0].rpartition("/")[2]

@@ -20,11 +20,14 @@ from tidebase import (
     StepTimeout,
     Tidebase,
     TidebaseError,
-    codec,
     step,
 )
+from tidebase.core import codec
 
+from .conftest import on_every_version
 from .support_values import ALIAS, STRICT, Computed, OneWay, Outer
+
+ON_NEWEST = True
 
 
 class Calls(list[Any]):
@@ -219,6 +222,7 @@ def test_a_decorated_function_is_a_step_where_a_workflow_calls_it(tide: Tidebase
         double(1)
 
 
+@on_every_version
 def test_the_contract_is_kept_with_the_step(tide: Tidebase) -> None:
     options: dict[str, Any] = {
         "side_effects": ["mail"],

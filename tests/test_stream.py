@@ -6,7 +6,7 @@ import asyncio
 import random
 import resource
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +15,15 @@ import psycopg
 import pytest
 from starlette.applications import Starlette
 
-from tidebase import AsyncTidebase, calls, doorbell, subscribe
-from tidebase.calls import Event
+from tidebase import AsyncTidebase
+from tidebase.core import doorbell
+from tidebase.domain import calls, subscribe
+from tidebase.domain.calls import Event
+from tidebase.domain.subscribe import OVER, Feed, Feeds
 from tidebase.server import events
-from tidebase.subscribe import OVER, Feed, Feeds
 
-from .conftest import SERVERS, Server
+from .amounts import EVENTS, FOLLOWED_RUNS, STREAMS, SUBSCRIBERS
+from .conftest import SERVERS, Server, long, on_every_version
 from .probe_stream import (
     OWN,
     POOL,
@@ -40,20 +43,24 @@ from .probe_support import connect, grant, new_run, poll, values
 from .test_gateway import gateway, running
 from .test_pooler import pooler
 
-LARGE = Load(runs=50, subscribers=500, events=200)
+ON_NEWEST = True
+
+LARGE = Load(FOLLOWED_RUNS.test, SUBSCRIBERS.test, EVENTS.test)
 SMALL = Load(runs=10, subscribers=80, events=60)
 TINY = Load(runs=2, subscribers=12, events=60)
 
 #: How many connections PgBouncer has at most: ``default_pool_size`` of its configuration.
 POOLER = 4
 
-#: How many streams are open at once, of how many runs.
-STREAMS, IDLE = 1000, 250
+#: Of how many runs streams are open.
+IDLE = 100
 
 #: What the slow reader has to read: more than the buffers of all the sockets in between hold.
-SLOW_EVENTS, SLOW_BYTES = 20_000, 1000
+SLOW_EVENTS, SLOW_BYTES = 4000, 5000
 
 
+@on_every_version
+@long
 async def test_each_subscriber_sees_each_event_once(server: Server, database: str, tmp_path: Path) -> None:
     """Two replicas: one at the database, one behind PgBouncer that listens past it."""
     load = LARGE if server.version == max(SERVERS) else SMALL
@@ -85,13 +92,19 @@ async def test_replicas_that_cannot_listen_only_poll(server: Server, database: s
 # -- many streams, and slow ones
 
 
-@pytest.fixture
-def many_files() -> Iterator[None]:
+@contextmanager
+def as_many_files_as_may_be() -> Iterator[None]:
     """As many open sockets as the machine allows, here and in the gateways that are started."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    with as_many_files_as_may_be():
+        yield
 
 
 @asynccontextmanager
@@ -126,13 +139,13 @@ def problems_of(database: str, subscribers: Sequence[Subscriber]) -> list[str]:
     return [problem for each in subscribers for problem in each.problems(logs[each.run_id])]
 
 
-async def test_a_thousand_streams_are_open_at_once(database: str, many_files: None) -> None:
+async def many_streams(database: str, open: int) -> list[str]:
     """Of one gateway: they hold no connections, the one run that is written is followed, and nobody is forgotten."""
     with connect(named(database, OWN)) as connection:
         idle = [new_run(connection) for _ in range(IDLE)]
         written = new_run(connection)
         grant(connection, written)
-    waiting = [Subscriber(idle[number % IDLE]) for number in range(STREAMS)]
+    waiting = [Subscriber(idle[number % IDLE]) for number in range(open)]
     busy = Subscriber(written)
     watch = Watch({"direct": POOL + 1})
     with replica(named(database, "direct")) as one:
@@ -147,11 +160,17 @@ async def test_a_thousand_streams_are_open_at_once(database: str, many_files: No
             assert {len(each.seen) for each in waiting} == {1} and not any(each.ended for each in waiting)
             for run_id in idle:
                 await db.execute("select tidebase.cancel_run(%s)", [run_id])
-    assert problems_of(database, waiting) == []
-    assert watch.problems + one.problems() == []
     assert {each.connections for each in [*waiting, busy]} == {1}
+    return problems_of(database, waiting) + watch.problems + one.problems()
 
 
+@pytest.mark.usefixtures("many_files")
+@long
+async def test_hundreds_of_streams_are_open_at_once(database: str) -> None:
+    assert await many_streams(database, STREAMS.test) == []
+
+
+@long
 async def test_who_does_not_read_holds_nothing_up(database: str) -> None:
     """A client that takes one event of many and then none: no transaction waits for it, and all the others go on."""
     with connect(named(database, OWN)) as connection:

@@ -13,7 +13,11 @@ import pytest
 
 from tidebase import AsyncTidebase, RunNotFound, Tidebase, TidebaseError
 
+from .conftest import on_every_version
+from .patience import PATIENCE_S, moments
 from .probe_support import Connection, grant, new_run, poll, value, values
+
+ON_NEWEST = True
 
 
 def numbers(tide: Tidebase, run_id: str, after: int = 0) -> list[int]:
@@ -24,6 +28,7 @@ def write(db: Connection, run_id: str, token: int, count: int) -> None:
     db.execute("select tidebase.append_event(%s, %s, 'test.tick') from generate_series(1, %s)", [run_id, token, count])
 
 
+@on_every_version
 def test_followers_see_each_event_once_in_order_until_the_run_is_over(tide: Tidebase, db: Connection) -> None:
     tide.runs.create("w", run_id="r")
     with ThreadPoolExecutor(9) as pool:
@@ -35,7 +40,7 @@ def test_followers_see_each_event_once_in_order_until_the_run_is_over(tide: Tide
                 run.emit("test.tick", number, transient=True)
 
         tide.run("w", work, run_id="r")
-        seen = [follower.result(60) for follower in followers]
+        seen = [follower.result(PATIENCE_S) for follower in followers]
     assert seen == [list(range(after + 1, 1204)) for after in range(8)]
     assert numbers(tide, "r", 1203) == [] and numbers(tide, "r", 5000) == []
 
@@ -51,7 +56,7 @@ def test_a_run_that_is_cancelled_or_failed_is_over(tide: Tidebase, db: Connectio
             tide.runs.cancel(run_id)
         else:
             db.execute("select tidebase.fail_run(%s, %s)", [run_id, token])
-        assert follower.result(60) == [1, 2, 3]
+        assert follower.result(PATIENCE_S) == [1, 2, 3]
     if ending == "fail":  # resumed, it has further events, for those who ask again
         grant(db, run_id)
         first = next(iter(tide.runs.subscribe(run_id, 3)))
@@ -80,11 +85,11 @@ async def collect(tide: AsyncTidebase, run_id: str, after: int = 0) -> list[int]
 
 async def when(condition: Callable[[], Any]) -> None:
     """Lets the loop go on until the condition holds."""
-    for _ in range(6000):
+    for pause in moments():
         if condition():
             return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never happened")
+        await asyncio.sleep(pause)
+    raise TimeoutError("it never happened")
 
 
 async def test_many_tasks_follow_through_one_reader(atide: AsyncTidebase, db: Connection) -> None:
@@ -177,5 +182,5 @@ def test_a_burst_is_followed_to_its_end_although_only_its_beginning_rings(tide: 
     for _ in range(500):
         db.execute("select tidebase.append_event(%s, %s, 'tick')", [run_id, token])
     db.execute("select tidebase.complete_run(%s, %s)", [run_id, token])
-    follower.join(60)
+    follower.join(PATIENCE_S)
     assert seen == list(range(1, 504))

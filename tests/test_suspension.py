@@ -12,18 +12,13 @@ from typing import Any
 
 import pytest
 
-from tidebase import (
-    AsyncRun,
-    AsyncTidebase,
-    FanoutFailed,
-    Run,
-    RunHeld,
-    RunNeedsReview,
-    RunSuspendedError,
-    Tidebase,
-)
+from tidebase import AsyncRun, AsyncTidebase, FanoutFailed, Run, RunHeld, RunNeedsReview, RunSuspendedError, Tidebase
 
+from .conftest import on_every_version
+from .patience import PATIENCE_S
 from .probe_support import Connection, expire, poll, value, values
+
+ON_NEWEST = True
 
 SUSPENSIONS: dict[str, Callable[[Run], Any]] = {
     "gate": lambda run: run.gate("g", suspend=True),
@@ -50,7 +45,7 @@ class Ledger:
     def pay(self, name: str) -> str:
         self.executed[name] += 1
         self.working.set()
-        assert self.go_on.wait(60)
+        assert self.go_on.wait(PATIENCE_S)
         return f"receipt of {name}"
 
 
@@ -70,7 +65,7 @@ def test_what_other_threads_are_at_is_stored_before_the_run_waits(
     def workflow(run: Run, _: Any) -> str:
         with ThreadPoolExecutor(2) as pool:
             paid = pool.submit(branch, run)
-            assert ledger.working.wait(60)
+            assert ledger.working.wait(PATIENCE_S)
             waits = pool.submit(SUSPENSIONS[kind], run)
             if not ledger.go_on.is_set():
                 poll("the suspension is asked for", lambda: run._hold.departure is not None)
@@ -83,7 +78,7 @@ def test_what_other_threads_are_at_is_stored_before_the_run_waits(
     assert value(db, "select status from tidebase.run_heads where run_id = 'r'") == "waiting"
     assert ledger.executed == {"paid": 1}
     decide(tide, db)
-    assert tide.run("w", workflow, run_id="r", wait_s=60) == "receipt of paid"
+    assert tide.run("w", workflow, run_id="r", wait_s=PATIENCE_S) == "receipt of paid"
     assert ledger.executed == {"paid": 1, "after": 1}
     assert value(db, "select count(*) from tidebase.reviews") == 0
 
@@ -130,7 +125,7 @@ async def test_what_other_tasks_are_at_is_stored_before_the_run_waits(
         await atide.run("w", workflow, run_id="r")
     assert executed == {"paid": 1}
     decide(tide, db)
-    assert await atide.run("w", workflow, run_id="r", wait_s=60) == "receipt"
+    assert await atide.run("w", workflow, run_id="r", wait_s=PATIENCE_S) == "receipt"
     assert executed == {"paid": 1, "after": 1}
     assert value(db, "select count(*) from tidebase.reviews") == 0
 
@@ -177,7 +172,7 @@ def test_a_session_waits_for_what_it_is_at_before_it_is_suspended(tide: Tidebase
     session = tide.runs.attach("w", run_id="r")
     with ThreadPoolExecutor(1) as pool:
         paid = pool.submit(lambda: session.step("paid", lambda: ledger.pay("paid"), side_effects=["card"]))
-        assert ledger.working.wait(60)
+        assert ledger.working.wait(PATIENCE_S)
 
         def let_go() -> None:
             poll("the suspension is asked for", lambda: session._hold.departure is not None)
@@ -242,9 +237,10 @@ def test_a_parent_waits_for_a_child_that_another_worker_is_at(tide: Tidebase, db
         result = pool.submit(lambda: tide.run("p", parent, run_id="p"))
         poll("it waits", lambda: child in tide._database.doorbell._waiting)
         db.execute("select tidebase.complete_run(%s, %s, '\"by another\"')", [child, held])
-        assert result.result(60) == "by another"
+        assert result.result(PATIENCE_S) == "by another"
 
 
+@on_every_version
 def test_a_parent_that_has_waited_long_enough_waits_in_the_database_and_is_woken(
     tide: Tidebase, db: Connection
 ) -> None:
@@ -282,7 +278,7 @@ def test_a_parent_whose_child_is_in_review_waits_for_the_person(tide: Tidebase, 
     (review,) = tide.runs.reviews()
     assert f"tidebase show {review.run_id}" in said[0] and "tidebase show p" in said[-1]
     tide.runs.resolve_review(review.run_id, "mail", "accept", output="sent")
-    assert tide.run("p", parent, run_id="p", wait_s=60) == "sent"
+    assert tide.run("p", parent, run_id="p", wait_s=PATIENCE_S) == "sent"
 
 
 def test_a_fan_out_whose_list_has_grown_works_on_the_new_ones(tide: Tidebase, db: Connection) -> None:
@@ -318,15 +314,15 @@ def test_the_second_caller_of_a_run_learns_at_once_that_it_is_held(tide: Tidebas
 
     def workflow(run: Run, _: Any) -> None:
         begun.set()
-        assert over.wait(60)
+        assert over.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(1) as pool, Tidebase(database) as other:
         first = pool.submit(tide.run, "w", workflow, run_id="r")
-        assert begun.wait(60)
+        assert begun.wait(PATIENCE_S)
         with pytest.raises(RunHeld):
             other.run("w", workflow, run_id="r")
         over.set()
-        first.result(60)
+        first.result(PATIENCE_S)
 
 
 async def test_whoever_is_cancelled_in_the_moment_of_the_grant_leaves_no_lease(database: str, db: Connection) -> None:
@@ -401,7 +397,7 @@ def test_a_process_that_goes_lets_its_other_threads_end_their_steps(tide: Tideba
 
     def workflow(run: Run, _: Any) -> None:
         threading.Thread(target=lambda: run.step("paid", lambda: ledger.pay("paid")), daemon=True).start()
-        assert ledger.working.wait(60)
+        assert ledger.working.wait(PATIENCE_S)
         threading.Timer(0.1, ledger.go_on.set).start()
         raise KeyboardInterrupt
 

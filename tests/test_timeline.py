@@ -13,7 +13,7 @@ import click
 import pytest
 
 from tidebase import Run, RunNotFound, Tidebase
-from tidebase.timeline import Bar, Picture, _tick, as_svg, as_text, collect, duration
+from tidebase.views.timeline import Bar, Picture, _tick, as_svg, as_text, collect, duration
 
 from .probe_support import Connection, values
 

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode, Tracer
 
 from tidebase import AsyncTidebase, RunSuspendedError, Tidebase
-from tidebase.tracing import current_traceparent
+from tidebase.core.tracing import current_traceparent
 
 from .probe_support import Connection, grant, new_run, value, values
 

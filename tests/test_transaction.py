@@ -13,7 +13,9 @@ import pytest
 
 from tidebase import LeaseLostError, Run, StepNotRunning, Tidebase, TidebaseError
 
-from .conftest import Server
+from .conftest import Server, on_every_version
+
+ON_NEWEST = True
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +70,7 @@ def test_an_error_in_the_block_rolls_both_back(tide: Tidebase, db: psycopg.Conne
     assert (count(db), tide.runs.steps("r")[0].status, tide.runs.steps("r")[0].attempt) == (1, "completed", 2)
 
 
+@on_every_version
 def test_a_lease_lost_in_the_block_rolls_the_users_sql_back(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
     def workflow(run: Run, input: Any) -> None:
         with run.transaction("t") as tx:
@@ -158,6 +161,7 @@ def tcp_port(server: Server) -> Iterator[int]:
         server.cluster.start()
 
 
+@on_every_version
 @pytest.mark.parametrize("cut", ["before", "after"])
 def test_a_lost_answer_to_commit_neither_doubles_nor_loses(server: Server, cut: str) -> None:
     """After the cut the client asks the database which it was; the row is there exactly if the checkpoint is."""

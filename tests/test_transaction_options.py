@@ -28,8 +28,12 @@ from tidebase import (
     TidebaseError,
 )
 
+from .conftest import on_every_version
+from .patience import PATIENCE_S
 from .probe_support import poll, values
 from .test_transaction import count
+
+ON_NEWEST = True
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +188,7 @@ def test_an_async_function_in_a_thread_is_refused(tide: Tidebase, db: psycopg.Co
         session.transaction("charge", charge)
 
 
+@on_every_version
 @pytest.mark.parametrize("how", ["statement", "statements", "idle"])
 def test_what_takes_too_long_is_rolled_back(tide: Tidebase, db: psycopg.Connection[Any], how: str) -> None:
     with tide.runs.attach("w", run_id="r") as session:
@@ -248,7 +253,7 @@ with Tidebase(lease_s=0.2) as tide:
         os.kill(os.getpid(), signal.SIGKILL)
 """
     environment = {**os.environ, "TIDEBASE_DATABASE_URL": tide.url, "PYTHONPATH": os.pathsep.join(sys.path)}
-    dead = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60)
+    dead = subprocess.run([sys.executable, "-c", script], env=environment, timeout=PATIENCE_S)
     assert dead.returncode == -signal.SIGKILL
 
     def workflow(run: Run, input: Any) -> None:
@@ -256,7 +261,7 @@ with Tidebase(lease_s=0.2) as tide:
             tx.execute("insert into mine values (1)")
 
     try:
-        tide.run("w", workflow, run_id="r", wait_s=60)
+        tide.run("w", workflow, run_id="r", wait_s=PATIENCE_S)
     except RunNeedsReview:
         assert status == "review"
     assert tide.runs.steps("r")[0].status == status
@@ -341,6 +346,6 @@ def test_a_step_of_the_same_name_is_known_to_have_been_begun(tide: Tidebase) -> 
 
 
 def test_the_package_does_without_the_libraries_whose_connections_it_joins() -> None:
-    code = "import sys, tidebase, tidebase.aio; assert not {'sqlalchemy', 'django'} & sys.modules.keys()"
+    code = "import sys, tidebase, tidebase.client.tide_async; assert not {'sqlalchemy', 'django'} & sys.modules.keys()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parent)

@@ -10,11 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from tidebase import DatabaseUnavailable, migrations
+from tidebase import DatabaseUnavailable
+from tidebase.schema import migrations
 
+from .patience import PATIENCE_S
 from .probe_support import Connection, value, values
 from .support_upgrade import Load
-from .test_migrations import MIGRATIONS, connect, landed
+from .test_migrations import MIGRATIONS, connect, every_state, landed, last_state
 from .test_run import until
 
 __all__ = ["landed"]
@@ -27,6 +29,7 @@ def old(landed: Connection) -> Connection:
     return landed
 
 
+@every_state
 def test_an_upgrade_under_load_disturbs_nobody(old: Connection, empty_database: str) -> None:
     """Workers and readers that send their calls as of old, before, during and after it; all that they did is there."""
     load = Load(empty_database)
@@ -52,6 +55,7 @@ CAUGHT = {
 }
 
 
+@every_state
 @pytest.mark.parametrize("call", CAUGHT)
 def test_a_call_that_waited_for_the_upgrade_is_sent_back(
     old: Connection, empty_database: str, call: str, monkeypatch: pytest.MonkeyPatch
@@ -75,12 +79,13 @@ def test_a_call_that_waited_for_the_upgrade_is_sent_back(
         monkeypatch.setattr(migrations, "_send_back", catch)
         migrations.migrate(old)
         with pytest.raises(psycopg.errors.SerializationFailure, match="upgraded during this call"):
-            future.result(30)
+            future.result(PATIENCE_S)
         assert values(old, CAUGHT[call]) in ([], [0])
         caller.execute(call)  # type: ignore[arg-type]
         assert values(old, CAUGHT[call]) not in ([], [0])
 
 
+@last_state
 def test_the_guard_is_gone_when_the_upgrade_is_over(old: Connection) -> None:
     """Also one that was left by a process that was killed at that moment."""
     migrations.migrate(old)
@@ -125,15 +130,15 @@ def test_one_open_reader_is_waited_for_and_makes_nobody_else_wait_for_long(
         reader.execute("select set_config('application_name', %s, false)", [reader_name])
         reader.execute("begin; select 1 from tidebase.events limit 0")
         waits = Waits()
-        future = pool.submit(migrations.migrate, behind, patience_s=60, progress=waits)
-        assert waits.came.wait(30)
+        future = pool.submit(migrations.migrate, behind, patience_s=PATIENCE_S, progress=waits)
+        assert waits.came.wait(PATIENCE_S)
         assert f"process {reader.info.backend_pid} (postgres, {reader_name}, idle in transaction" in waits.lines[0]
         other.execute("set lock_timeout = '5s'")  # an attempt takes less than half a second
         for _ in range(20):
             other.execute("select count(*) from tidebase.run_heads")
         assert not future.done()
         reader.execute("commit")
-        assert future.result(60).migrations == MIGRATIONS[-1:]
+        assert future.result(PATIENCE_S).migrations == MIGRATIONS[-1:]
 
 
 def test_who_is_in_the_way_for_too_long_is_named(behind: Connection, empty_database: str) -> None:
@@ -174,8 +179,8 @@ def test_readers_that_lock_in_another_order_see_no_deadlock(behind: Connection, 
     """The migration gives way before anybody looks for one."""
     with connect(empty_database) as reader, connect(empty_database) as watcher, ThreadPoolExecutor(2) as pool:
         reader.execute("begin; lock table tidebase.steps in access share mode")
-        future = pool.submit(migrations.migrate, behind, patience_s=60)
+        future = pool.submit(migrations.migrate, behind, patience_s=PATIENCE_S)
         until(watcher, "exists (select from pg_locks where not granted and relation = 'tidebase.steps'::regclass)")
         reader.execute("lock table tidebase.run_heads in access share mode")  # which the migration has at that moment
         reader.execute("commit")
-        assert future.result(60).migrations == MIGRATIONS[-1:]
+        assert future.result(PATIENCE_S).migrations == MIGRATIONS[-1:]

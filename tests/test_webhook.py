@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from tidebase import Tidebase, TidebaseError, addresses
-from tidebase.addresses import is_public, public_address
-from tidebase.webhook import (
+from tidebase import Tidebase, TidebaseError
+from tidebase.core import addresses
+from tidebase.core.addresses import is_public, public_address
+from tidebase.domain.webhook import (
     MAX_ANSWER,
     SECRET_VARIABLE,
     SIGNATURE,
@@ -28,6 +29,7 @@ from tidebase.webhook import (
     verify_webhook_signature,
 )
 
+from .patience import PATIENCE_S
 from .support_gate import Db, broken_logs, create_run, events, row, value
 
 ON_NEWEST = True
@@ -177,7 +179,7 @@ def test_two_dispatchers_never_send_the_same_attempt(tide: Tidebase, database: s
     def dispatch() -> None:
         with Tidebase(database) as other:
             dispatcher = other.dispatcher(secret=SECRET, allow_private=True)
-            start.wait(60)
+            start.wait(PATIENCE_S)
             while dispatcher.dispatch(max=2):
                 pass
 

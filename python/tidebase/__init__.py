@@ -20,8 +20,11 @@ refuse_mixture(__file__)
 __distribution__ = OURS
 __version__ = "0.1.0"
 
-from .aio import AsyncRun, AsyncRunSession, AsyncTidebase
-from .calls import (
+from .client.tide import Tidebase
+from .client.tide_async import AsyncTidebase
+from .client.work import Run, RunSession
+from .client.work_async import AsyncRun, AsyncRunSession
+from .domain.calls import (
     Attempt,
     Difference,
     Event,
@@ -43,9 +46,8 @@ from .calls import (
     UsageTotal,
     UsageTotals,
 )
-from .child import ChildOptions, ChildSpec
-from .client import Tidebase
-from .errors import (
+from .domain.child import ChildOptions, ChildSpec
+from .core.errors import (
     BudgetExhausted,
     ChildFailed,
     DatabaseUnavailable,
@@ -76,16 +78,15 @@ from .errors import (
     TidebaseError,
     VersionConflict,
 )
-from .gate import GateAnswer, GateOpening, GateOptions
-from .run import Run, RunSession
-from .state import Moment, StateOptions, VersionOptions
-from .step import StepOptions
-from .usage import Budget, UsageOptions
-from .webhook import Dispatcher, verify_webhook_signature
-from .workflow import RunOptions
+from .domain.gate import GateAnswer, GateOpening, GateOptions
+from .domain.state import Moment, StateOptions, VersionOptions
+from .domain.step import StepOptions
+from .domain.usage import Budget, UsageOptions
+from .domain.webhook import Dispatcher, verify_webhook_signature
+from .domain.workflow import RunOptions
 
 # The last one: for a type checker, whatever is imported from the module `step` makes that the package's `step`.
-from .decorators import step
+from .client.decorators import step
 
 __all__ = [
     "AsyncRun",

@@ -237,3 +237,16 @@ end
 $$;
 comment on function tidebase_private.install_roles(text) is
   'Creates the five roles where they are missing (needs CREATEROLE), hands every object to the owner role and grants each role its part. prefix: what the roles are called, "tidebase" unless told. Returns the roles that it created. Safe to call again; not for a superuser, unless everything belongs to one.';
+
+-- What a package and a schema must agree on, as one number: a package looks at it when a call is not understood.
+create or replace function tidebase.protocol()
+returns integer
+language sql immutable security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+  select 6;
+$$;
+comment on function tidebase.protocol() is
+  'The protocol between packages and the schema: raised when a function that packages call has come, has gone, or answers otherwise. An older or newer package works as long as it calls nothing that differs.';
+
+select tidebase_private.allow('function tidebase.protocol', 'worker', 'approver', 'operator', 'reader');

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import psycopg
 
-from tidebase import Tidebase, local
+from tidebase import Tidebase
+from tidebase.core import local
 
 from . import client, lists, peers, report, server, steps
 from .harness import SCENARIOS, Bench, Row

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psycopg
 
-from tidebase import Run, calls
+from tidebase import Run
+from tidebase.domain import calls
 
 from .harness import PAYLOAD_TEXT, Bench, Row, insert, new_run, rate, scenario, spread, take_turns
 from .steps import fill_steps

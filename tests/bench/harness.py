@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from tidebase import Run, Tidebase
-from tidebase.local import Cluster
+from tidebase.core.local import Cluster
 
 #: What a step stores: about 500 bytes of JSON.
 PAYLOAD = {"text": "x" * 488}

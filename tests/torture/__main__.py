@@ -1,9 +1,9 @@
 """``make torture MINUTES=n``: everything that is meant to break it, for as long as it is given.
 
-First every schedule of each cast, merged, and every pair of calls, raced and interrupted; then the schedules one by
-one, shared out among processes. Beside it, storms, failovers and sieges on every Postgres that is there, and sequences
-of calls against the model. A violation is printed when it is found, with what led to it. The report is written to
-``build/torture``.
+First every schedule of each cast, merged, every pair of calls, raced and interrupted, and the probes of the tests in
+their long form; then the schedules one by one, shared out among processes. Beside it, storms, failovers and sieges on
+every Postgres that is there, and sequences of calls against the model. A violation is printed when it is found, with
+what led to it. The report is written to ``build/torture``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .. import conftest
+from .. import clusters, conftest
 from . import report
 from .cast import CASTS
 from .jobs import KINDS, Job, Result, perform
+from .long import LONG
 from .races import LEVELS, STATES
 
 #: What takes long is shared out among so many jobs; an odd number, see Explorer.run.
@@ -44,7 +45,7 @@ ATTACKS = (
 
 
 def enumerations() -> Iterator[Job]:
-    """What comes to an end: on the newest Postgres."""
+    """What comes to an end: on the newest Postgres, but for the probes."""
     newest = max(conftest.SERVERS)
     for name in CASTS:
         yield Job("schedules", newest, (name,))
@@ -53,6 +54,9 @@ def enumerations() -> Iterator[Job]:
     for state in STATES:
         for share in range(SHARES):
             yield Job("interruptions", newest, (state, share, SHARES))
+    for version in sorted(conftest.SERVERS):
+        for name in LONG:
+            yield Job("probe", version, (name,))
     for level in LEVELS[1:]:
         for state in STATES:
             yield Job("races", newest, (state, level))
@@ -96,6 +100,7 @@ def main(minutes: float, seed: int | None, processes: int, only: tuple[str, ...]
             return waiting.pop(0)
         return next((job for job in endless if job.kind in attackers), None) if attackers else None
 
+    clusters.folder()  # which all processes share
     folder = Path(tempfile.mkdtemp(prefix="tidebase-torture-"))
     folder.chmod(0o755)
     columns = (

@@ -21,6 +21,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from ..patience import PATIENCE_S
 from .journal import Journal
 
 #: SQLSTATEs after which the same call is made again: it did not happen, and nothing is wrong with it.
@@ -94,7 +95,7 @@ class Client:
             return []
 
     def _connect(self) -> psycopg.Connection[Any]:
-        patience = time.monotonic() + 60
+        patience = time.monotonic() + PATIENCE_S
         while self._connection is None:
             limit = self.random.choice(("statement_timeout", "lock_timeout"))
             options = f"-c {limit}={self.random.choice(self._limits)} -c client_connection_check_interval=100"

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 from psycopg.sql import SQL
 
-from tidebase import local
+from tidebase.core import local
 
 from ..probe_support import Connection, connect, poll, value
 from .checker import NEVER

@@ -11,7 +11,7 @@ there for a lock that has this number. Nothing else of them is touched.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from psycopg import errors
@@ -85,12 +85,21 @@ class Interrupter(Racer):
             lambda notice: self._passed.append(int((notice.message_primary or "").removeprefix("point ")))
         )
 
-    def interrupt(self, state: str, calls: Iterable[str] = CALLS, stop: Callable[[], bool] = lambda: False) -> Tally:
-        """These calls from this state, held up wherever they pass, each met by every call that changes something."""
+    def interrupt(
+        self,
+        state: str,
+        calls: Collection[str] = tuple(CALLS),
+        stop: Callable[[], bool] = lambda: False,
+        others: Collection[str] = tuple(CALLS),
+    ) -> Tally:
+        """These calls from this state, held up wherever they pass, each met by each of the others that changes
+        something.
+        """
         tally, base = Tally(), STATES[state]
         before, _ = self._alone(base, None)
-        alone = {name: self._alone(base, name) for name in CALLS}
-        makers = [name for name, (rows, answer) in alone.items() if not is_refused(answer) and rows != before]
+        alone = {name: self._alone(base, name) for name in dict.fromkeys([*calls, *others])}
+        changed = {name for name, (rows, answer) in alone.items() if not is_refused(answer) and rows != before}
+        makers = [name for name in others if name in changed]
         queued = {name for name in makers if self._needs_the_head(base, name)}
         for call in calls:
             orders = {

@@ -1,4 +1,4 @@
-"""What a process of ``make torture`` does: schedules, races, interruptions, a storm, a failover, calls, a siege."""
+"""What a process of ``make torture`` does: schedules, races, interruptions, probes, storms, failovers, sieges ..."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tidebase import local, migrations
-
+from .. import clusters
 from ..conftest import SERVERS
 from ..probe_support import connect
 from .cast import CASTS
@@ -78,12 +77,10 @@ def perform(job: Job, folder: Path) -> Result:
 def _scratch(job: Job, folder: Path) -> Iterator[str]:
     """The URL of a migrated database that need not survive anything."""
     settings = {"fsync": "off", "shared_buffers": "64MB", "jit": "off", "log_min_messages": "fatal"}
-    cluster = local.Cluster(folder / "data", SERVERS[job.version], settings)
+    cluster = clusters.cluster(folder / "data", SERVERS[job.version], settings)
     cluster.start()
     try:
-        with connect(cluster.url) as connection:
-            migrations.migrate(connection)
-        yield cluster.url
+        yield clusters.url(cluster)
     finally:
         cluster.stop("immediate")
 
@@ -141,6 +138,13 @@ def _result(job: Job, outcome: Outcome) -> Result:
     return Result(job, figures=figures, faults=outcome.faults, violations=outcome.violations[:5])
 
 
+def _probe(job: Job, folder: Path) -> Result:
+    from .long import LONG
+
+    with _scratch(job, folder) as url:
+        return Result(job, violations=LONG[job.arguments[0]](url)[:5])
+
+
 def _model(job: Job, folder: Path) -> Result:
     from ..test_reference import Violation, run_for
 
@@ -156,6 +160,7 @@ KINDS = {
     "schedules one by one": _schedules,
     "races": _races,
     "interruptions": _interruptions,
+    "probe": _probe,
     "storm": _storm,
     "synchronous failover": _failover,
     "asynchronous failover": _failover,

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from psycopg import pq
 
-from ..probe_support import PATIENCE_S, connect
+from ..patience import PATIENCE_S
+from ..probe_support import connect
 
 PAST = "clock_timestamp() - interval '1 second'"
 CHILD = "(select child_run_id from tidebase.edges where run_id = '{r}' and name = 'c')"
@@ -184,7 +185,8 @@ class Session:
     """A connection that is given one statement after the other, and need not be waited for."""
 
     def __init__(self, url: str, level: str = LEVELS[0]) -> None:
-        options = f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')} -c statement_timeout=60s"
+        isolation = level.replace(" ", "\\ ")
+        options = f"-c default_transaction_isolation={isolation} -c statement_timeout={round(PATIENCE_S)}s"
         self.connection = connect(url, options=options)
         self._pgconn = self.connection.pgconn
         self.pid = self.connection.info.backend_pid

@@ -17,6 +17,7 @@ TITLES = {
     "schedules one by one": "schedules, one by one",
     "races": "races of two calls",
     "interruptions": "calls held up at a statement",
+    "probe": "probes of the tests, in their long form",
     "storm": "storms",
     "synchronous failover": "failovers, synchronous",
     "asynchronous failover": "failovers, asynchronous",

@@ -23,8 +23,8 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from tidebase import local, migrations
-
+from .. import clusters
+from ..patience import PATIENCE_S
 from ..probe_support import Connection, call, connect, poll, values
 from . import journal
 from .checker import NEVER, History, look
@@ -93,7 +93,7 @@ class Crowd:
         found = []
         for role, process in self.processes:
             try:
-                if process.wait(90) not in (0, -signal.SIGTERM):
+                if process.wait(PATIENCE_S) not in (0, -signal.SIGTERM):
                     found.append(f"a {role} ended with {process.returncode}")
             except subprocess.TimeoutExpired:
                 process.kill()
@@ -120,12 +120,12 @@ class Machine:
     """A server that can be hurt."""
 
     def __init__(self, folder: Path, binaries: Path, disk: Path | None = None, **settings: str) -> None:
-        self.cluster = local.Cluster((disk or folder) / "data", binaries, {**SETTINGS, **settings})
+        self.cluster = clusters.cluster((disk or folder) / "data", binaries, {**SETTINGS, **settings})
         self.cluster.start()
         self._filler = disk / "filler" if disk else None
 
     def url(self, database: str) -> str:
-        return self.cluster.url.replace("/postgres?", f"/{database}?")
+        return clusters.url(self.cluster, database)
 
     @property
     def can_be_full(self) -> bool:
@@ -246,9 +246,7 @@ def fresh_database(machine: Machine) -> str:
     """A migrated database of its own on the machine; its name."""
     name = f"storm_{time.monotonic_ns()}"
     with connect(machine.cluster.url) as connection:
-        connection.execute(f"create database {name}")  # type: ignore[arg-type]
-    with connect(machine.url(name)) as connection:
-        migrations.migrate(connection)
+        connection.execute(f"create database {name} template {clusters.MIGRATED}")  # type: ignore[arg-type]
     return name
 
 

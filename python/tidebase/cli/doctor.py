@@ -9,9 +9,9 @@ from typing import Any
 import click
 import psycopg
 
-from .. import migrations, ownership
-from ..database import Connection, Database
-from ..errors import TidebaseError
+from ..core.database import Connection, Database
+from ..core.errors import TidebaseError
+from ..schema import migrations, ownership
 from .output import common, print_json
 
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "problem": ("PROBLEM", "red")}

@@ -12,7 +12,7 @@ import click
 import psycopg
 
 from .. import __version__
-from ..errors import TidebaseError, from_postgres
+from ..core.errors import TidebaseError, from_postgres
 from . import doctor, migrate, operate, people, runs, serve
 from .output import visible
 

@@ -8,10 +8,11 @@ from datetime import timedelta
 
 import click
 
-from .. import local, migrations, ownership
-from ..client import Tidebase
-from ..database import Database
-from ..errors import NotMigrated
+from ..client.tide import Tidebase
+from ..core import local
+from ..core.database import Database
+from ..core.errors import NotMigrated
+from ..schema import migrations, ownership
 from .output import DURATION, common, named, print_json, print_line, print_table
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 
-from ..client import Tidebase
-from ..errors import DatabaseUnavailable
-from ..hints import command
-from ..webhook import Dispatcher
+from ..client.tide import Tidebase
+from ..core.errors import DatabaseUnavailable
+from ..core.hints import command
+from ..domain.webhook import Dispatcher
 from .output import (
     AMOUNT,
     DURATION,

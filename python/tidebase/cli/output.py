@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import click
 
-from .. import timeline as drawing
-from ..client import Tidebase
-from ..database import named_url
+from ..client.tide import Tidebase
+from ..core.database import named_url
+from ..views import timeline as drawing
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..hints import to_decide, to_review
+from ..core.hints import to_decide, to_review
 from .output import JSON, age, common, connected, print_fields, print_json, print_line, print_table
 
 

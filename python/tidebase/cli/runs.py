@@ -15,12 +15,12 @@ from typing import Any
 
 import click
 
-from .. import timeline as drawing
-from ..calls import Event, GateInfo, ReviewInfo, RunInfo, TreeNode
-from ..client import Tidebase
-from ..errors import RunNotFound
-from ..hints import command, to_decide, to_review
-from ..state import MAIN, Moment
+from ..client.tide import Tidebase
+from ..core.errors import RunNotFound
+from ..core.hints import command, to_decide, to_review
+from ..domain.calls import Event, GateInfo, ReviewInfo, RunInfo, TreeNode
+from ..domain.state import MAIN, Moment
+from ..views import timeline as drawing
 from .output import (
     DURATION,
     SEQ,

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from ..errors import TidebaseError
+from ..core.errors import TidebaseError
 from .output import PAUSE, database_option
 
 

@@ -24,10 +24,10 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..database import POOL_SIZE, AsyncDatabase
-from ..errors import InvalidArgument, TidebaseError
-from ..subscribe import Feeds
-from ..tracing import valid_traceparent
+from ..core.database import POOL_SIZE, AsyncDatabase
+from ..core.errors import InvalidArgument, TidebaseError
+from ..core.tracing import valid_traceparent
+from ..domain.subscribe import Feeds
 from . import events, openapi
 from .auth import ROLES, Key, Keyring
 from .origin import FromHere, is_loopback

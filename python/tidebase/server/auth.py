@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..errors import InvalidArgument
+from ..core.errors import InvalidArgument
 
 ROLES = frozenset({"worker", "approver", "operator", "reader"})
 

@@ -14,11 +14,11 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .. import calls
-from ..calls import Event
-from ..database import AsyncDatabase, to_its_end
-from ..errors import InvalidArgument, NotFound
-from ..subscribe import OVER, Feeds
+from ..core.database import AsyncDatabase, to_its_end
+from ..core.errors import InvalidArgument, NotFound
+from ..domain import calls
+from ..domain.calls import Event
+from ..domain.subscribe import OVER, Feeds
 from . import shapes
 from .auth import Keyring
 from .paths import parameters
@@ -75,7 +75,7 @@ async def _as_events(run_id: str, followed: AsyncIterator[Event]) -> AsyncIterat
 async def _as_agui(
     database: AsyncDatabase, run_id: str, followed: AsyncIterator[Event]
 ) -> AsyncIterator[ServerSentEvent]:
-    from ..agui import Translator, encode
+    from ..views.agui import Translator, encode
 
     translator = Translator(run_id)
     async for row in followed:
@@ -92,7 +92,7 @@ async def _result(database: AsyncDatabase, run_id: str) -> object:
 
 
 async def _state(database: AsyncDatabase, run_id: str, version: int | None, row: Event) -> object:
-    from ..agui import AT_EVENT, NO_STATE
+    from ..views.agui import AT_EVENT, NO_STATE
 
     if version is None:
         return NO_STATE

@@ -10,8 +10,19 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 import msgspec
 
-from .. import calls
-from ..calls import Call, Event, GateInfo, Recovery, Snapshot, StateVersion, StepInfo, TreeNode, UsageRecord, Value
+from ..domain import calls
+from ..domain.calls import (
+    Call,
+    Event,
+    GateInfo,
+    Recovery,
+    Snapshot,
+    StateVersion,
+    StepInfo,
+    TreeNode,
+    UsageRecord,
+    Value,
+)
 
 R = TypeVar("R")
 

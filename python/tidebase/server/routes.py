@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
-from .. import calls, codec
-from ..database import AsyncDatabase
-from ..errors import (
+from ..core import codec
+from ..core.database import AsyncDatabase
+from ..core.errors import (
     InputMismatch,
     InvalidArgument,
     LeaseLostError,
@@ -33,8 +33,9 @@ from ..errors import (
     TidebaseError,
     only,
 )
-from ..recovery import recover
-from ..workflow import new_run_id
+from ..domain import calls
+from ..domain.recovery import recover
+from ..domain.workflow import new_run_id
 from . import bodies, pages, shapes
 from .refusal import Refused
 from .shapes import Shape

@@ -13,8 +13,8 @@ from typing import Any
 
 from msgspec import Raw
 
-from ..calls import Event, GateInfo, Recovery, RunInfo, Snapshot, StateVersion, StepInfo, TreeNode, UsageRecord
-from ..codec import readable
+from ..core.codec import readable
+from ..domain.calls import Event, GateInfo, Recovery, RunInfo, Snapshot, StateVersion, StepInfo, TreeNode, UsageRecord
 
 Shape = dict[str, Any]
 

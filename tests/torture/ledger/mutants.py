@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from tidebase import calls, database, errors, gate, lease
+from tidebase.core import database, errors
+from tidebase.domain import calls, gate, lease
 
 
 def leave_at_once() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 
+from ...patience import PATIENCE_S
 from ...probe_support import Connection, connect, poll
 from ..storm import ROOT, Machine, fresh_database
 from .book import RIVAL, Book, read
@@ -25,7 +26,7 @@ from .trouble import ROLE, TROUBLES, Crew, Trouble
 from .verdict import Account, figures, judge, look, surfaced
 
 #: When all is calm again: how long it may take until anything is done again, and in all; in seconds.
-STILL_S, CALM_S = 40.0, 120.0
+STILL_S, CALM_S = PATIENCE_S / 3, PATIENCE_S
 
 SMALL = {"a": "threads", "b": "asyncio", RIVAL: "threads"}
 LARGE = {"a": "threads", "b": "asyncio", "c": "threads", "d": "asyncio", RIVAL: "asyncio"}

@@ -1,0 +1,197 @@
+"""``AsyncTidebase``: the way in, for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import psycopg
+
+from ..core.database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool, require_psycopg
+from ..core.errors import TidebaseError
+from ..core.flow import drive_async
+from ..domain import calls, workflow
+from ..domain.calls import Difference, Reconciliation
+from ..domain.heartbeat import AsyncHeartbeats
+from ..domain.lease import Hold, new_holder
+from ..domain.workflow import Invocation, RunOptions, Started
+from ._tasks import Face, Here, migrate
+from .registry import Registry
+from .runs_async import AsyncGateDesk, AsyncRuns
+from .work_async import AsyncRun, AsyncRunSession
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+    from typing_extensions import Unpack
+
+    from ..schema.migrations import MigrationReport
+
+T = TypeVar("T")
+W = TypeVar("W", bound=Callable[..., Any])
+
+
+class AsyncTidebase(Face[AsyncDatabase]):
+    """Durable runs in your own Postgres.
+
+    With asyncio each event loop that uses it has a pool of its own. Heartbeats are tasks of the loop: code that blocks
+    it for longer than the lease lasts also blocks them. When a lease is lost, the task that works on the run is
+    cancelled.
+
+    Args:
+        database: a connection string, a ``psycopg_pool.AsyncConnectionPool`` or a ``psycopg.AsyncConnection``. By
+            default ``TIDEBASE_DATABASE_URL``, ``DATABASE_URL`` or libpq's variables say where it is; with none of them
+            a local Postgres is started (the extra ``local``).
+        lease_s: how long a lease lasts without a heartbeat, in seconds: how long a crashed worker's run waits before
+            another may take over.
+        holder: a name for this worker in the log; by default host, process id and a random part.
+        code_version: what this worker runs, kept with each attempt.
+        pool_size: how many connections there are at most.
+        reconnect_s: for how long a call is made again while the database is out of reach, in seconds.
+        tracer: an OpenTelemetry tracer, for a span for each attempt and step; see :mod:`tidebase.core.tracing`.
+    """
+
+    def __init__(
+        self,
+        database: str | AsyncPool | AsyncConnection | None = None,
+        *,
+        lease_s: float = 60.0,
+        holder: str | None = None,
+        code_version: str | None = None,
+        pool_size: int = POOL_SIZE,
+        reconnect_s: float = 30.0,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
+        self._here = Here(lambda: AsyncHeartbeats(self._database))
+        self._registry = Registry()
+        self.holder = holder or new_holder()
+        self.lease_s = lease_s
+        self.code_version = code_version
+        self.tracer = tracer
+        self.marks_late = self._database.has_connections
+        self.runs = AsyncRuns(self._database, self._attach)
+        self.gates = AsyncGateDesk(self._database)
+
+    @property
+    def url(self) -> str:
+        """The connection string in use."""
+        return self._database.url
+
+    @property
+    def _heartbeats(self) -> AsyncHeartbeats:
+        return self._here.heartbeats()
+
+    def workflow(self, name: str) -> Callable[[W], W]:
+        """Registers a function ``(run, input)`` under a name, so that ``tide.run(name)`` finds it."""
+        return self._registry.register(name)
+
+    async def run(
+        self,
+        workflow_name: str,
+        function: Callable[[AsyncRun, Any], Awaitable[T]] | None = None,
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[RunOptions],
+    ) -> T:
+        """Runs a workflow, from where it stopped if it was run before, and returns its result.
+
+        Args:
+            workflow_name: the workflow's name, kept with the run.
+            function: ``(run, input) -> result``; may be left out when it was registered with :meth:`workflow`.
+            run_id: names the run: the same id continues the same run. By default a new one is made.
+            input: any value that can be stored as JSON; left out, an existing run goes on with its own.
+            wait_s: how long to wait while another worker holds the lease, or while the run waits for a gate or a timer,
+                in seconds. By default for as long as that worker looks dead: until its lease runs out, unless it renews
+                it meanwhile.
+            options: see :class:`~tidebase.domain.workflow.RunOptions`: metadata, deadline, max_attempts ...
+
+        Raises:
+            InputMismatch: the id belongs to another workflow, or to another input.
+            RunHeld: another worker is at it. LeaseLostError: another worker has taken it over.
+            RunCancelledError: it was cancelled. RunSuspendedError: it waits for a gate or a timer.
+            RunNeedsReview: a person must decide about a step before it can go on.
+            DatabaseUnavailable: the database was out of reach for too long.
+            Whatever the workflow raises: the run is failed, and may be resumed with the same id.
+        """
+        chosen = cast("Callable[..., T]", self._registry.find(workflow_name, function))
+        invocation = Invocation(
+            workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
+        )
+        async with self._here.working():
+            return await drive_async(workflow.execute(self, chosen, invocation), self._database)
+
+    async def diff(self, run_id: str, other_run_id: str) -> Sequence[Difference]:
+        """In what two runs differ, such as a run and its fork; the first step is where they part."""
+        return await self._database.execute(calls.diff_runs(run_id=run_id, other_run_id=other_run_id))
+
+    async def reconcile(self, max: int = 100) -> Reconciliation:
+        """Looks at the runs that are due, at most ``max``: leases, gates, timers and deadlines that have run out.
+
+        Nothing is unsafe without it; call it every few seconds from anywhere, by as many processes as you like.
+        """
+        return await self._database.execute(calls.reconcile(max=max))
+
+    def bind(self, connection: AsyncConnection) -> AsyncBound:
+        """The same database over the caller's connection and in the caller's transaction: a run made there exists if,
+        and only if, that transaction commits.
+
+        Raises:
+            InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below.
+        """
+        return AsyncBound(connection)
+
+    async def migrate(self, *, role_prefix: str | None = None) -> MigrationReport:
+        """Installs the schema or brings it up to date; says what was done. See :mod:`tidebase.schema.migrations`."""
+        return await migrate(self._database, role_prefix)
+
+    async def close(self) -> None:
+        """Closes all connections. Leases that are held run out by themselves. What is needed again is opened again.
+
+        With asyncio those of the running event loop.
+        """
+        self._heartbeats.close()
+        await self._database.close()
+
+    async def __aenter__(self) -> AsyncTidebase:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def _enter(self, started: Started, invocation: Invocation) -> AsyncRun:
+        assert started.hold is not None
+        self._here.watch(started.hold)
+        self._heartbeats.add(started.hold)
+        return AsyncRun(self, self._database, started.hold, started.checkpoints, invocation.workflow)
+
+    def _leave(self, hold: Hold) -> None:
+        self._heartbeats.remove(hold)
+        hold.end()
+
+    async def _attach(
+        self,
+        workflow_name: str,
+        run_id: str | None,
+        input: Any,
+        wait_s: float | None,
+        on_lease_lost: Callable[[TidebaseError], None] | None,
+        options: RunOptions,
+    ) -> AsyncRunSession:
+        invocation = Invocation(
+            workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
+        )
+        started = await drive_async(workflow.attach(self, invocation), self._database)
+        assert started.hold is not None
+        started.hold.on_lost = on_lease_lost
+        self._heartbeats.add(started.hold)
+        return AsyncRunSession(self, self._database, started, workflow_name, self._leave)
+
+
+class AsyncBound:
+    """``tide.bind(connection)``: what may be part of the caller's transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        require_psycopg(connection, psycopg.AsyncConnection)
+        self.runs = AsyncRuns(AsyncDatabase(connection, joined=True))

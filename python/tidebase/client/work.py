@@ -1,0 +1,521 @@
+# Made by python/tools/faces.py out of work_async.py: change that, and run `make faces`.
+"""What a workflow works with, for threads: the run, its steps, gates, state and transactions; and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+
+import psycopg
+
+from ..core import codec
+from ..core.database import Connection, Database
+from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, interruption
+from ..core.flow import Flow, drive, one
+from ..domain import calls, child, gate, state, workflow
+from ..domain.calls import Snapshot, StateVersion, UsageTotal
+from ..domain.child import MAX_PARALLEL, ChildOptions, ChildSpec, Order
+from ..domain.event import emit
+from ..domain.gate import GateAnswer, GateOpening, GateOptions
+from ..domain.join import Joined, join, require_room, require_sight, sight, standing
+from ..domain.lease import Hold
+from ..domain.state import Moment, StateOptions, VersionOptions, snapshot
+from ..domain.step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform
+from ..domain.transaction import Skipped, Transaction, Trial
+from ..domain.usage import UsageOptions, record
+from ..domain.workflow import Started
+from ._threads import apart, called, together
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .tide import Tidebase
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Step:
+    """``run.step``: does a named piece of work once; on a replay its stored result is returned.
+
+    ``run.step("plan", make_plan, topic)`` hashes the arguments as the step's input; ``run.step("search", lambda:
+    search(plan), input=plan)`` hashes what it is told. Options stand with the second form, or before:
+    ``run.step.options(retries=3, key=doc.id)("parse", parse, doc)``. See :class:`~tidebase.domain.step.StepOptions`.
+
+    Raises:
+        InputMismatch: the step was begun with another input.
+        StepNotRunning: a step of the same name was done in this attempt, or is at work; tell them apart with ``key``.
+        InvalidArgument: the name or the key is not allowed, or the input cannot be stored; nothing was executed.
+        NotSerializable, StepOutputDecodeError, StepTimeout, and whatever the function raises when no retries are left.
+        LeaseLost, RunCancelled: stop; see :class:`~tidebase.core.errors.Interruption`.
+    """
+
+    def __init__(self, run: Run, options: StepOptions | None = None) -> None:
+        self._run = run
+        self._options = options
+
+    @overload
+    def __call__(self, name: str, function: Callable[[], T], /, **options: Unpack[StepOptions]) -> T: ...
+
+    @overload
+    def __call__(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    def __call__(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return self._run._perform(Work.of(name, function, args, kwargs, self._options))
+
+    def options(self, **options: Unpack[StepOptions]) -> Step:
+        """The same, with these options for the next call."""
+        return Step(self._run, cast(StepOptions, {**(self._options or {}), **options}))
+
+
+class Gate:
+    """``run.gate``: asks a person and waits for the one decision."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __call__(
+        self, name: str, prompt: str | None = None, *, suspend: bool = False, **options: Unpack[GateOptions]
+    ) -> GateAnswer:
+        """Returns the decision; a gate that was decided before returns it at once.
+
+        Args:
+            name: unique in the run, among gates and timers.
+            prompt: the question. What is asked (prompt and data) is part of the gate: other ones raise InputMismatch.
+            suspend: do not wait in this process: the run waits in the database, and ``tide.run`` raises
+                RunSuspendedError to its caller. Call it again once the decision has fallen.
+            options: see :class:`~tidebase.domain.gate.GateOptions`.
+        """
+        return self._run._do(gate.ask(self._run._hold, name, prompt, options, suspend))
+
+
+class Gates:
+    """``run.gates``: gates for those who cannot block."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def begin(self, name: str, prompt: str | None = None, **options: Unpack[GateOptions]) -> GateOpening:
+        """Opens a gate, or finds it; has the secret that entitles its bearer to decide."""
+        return self._run._do(gate.begin(self._run._hold, name, prompt, options))
+
+    def get(self, name: str) -> GateAnswer | None:
+        """The decision; None while there is none. Raises NotFound."""
+        return self._run._do(gate.get(self._run._hold, name))
+
+    def secret(self, name: str, *, voter: str | None = None) -> str | None:
+        """The secret of a gate, to be handed out; None when it is decided. Raises NotFound.
+
+        With ``voter`` a personal one: where several people must agree, its bearer votes as this voter.
+        """
+        return self._run._do(gate.secret(self._run._hold, name, voter))
+
+
+class State:
+    """``run.state``: the run's live state, and other documents that it keeps, each with its history."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def set(self, value: Any, **options: Unpack[StateOptions]) -> int:
+        """Makes a value the next version and returns the version's number.
+
+        Options: see :class:`~tidebase.domain.state.StateOptions`.
+
+        Raises:
+            VersionConflict: ``expected_version`` is not the newest one.
+            NotSerializable: the value cannot be stored as JSON.
+        """
+        return self._run._do(state.write(calls.set_state, self._run._hold, options, value=codec.encode(value)))
+
+    def patch(self, patch: Any, **options: Unpack[StateOptions]) -> int:
+        """Applies a merge patch (RFC 7396: members are set, None removes one, lists are replaced) to the newest version
+        and returns the new version's number. What is stored is what changed: a list that grew costs what was added.
+        """
+        return self._run._do(state.write(calls.patch_state, self._run._hold, options, patch=codec.encode(patch)))
+
+    def save(self, label: str, *, stream: str = state.MAIN, **options: Unpack[VersionOptions]) -> int:
+        """Gives the state as it is now a label, in a version of its own. Raises NotFound when there is no state."""
+        return self._run._do(state.write(calls.save_state, self._run._hold, options, label=label, stream=stream))
+
+    def restore(
+        self,
+        version: int | None = None,
+        *,
+        label: str | None = None,
+        stream: str = state.MAIN,
+        **options: Unpack[VersionOptions],
+    ) -> int:
+        """Makes an earlier version, by number or label, the newest again: as a new version. Raises NotFound."""
+        call = state.write(calls.restore_state, self._run._hold, options, version=version, label=label, stream=stream)
+        return self._run._do(call)
+
+    def get(self, stream: str = state.MAIN, *, default: Any = None, **moment: Unpack[Moment]) -> Any:
+        """The value, now or at a :class:`~tidebase.domain.state.Moment`; ``default`` where there is none."""
+        return self._run._do(state.value(self._run.run_id, stream, default, moment))
+
+    def versions(
+        self, stream: str | None = None, *, labeled: bool = False, before: int | None = None, max: int | None = None
+    ) -> Sequence[StateVersion]:
+        """The versions, newest first, without their values; see :meth:`Runs.state_versions`."""
+        return self._run._database.execute(state.versions(self._run.run_id, stream, labeled, before, max, False))
+
+
+class Snapshots:
+    """``run.snapshots``: what a target (a file, a page, the run itself) looked like, kept under a label."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def create(
+        self, label: str, state: Any = None, *, target: tuple[str, str] | None = None, **options: Unpack[VersionOptions]
+    ) -> int:
+        """Keeps a snapshot and returns its number, counted for each target.
+
+        Args:
+            state: what it looks like; None for the run's own state as it is now.
+            target: type and id of what it is of; by default the run.
+        """
+        return self._run._do(snapshot(self._run._hold, label, target, state, options))
+
+    def list(
+        self, *, target: tuple[str, str] | None = None, label: str | None = None, max: int | None = None
+    ) -> Sequence[Snapshot]:
+        """Snapshots and saved states, newest first."""
+        return self._run._database.execute(state.snapshots(self._run.run_id, target, label, max))
+
+
+class Usage:
+    """``run.usage``: what the run's calls to models used."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def record(self, **options: Unpack[UsageOptions]) -> UsageTotal:
+        """Records what a call used and returns the run's totals so far.
+
+        Options: see :class:`~tidebase.domain.usage.UsageOptions`. ``exhausted`` says that a budget is used up: the next
+        step that is begun raises BudgetExhausted.
+        """
+        return self._run._do(record(self._run._hold, options))
+
+
+class SyncTransaction(Transaction[Connection]):
+    """A :class:`~tidebase.domain.transaction.Transaction` on a :class:`psycopg.Connection`."""
+
+    def execute(self, query: Any, parameters: Any = None) -> psycopg.Cursor[Any]:
+        """``connection.execute``; on a replay nothing happens, and the cursor has no rows."""
+        if self.replayed:
+            return cast("psycopg.Cursor[Any]", Skipped())
+        return self.connection.execute(query, parameters)
+
+
+class Run:
+    """A run that is being worked on. Safe to use from several threads at once.
+
+    Attributes:
+        step: does a step; see :class:`Step`.
+        gate: asks a person; see :class:`Gate`.
+        gates: the same without waiting; see :class:`Gates`.
+        state: its live state, with history; see :class:`~State`.
+        snapshots: what other things looked like; see :class:`~Snapshots`.
+        usage: what its calls to models used; see :class:`~Usage`.
+    """
+
+    def __init__(self, tide: Tidebase, database: Database, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
+        self._tide = tide
+        self._database = database
+        self._hold = hold
+        self._checkpoints = checkpoints
+        self.workflow = workflow
+        self.step = Step(self)
+        self.gate = Gate(self)
+        self.gates = Gates(self)
+        self.state = State(self)
+        self.snapshots = Snapshots(self)
+        self.usage = Usage(self)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._hold.run_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the run this is, from 1."""
+        return self._hold.attempt
+
+    @property
+    def token(self) -> int:
+        """The lease's fencing token, for calls to the SQL functions of one's own."""
+        return self._hold.token
+
+    def emit(self, type: str, payload: Any = None, *, transient: bool = False) -> int:
+        """Appends an event of one's own to the run's log and returns its seq. A resumed workflow that comes by again,
+        outside of a step, and tells the same is recognised, and gets the seq that the event has.
+
+        Args:
+            type: a name such as ``agent.progress``; the prefixes of Tidebase's own types are refused.
+            payload: any value that can be stored as JSON.
+            transient: it may be lost with the last moments of a crashed server, and costs no flush.
+        """
+        return self._do(emit(self._hold, type, payload, transient))
+
+    def sleep(self, name: str, seconds: float, *, suspend: bool = False) -> None:
+        """Waits for a durable timer: a run that is resumed only waits for what is left of it.
+
+        Args:
+            suspend: wait in the database, without this process; see :class:`Gate`.
+        """
+        self._do(gate.sleep(self._hold, name, seconds, suspend))
+
+    def child(
+        self,
+        workflow_name: str,
+        function: Callable[[Run, Any], T] | None = None,
+        *,
+        name: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> T:
+        """Runs a child to its result. A resumed parent finds the child again, and a completed one returns its result.
+
+        Args:
+            workflow_name: the child's workflow; also the name of the edge to it, unless ``name`` says another one.
+            function: ``(run, input) -> result``; may be left out when it was registered.
+            name: unique among the run's children.
+            wait_s: how long to wait while another worker has the child's lease; see :meth:`Tidebase.run`.
+            options: see :class:`~tidebase.domain.child.ChildOptions`.
+
+        Raises:
+            ChildFailed: the child was cancelled, or taken over. InputMismatch: the name is that of another child.
+            Suspended: the child waits for a gate or a timer, and so does this run now.
+            Whatever the child's workflow raises: resuming this run works on the child again.
+        """
+        order = Order(name or workflow_name, workflow_name, None, input, options)
+        chosen = cast("Callable[..., T]", self._tide._registry.find(workflow_name, function))
+        work = self._do(child.accompany(self._tide, self._hold, order, chosen, wait_s))
+        return apart(work, f"tidebase-child-{order.name}")
+
+    def fanout(
+        self,
+        name: str,
+        children: Sequence[ChildSpec],
+        *,
+        max_parallel: int = MAX_PARALLEL,
+        **options: Unpack[StepOptions],
+    ) -> list[Any]:
+        """Runs children in parallel threads and returns their results in order, kept in the step ``join:<name>``.
+
+        A child that fails does not stop the others; a resumed parent works only on those that have no result.
+
+        Args:
+            children: see :class:`~tidebase.domain.child.ChildSpec`.
+            max_parallel: how many are worked on at once.
+            options: of the joining step, such as ``timeout_s`` or ``retries``.
+
+        Raises:
+            FanoutFailed: some failed; it has their errors and the others' results.
+            Suspended: none failed, but some wait for a gate or a timer, and so does this run now.
+        """
+        orders = [Order.of(name, spec) for spec in children]
+        functions = [self._tide._registry.find(order.workflow, order.function) for order in orders]
+
+        def collect() -> list[Any]:
+            outcomes = together(self._tide, self._database, self._hold, orders, functions, max_parallel)
+            try:
+                return self._do(child.joined(self._hold, name, outcomes))
+            except RunSuspendedError as error:  # of a session
+                raise interruption(error) from error
+
+        results: list[Any] = self._perform(child.joining(name, orders, collect, options, self._checkpoints))
+        return results
+
+    @overload
+    def transaction(
+        self, name: str, *, connection: Any = None, **options: Unpack[StepOptions]
+    ) -> AbstractContextManager[SyncTransaction]: ...
+
+    @overload
+    def transaction(
+        self,
+        name: str,
+        function: Callable[[SyncTransaction], T],
+        *,
+        connection: Any = None,
+        **options: Unpack[StepOptions],
+    ) -> T: ...
+
+    def transaction(
+        self,
+        name: str,
+        function: Callable[[SyncTransaction], Any] | None = None,
+        *,
+        connection: Any = None,
+        **options: Unpack[StepOptions],
+    ) -> Any:
+        """A step whose block is a transaction on one connection: its SQL and its checkpoint commit together.
+
+        On a replay the block runs again, but its statements are not executed: see
+        :class:`~tidebase.domain.transaction.Transaction`. When the lease was lost meanwhile, all of it is rolled back.
+        With a function instead of a block, ``run.transaction("charge", charge)``, that is called with the transaction,
+        and what it returns is the result; it may have ``retries``, and is not called on a replay.
+
+        Args:
+            connection: your own, in a transaction that you commit: a psycopg.Connection, or an Session or
+                Connection of SQLAlchemy on psycopg 3. The step is completed if, and only if, you commit. Commit
+                right after the block: until then the run is locked, and after 15 idle seconds the server rolls back.
+            options: see :class:`~tidebase.domain.step.StepOptions`. ``timeout_s`` rolls back what takes longer;
+                ``side_effects`` and the like are about what is done besides, to the outside: of the SQL a crash leaves
+                nothing. ``retries`` need the function; they and ``timeout_s`` cannot be said of your own transaction.
+
+        Raises:
+            InvalidArgument: an option, or the connection, cannot be honoured.
+            NotSerializable, StepOutputDecodeError, StepTimeout: all of it was rolled back.
+        """
+        trial = Trial(self._hold, self._checkpoints, name, function, options, connection is not None)
+        return self._block(trial, connection) if function is None else self._transact(trial, function, connection)
+
+    @contextmanager
+    def _block(self, trial: Trial, given: Any) -> Iterator[SyncTransaction]:
+        joined = self._join(given)
+        stored = self._do(trial.begin())
+        if stored is not None:
+            yield SyncTransaction(None, trial.stored(stored))
+            return
+        transaction, sent, settled = (SyncTransaction(None), False, None)
+        try:
+            with self._hold.executing(trial.name):
+                with self._scope(trial, joined) as connection:
+                    transaction = SyncTransaction(connection)
+                    yield transaction
+                    if joined is not None:
+                        joined.flush()
+                    call, settled = trial.completion(transaction.result)
+                    sent = True
+                    self._database.execute_on(connection, call)
+        except Interruption as error:
+            inner = self._interruption(error)
+            if inner is error:
+                raise
+            raise inner from error
+        except Exception as error:
+            known = trial.seen_as(error)
+            if self._do(trial.failed(known)) or not sent:
+                if known is error:
+                    raise
+                raise known from error
+        transaction.result = settled
+
+    def _transact(self, trial: Trial, function: Callable[[SyncTransaction], T], given: Any) -> T:
+        while True:
+            try:
+                with self._block(trial, given) as transaction:
+                    if not transaction.replayed:
+                        context = current_step.set(trial.name)
+                        try:
+                            transaction.result = called(function(transaction))
+                        finally:
+                            current_step.reset(context)
+                return cast(T, transaction.result)
+            except Exception:
+                if trial.again_in is None:
+                    raise
+            self._do(trial.pause())
+
+    def _join(self, given: Any) -> Joined | None:
+        """The caller's transaction, if there is one, which can be joined. Nothing has been begun yet."""
+        if given is None:
+            return None
+        joined = join(given)
+        if self._database.is_single(joined.connection):
+            raise InvalidArgument("connection must be left out: there is no other one")
+        require_room(self._database.execute_on(joined.connection, standing()))
+        return joined
+
+    @contextmanager
+    def _scope(self, trial: Trial, joined: Joined | None) -> Iterator[Connection]:
+        """The transaction; in one of the caller's a savepoint, so that a block that fails leaves nothing."""
+        if joined is None:
+            with self._database.transaction() as connection:
+                limit = trial.limit()
+                if limit is not None:
+                    self._database.execute_on(connection, limit)
+                yield connection
+            return
+        connection = joined.connection
+        require_sight(self._database.execute_on(connection, sight(self._hold, trial.name)), trial.name)
+        with connection.transaction(), joined.nested():  # the first one refuses to be committed from inside
+            yield connection
+
+    def _perform(self, work: Work[T]) -> T:
+        return self._do(perform(self._hold, self._checkpoints, work))
+
+    def _do(self, flow: Flow[T]) -> T:
+        return drive(inside(flow, self._hold), self._database)
+
+    def _interruption(self, error: BaseException) -> BaseException:
+        return interruption(error)
+
+
+class RunSession(Run):
+    """A run that is worked on outside a function: leased and kept alive until ``complete``, ``fail`` or ``close``.
+
+    What ends the work is raised as an ordinary exception: LeaseLostError, RunCancelledError. As a context manager it
+    fails the run on an exception, and otherwise gives the lease up if the run was not ended.
+    """
+
+    def __init__(
+        self, tide: Tidebase, database: Database, started: Started, workflow_name: str, leave: Callable[[Hold], None]
+    ) -> None:
+        assert started.hold is not None
+        super().__init__(tide, database, started.hold, started.checkpoints, workflow_name)
+        started.hold.session = True
+        self.input = codec.decode(started.lease.input)
+        self._leave = leave
+        self._open = True
+
+    def heartbeat(self) -> None:
+        """Renews the lease now; it is also done in the background."""
+        self._do(one(self._hold.renewal()))
+
+    def complete(self, result: Any = None) -> None:
+        """Stores the result and ends the run for good."""
+        call = calls.complete_run(run_id=self.run_id, token=self.token, result=codec.encode(result))
+        self._hold.trace.completed()
+        self._leave(self._hold)
+        self._do(one(call))
+        self._open = False
+
+    def fail(self, error: BaseException | str) -> None:
+        """Ends this attempt with an error; the run may be resumed."""
+        failure = error if isinstance(error, BaseException) else RuntimeError(error)
+        self._hold.trace.failed(failure)
+        self._leave(self._hold)
+        self._do(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
+        self._open = False
+
+    def close(self) -> None:
+        """Gives the lease up without ending the run. Does nothing when the run was ended."""
+        if self._open:
+            self._open = False
+            self._leave(self._hold)
+            self._do(workflow.release(self._hold))
+
+    def __enter__(self) -> RunSession:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._open and isinstance(error, Exception):
+            self._open = False
+            self._hold.trace.failed(error)
+            self._leave(self._hold)
+            self._do(workflow.fail(self._hold, error))
+        self.close()
+
+    def _do(self, flow: Flow[T]) -> T:
+        return drive(outside(flow, self._hold), self._database)
+
+    def _interruption(self, error: BaseException) -> BaseException:
+        return error

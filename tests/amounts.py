@@ -1,0 +1,43 @@
+"""How much of a probe is done: by ``make test``, which must come to its end in minutes, and by ``make torture``, which
+does the same in a longer form (``torture.long``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Amount(NamedTuple):
+    test: int
+    torture: int
+
+
+#: Workers killed in the middle of their runs, in ``test_crash``; and between a charge and its checkpoint.
+KILLED_WORKERS = Amount(50, 200)
+KILLED_CHARGERS = Amount(40, 125)
+
+#: Rounds of a fight for a lease that has lapsed, and leases of a millisecond.
+TAKE_OVERS = Amount(400, 1000)
+SHORT_LEASES = Amount(400, 1000)
+
+#: Transactions of each of sixteen writers, and calls of each of sixteen connections.
+TRANSACTIONS = Amount(40, 100)
+RANDOM_CALLS = Amount(300, 800)
+
+#: Gates of each of twenty runs, a hundred deciders at each.
+GATES = Amount(3, 10)
+
+#: Runs that are cancelled at the moment at which something else happens to them.
+CANCELLATIONS = Amount(300, 1000)
+
+#: Examples of Hypothesis, each with dozens of values.
+EXAMPLES = Amount(20, 100)
+
+#: Sequences of calls against the model; ``make torture`` makes them by time.
+SEQUENCES = 50
+
+#: Subscribers of so many runs with so many events each; streams that are open at once.
+SUBSCRIBERS = Amount(150, 500)
+FOLLOWED_RUNS = Amount(20, 50)
+EVENTS = Amount(100, 200)
+STREAMS = Amount(400, 1000)

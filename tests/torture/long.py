@@ -1,0 +1,86 @@
+"""The probes of ``make test`` in their long form: how long that is, is said in ``amounts``."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+
+from .. import probe_workers, probes, test_cancel, test_canonical, test_gate, test_review, test_state, test_stream
+from ..amounts import (
+    CANCELLATIONS,
+    EVENTS,
+    EXAMPLES,
+    FOLLOWED_RUNS,
+    GATES,
+    KILLED_CHARGERS,
+    KILLED_WORKERS,
+    RANDOM_CALLS,
+    SHORT_LEASES,
+    STREAMS,
+    SUBSCRIBERS,
+    TAKE_OVERS,
+    TRANSACTIONS,
+)
+from ..probe_stream import POOL, Load, everything_once, named, replica
+from ..probe_support import connect
+from ..support_gate import user
+
+
+def _deciders(url: str) -> list[str]:
+    with connect(url) as db, user(db, url, "reader", "worker") as member:
+        return test_gate.hammer(db, member, runs=20, gates=GATES.torture, attempts=100, connections=16)
+
+
+def _cancellations(url: str) -> list[str]:
+    with connect(url) as db:
+        return test_cancel.race(db, url, rounds=CANCELLATIONS.torture)
+
+
+def _chargers(url: str, keyed: bool) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        massacre = test_review.Massacre(url, Path(folder) / "ledger", keyed)
+        return massacre.violations(KILLED_CHARGERS.torture, deaths=5)
+
+
+def _subscribers(url: str) -> list[str]:
+    load = Load(FOLLOWED_RUNS.torture, SUBSCRIBERS.torture, EVENTS.torture)
+    limits = {"one": POOL + 1, "other": POOL + 1}
+    with replica(named(url, "one")) as one, replica(named(url, "other")) as other:
+        outcome = asyncio.run(everything_once(url, [one.address, other.address], limits, load))
+    return outcome.problems + one.problems() + other.problems()
+
+
+def _streams(url: str) -> list[str]:
+    with test_stream.as_many_files_as_may_be():
+        return asyncio.run(test_stream.many_streams(url, STREAMS.torture))
+
+
+def _examples(url: str) -> list[str]:
+    """What the database makes of values, beside what Python does."""
+    many = settings(max_examples=EXAMPLES.torture, deadline=None, suppress_health_check=list(HealthCheck))
+    with connect(url) as db:
+        many(given(test_canonical.LISTS)(lambda examples: test_canonical.forms_agree(db, examples)))()
+        many(given(test_canonical.PAIRS)(lambda pairs: test_canonical.hashes_agree(db, pairs)))()
+        many(given(test_state.PAIRS)(lambda pairs: test_state.changes_agree(db, pairs)))()
+    return []
+
+
+#: What each does with the URL of a migrated database; it returns the violations that it saw.
+LONG: dict[str, Callable[[str], list[str]]] = {
+    "killed workers": lambda url: probe_workers.worker_kills(url, kills=KILLED_WORKERS.torture),
+    "take-overs": lambda url: probes.takeovers(url, rounds=TAKE_OVERS.torture),
+    "short leases": lambda url: probes.short_leases(url, grants=SHORT_LEASES.torture),
+    "writers": lambda url: probes.event_order(url, writers=16, transactions=TRANSACTIONS.torture, steps=True),
+    "random calls": lambda url: probes.stress(url, connections=16, calls=RANDOM_CALLS.torture),
+    "deciders": _deciders,
+    "cancellations": _cancellations,
+    "killed chargers with keys": lambda url: _chargers(url, keyed=True),
+    "killed chargers without": lambda url: _chargers(url, keyed=False),
+    "subscribers": _subscribers,
+    "streams": _streams,
+    "examples": _examples,
+}
