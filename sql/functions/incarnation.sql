@@ -30,7 +30,10 @@ returns bigint
 language sql volatile
 as $$
   insert into tidebase_private.incarnation as i (whereabouts, tokens_before)
-  values (begin_incarnation.whereabouts, extract(epoch from clock_timestamp())::bigint << 20)
+  values (begin_incarnation.whereabouts, case
+    when exists (select from tidebase.attempts) or exists (select from tidebase_private.incarnation)
+      then extract(epoch from clock_timestamp())::bigint << 20
+    else 0 end)  -- nothing was ever granted here
   on conflict on constraint incarnation_pkey do update
   set whereabouts = excluded.whereabouts, tokens_before = greatest(i.tokens_before, excluded.tokens_before), begun_at = clock_timestamp()
   where i.whereabouts <> excluded.whereabouts

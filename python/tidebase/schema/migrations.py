@@ -84,6 +84,12 @@ def function_files() -> dict[str, str]:
     return {path.name: path.read_text("utf-8") for path in sorted((sql_folder() / "functions").glob("*.sql"))}
 
 
+def migration_files() -> dict[str, str]:
+    """The migrations in their order: name and content."""
+    paths = sorted((sql_folder() / "migrations").glob("*.sql"))
+    return {path.stem: path.read_text("utf-8") for path in paths if not path.stem.endswith(".rollback")}
+
+
 def migrate(
     connection: psycopg.Connection[Any],
     role_prefix: str | None = None,
@@ -108,11 +114,16 @@ def migrate(
 
     def work() -> MigrationReport:
         found = _look(connection, role_prefix)
-        return found.report if found.report.is_current else _apply(connection, role_prefix, found)
+        if not found.report.is_current:
+            _refuse_extension(connection)
+            return _apply(connection, role_prefix, found)
+        return found.report
 
     with _translated():
         with _honest(connection):
             found = _look(connection, role_prefix)
+            if not found.report.is_current:
+                _refuse_extension(connection)
         report = found.report
         if not report.is_current:
             report = _alone(connection, work, patience_s, progress)
@@ -145,9 +156,10 @@ def rollback(
         raise TidebaseError(f"there is no migration {to!r}", hint="See the files in sql/migrations.")
 
     def work() -> list[str]:
+        _refuse_extension(connection)
         backend = _backend(connection)
         todo = backend.to_rollback(migrations.filter(lambda migration: to is None or migration.id > to))
-        connection.execute(sql.SQL("comment on schema tidebase_private is {}").format(sql.Literal(_ABOUT)))
+        connection.execute(sql.SQL("comment on schema tidebase_private is {}").format(sql.Literal(ABOUT)))
         _drop_functions(connection)
         connection.execute("delete from tidebase_private.function_files")
         backend.rollback_migrations(todo)
@@ -161,7 +173,7 @@ def rollback(
 
 # --- What is there ----------------------------------------------------------------------------------------------------
 
-_ABOUT = "Tidebase: what its functions share; not an API."
+ABOUT = "Tidebase: what its functions share; not an API."
 
 
 @dataclass(frozen=True)
@@ -174,13 +186,38 @@ class _Found:
 
 def _look(connection: psycopg.Connection[Any], wanted_prefix: str | None) -> _Found:
     noted = _noted(_comment(connection))
+    extension = _extension(connection)
+    if extension is not None:
+        return _Found(_of_extension(extension, noted), "tidebase")
     prefix = wanted_prefix or noted.get("roles") or "tidebase"
-    if noted.get("files") != _package():
+    if noted.get("files") != package_checksum():
         migrations, functions = _missing(connection)
         return _Found(MigrationReport(migrations, functions), prefix)
     as_noted = noted.get("access") == ownership.state(connection)
     moves = ownership.can_hand_over(connection, f"{prefix}_owner") or prefix != noted.get("roles")
     return _Found(MigrationReport(access=not as_noted or moves), prefix)
+
+
+def _extension(connection: psycopg.Connection[Any]) -> str | None:
+    """The version of the extension, where the schema came by ``create extension``."""
+    row = connection.execute("select extversion from pg_extension where extname = 'tidebase'").fetchone()
+    return str(row[0]) if row else None
+
+
+def _of_extension(version: str, noted: dict[str, Any]) -> MigrationReport:
+    """What the extension lacks, which only ``alter extension`` brings."""
+    later = [name for name in migration_files() if name[:4] > version] if version.isdigit() else []
+    is_newest = not later and noted.get("files") == package_checksum()
+    return MigrationReport(later, [] if is_newest else list(function_files()))
+
+
+def _refuse_extension(connection: psycopg.Connection[Any]) -> None:
+    """What belongs to an extension is changed by that alone: else a dump would not know of it."""
+    if _extension(connection) is not None:
+        raise TidebaseError(
+            "the schema belongs to the extension tidebase",
+            hint="Put this package's files in place (make extension), then: alter extension tidebase update",
+        )
 
 
 def _comment(connection: psycopg.Connection[Any]) -> str | None:
@@ -197,9 +234,9 @@ def _noted(comment: str | None) -> dict[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def _package() -> str:
+def package_checksum() -> str:
     """Stands for everything in this package's ``sql`` folder."""
-    return _checksum(json.dumps([[migration.id for migration in _migrations()], function_files()]))[:16]
+    return checksum(json.dumps([[migration.id for migration in _migrations()], function_files()]))[:16]
 
 
 def _missing(connection: psycopg.Connection[Any]) -> tuple[list[str], list[str]]:
@@ -224,12 +261,12 @@ def _missing(connection: psycopg.Connection[Any]) -> tuple[list[str], list[str]]
             hint="Install the package that migrated it, or let that one roll it back.",
         )
     files = function_files()
-    changed = [name for name, content in files.items() if known.get(name) != _checksum(content)]
+    changed = [name for name, content in files.items() if known.get(name) != checksum(content)]
     functions = changed + [name for name in known if name not in files]
     return [name for name in everything[0] if name not in applied], functions or everything[1]
 
 
-def _checksum(content: str) -> str:
+def checksum(content: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -553,7 +590,7 @@ def _apply_functions(connection: psycopg.Connection[Any]) -> None:
         except psycopg.Error as error:
             raise TidebaseError(f"sql/functions/{name}: {error}", sqlstate=error.sqlstate) from error
         connection.execute(
-            "insert into tidebase_private.function_files (name, checksum) values (%s, %s)", [name, _checksum(content)]
+            "insert into tidebase_private.function_files (name, checksum) values (%s, %s)", [name, checksum(content)]
         )
 
 
@@ -591,8 +628,8 @@ def _prefix(connection: psycopg.Connection[Any]) -> str:
 
 def _note(connection: psycopg.Connection[Any]) -> None:
     """Notes in the comment on the schema, which everybody can read, what was applied."""
-    noted = {"roles": _prefix(connection), "files": _package(), "access": ownership.state(connection)}
-    comment = sql.Literal(f"{_ABOUT}\n{json.dumps(noted)}")
+    noted = {"roles": _prefix(connection), "files": package_checksum(), "access": ownership.state(connection)}
+    comment = sql.Literal(f"{ABOUT}\n{json.dumps(noted)}")
     connection.execute(sql.SQL("comment on schema tidebase_private is {}").format(comment))
 
 
