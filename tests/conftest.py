@@ -24,7 +24,9 @@ import pytest
 from psycopg import sql
 
 from tidebase import AsyncTidebase, Tidebase
-from tidebase.core import local
+from tidebase.core import forked, local
+from tidebase.core.database import Database
+from tidebase.domain.heartbeat import Heartbeats
 
 from . import clusters
 from .patience import TEST_S
@@ -36,7 +38,6 @@ for variable in ("TIDEBASE_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "P
 SETTINGS = {
     "max_connections": "300",
     "fsync": "off",  # each test makes and drops a database; here servers are killed, but no machine loses its power
-    "full_page_writes": "off",
     "max_wal_size": "128MB",  # the data may be in memory
     "extension_control_path": "$system:/usr/share/postgresql/15",  # from 18 on: Debian's pgTAP is plain SQL
     "shared_buffers": "64MB",
@@ -154,6 +155,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if not is_repetition(item)]
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     config.hook.pytest_deselected(items=repetitions)
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on() -> Iterator[None]:
+    """A wrapper that a test has left open renews no lease, and waits for no server, after the test."""
+    yield
+    for left in list(forked._inheritable):
+        if isinstance(left, Heartbeats | Database):
+            left.close()
 
 
 @pytest.fixture(scope="session")

@@ -255,8 +255,8 @@ def one_review(url: str, connections: int = 6) -> list[str]:
 # -- cancellation -----------------------------------------------------------------------------------------------------
 
 
-def cancelled_for_good(url: str, rounds: int = 10) -> list[str]:
-    """Cancelling races with everything that a worker, a successor or a decider may do."""
+def cancelled_for_good(url: str, rounds: int = 14) -> list[str]:
+    """Cancelling meets everything that a worker, a successor or a decider may do, and is before or behind it."""
     found = []
     rivals = ("complete_run", "fail_run", "begin_step", "open_gate", "release_run", "acquire_run", "decide_gate")
     with connect(url) as connection:

@@ -172,15 +172,17 @@ def behind_the_lock(
     meanwhile: Callable[[Connection], None] | None = None,
 ) -> list[T]:
     """Does ``work(connection, number)`` in ``count`` threads while somebody else holds the run's head, lets all of them
-    queue up, does ``meanwhile`` in the transaction that holds the lock, and lets go.
+    queue up in the order of their numbers, does ``meanwhile`` in the transaction that holds the lock, and lets go.
 
     This forces what a race only hits by chance: whatever a call reads before it waits is out of date when it goes on.
     """
     with connect(url) as observer, connect(url) as blocker, queue(url) as line:
         with blocker.transaction():
             blocker.execute("select from tidebase.run_heads where run_id = %s for update", (run_id,))
-            futures = [line.add(functools.partial(_numbered, work, number)) for number in range(count)]
-            line.settle(observer)
+            futures = []
+            for number in range(count):
+                futures.append(line.add(functools.partial(_numbered, work, number)))
+                line.settle(observer)
             if meanwhile is not None:
                 meanwhile(blocker)
         return [future.result(PATIENCE_S) for future in futures]

@@ -17,6 +17,7 @@ from tidebase.core.errors import RunCancelled, RunCancelledError, RunSuspendedEr
 
 from .amounts import CANCELLATIONS
 from .patience import PATIENCE_S
+from .probe_support import queue
 from .support_gate import (
     Db,
     acquire,
@@ -137,14 +138,22 @@ def test_a_second_end_is_seen_failing_without_the_look_at_the_status(db: Db, dat
 
 @pytest.mark.breaks_invariants
 def test_a_second_end_is_seen_failing_without_the_lock(db: Db, database: str) -> None:
-    # The moment between the look and the deed is made longer, so that the rival falls into it every time.
+    """Between the look and the deed it waits, until the rival has come to its end."""
     mutate(
         db,
         "tidebase.cancel_run(text,text,text,boolean)",
         "head := tidebase_private.lock_head(run_id);",
-        "select h.* into head from run_heads h where h.run_id = cancel_run.run_id; perform pg_sleep(0.002);",
+        "select h.* into head from run_heads h where h.run_id = cancel_run.run_id; perform pg_advisory_xact_lock(7);",
     )
-    assert race(db, database, rounds=200) != []
+    a_run(db, "r")
+    with psycopg.connect(database, autocommit=True) as holder, queue(database) as line:
+        holder.execute("select pg_advisory_lock(7)")
+        cancelled = line.add(lambda connection: refusal(lambda: connection.execute("select tidebase.cancel_run('r')")))
+        line.settle(db)
+        db.execute(RIVALS["complete"], ["r"])
+        holder.execute("select pg_advisory_unlock(7)")
+        assert cancelled.result(PATIENCE_S) is None
+    assert broken_logs(db) != []
 
 
 def parent_and_child(db: Db, parent: str, child: str) -> None:

@@ -50,9 +50,8 @@ class Victim:
         """From now on no WAL reaches the disk unless a commit waits for it: whoever else might flush it is stopped."""
         flushing = "from pg_stat_activity where backend_type in ('walwriter', 'background writer', 'checkpointer')"
         with connect(self.url) as connection:
-            pids = values(connection, f"select pid {flushing}")
-            assert len(pids) == 3
-            self._stopped = [psutil.Process(pid) for pid in pids]
+            poll("all of them are there", lambda: value(connection, f"select count(*) {flushing}") == 3)
+            self._stopped = [psutil.Process(pid) for pid in values(connection, f"select pid {flushing}")]
 
             def stopped_at_rest() -> bool:
                 for process in self._stopped:

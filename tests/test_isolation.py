@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from .conftest import Server, first_on_every_version
+from .patience import PATIENCE_S
 
 FOLDER = Path(__file__).parent / "isolation"
 EXPECTED = FOLDER / "expected"
@@ -38,7 +39,7 @@ def play(spec: Path, level: str, url: str) -> str:
     environment = {**os.environ, "PGOPTIONS": options, "PGISOLATIONTIMEOUT": "30"}
     with spec.open() as script:
         result = subprocess.run(
-            [tester, url], stdin=script, capture_output=True, text=True, env=environment, timeout=120
+            [tester, url], stdin=script, capture_output=True, text=True, env=environment, timeout=PATIENCE_S
         )
     assert result.returncode == 0, result.stdout + result.stderr
     # It pads columns, and says on stderr which steps no permutation uses.

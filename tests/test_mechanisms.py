@@ -484,11 +484,11 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "a final run is cancelled all the same": (
         (Edit("cancel_run", "head.status = 'completed'", "false"),
          Edit("cancel_one", "head.status in ('cancelled', 'completed')", "false")),
-        partial(probe_gates.cancelled_for_good, rounds=70),
+        probe_gates.cancelled_for_good,
     ),
     "a cancelled run may be completed": (
         (Edit("fence", "and h.status = 'running'", ""),),
-        partial(probe_gates.cancelled_for_good, rounds=70),
+        probe_gates.cancelled_for_good,
     ),
     "reconcile waits for whoever has a run": (
         (Edit("look_at_due", "skip locked", ""),),

@@ -24,6 +24,7 @@ from tidebase.server import events
 
 from .amounts import EVENTS, FOLLOWED_RUNS, STREAMS, SUBSCRIBERS
 from .conftest import SERVERS, Server, long, on_every_version
+from .patience import PATIENCE_S
 from .probe_stream import (
     OWN,
     POOL,
@@ -304,6 +305,8 @@ async def in_a_transaction(feeds: Feeds, run_id: str, after: int) -> AsyncIterat
 
 Patch = tuple[Any, str, Any]
 
+FORGOTTEN = " for the end"
+
 #: What takes a mechanism out, and what must be found then.
 MUTATIONS: dict[str, tuple[list[Patch], str]] = {
     "Last-Event-ID is ignored": ([(events, "_position", lambda request: 0)], " came twice, 1 first"),
@@ -316,7 +319,7 @@ MUTATIONS: dict[str, tuple[list[Patch], str]] = {
     "the end comes before the last events": ([(Feed, "_look", at_the_status)], "behind the end it was answered 200"),
     "nobody looks without a ring": (
         [(subscribe, "POLL_S", 10_000), (doorbell, "_REST_S", 10_000)],
-        " for the end",
+        FORGOTTEN,
     ),
     "a stream holds a transaction": ([(Feeds, "follow", in_a_transaction)], "is idle in transaction"),
 }
@@ -337,6 +340,7 @@ async def test_the_probe_sees_what_is_missing(database: str, name: str, monkeypa
     patches, text = MUTATIONS[name]
     for where, what, instead in patches:
         monkeypatch.setattr(where, what, instead)
-    # However long one waits, who is forgotten does not come to the end.
-    outcome = await probed(database, replace(TINY, lead=10**6, patience_s=3))
+    # However long one waits, who is forgotten does not come to the end; all the others do, sooner or later.
+    patience_s = 3 if text == FORGOTTEN else PATIENCE_S
+    outcome = await probed(database, replace(TINY, lead=10**6, patience_s=patience_s))
     assert any(text in problem for problem in outcome.problems), outcome.problems

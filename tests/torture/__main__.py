@@ -79,9 +79,12 @@ def attacks(seed: int) -> Iterator[Job]:
 @click.option("--minutes", default=10.0, show_default=True, help="How long; storms under way are finished.")
 @click.option("--seed", type=int, help="Of what is chosen by chance; by default the time.")
 @click.option("--processes", default=os.cpu_count() or 2, show_default=True, help="How many jobs at once.")
+@click.option("--jobs", type=int, help="End after so many jobs, however long each takes.")
 @click.option("--only", multiple=True, type=click.Choice(list(KINDS)), help="Just this kind of attack, or these.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("build/torture"), show_default=True)
-def main(minutes: float, seed: int | None, processes: int, only: tuple[str, ...], output: Path) -> None:
+def main(
+    minutes: float, seed: int | None, processes: int, jobs: int | None, only: tuple[str, ...], output: Path
+) -> None:
     """Break it on purpose. Exits with 1 when a violation was found."""
     seed = int(time.time()) if seed is None else seed
     begun = time.monotonic()
@@ -93,7 +96,7 @@ def main(minutes: float, seed: int | None, processes: int, only: tuple[str, ...]
 
     def next_job(running: list[Job]) -> Job | None:
         """One process attacks, the others enumerate while there is anything left."""
-        if time.monotonic() >= end:
+        if time.monotonic() >= end or len(results) + len(running) == jobs:
             return None
         attacked = any(job.kind in attackers for job in running)
         if waiting and (attacked or not attackers):

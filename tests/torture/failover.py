@@ -21,6 +21,7 @@ from tidebase.core import local
 
 from ..probe_support import Connection, connect, poll, value
 from .checker import NEVER
+from .journal import read
 from .proxy import Proxy
 from .storm import CLIENTS, SETTINGS, Crowd, Machine, Outcome, account, fresh_database, new_runs, socket_of, url_of
 
@@ -35,8 +36,11 @@ def failover(
     *,
     synchronous: bool,
     prepare: Callable[[Connection], None] = lambda connection: None,
+    least: int = 0,
 ) -> Outcome:
-    """Clients at work, the primary killed in the middle of it, the standby promoted; then the account."""
+    """Clients at work, the primary killed in the middle of it, the standby promoted; then the account. Half of so many
+    calls at least are made before, the others behind.
+    """
     choose = random.Random(seed)
     primary = Machine(folder / "primary", binaries)
     name = fresh_database(primary)
@@ -55,6 +59,7 @@ def failover(
             for role in CLIENTS:
                 crowd.add(role)
             time.sleep(seconds / 2)
+            poll("the clients are at work", lambda: len(read(journals)) >= least / 2)
             if not synchronous:
                 _fall_behind(standby, choose.uniform(0.2, 1.0))
             _kill(primary)
@@ -62,6 +67,7 @@ def failover(
             _promote(standby)
             proxy.target = str(standby.socket_folder / ".s.PGSQL.5432")
             time.sleep(seconds / 2)
+            poll("the clients are at work again", lambda: len(read(journals)) >= least)
             found = crowd.close()
         url = standby.url.replace("/postgres?", f"/{name}?")
         outcome = account(journals, url, crashed=True, promoted=NEVER if synchronous else promoted)

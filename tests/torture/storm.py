@@ -270,8 +270,11 @@ def storm(
     seed: int,
     faults: tuple[str, ...] = FAULTS,
     prepare: Callable[[Connection], None] = lambda connection: None,
+    least: tuple[int, int] = (0, 0),
 ) -> Outcome:
-    """Lets clients work on a few runs of a fresh database while faults strike, and checks what they were told."""
+    """Lets clients work on a few runs of a fresh database while faults strike, and checks what they were told. It goes
+    on for as long again until there were so many calls and faults at least: on a busy machine that takes longer.
+    """
     choose = random.Random(seed)
     name = fresh_database(machine)
     url = machine.url(name)
@@ -286,6 +289,8 @@ def storm(
             crowd.add(role)
         raging = Storm(machine, crowd, choose, faults)
         raging.rage(seconds)
+        while len(journal.read(journals)) < least[0] or raging.faults.total() < least[1]:
+            raging.rage(seconds)
         proxy.chance = 0
         found = crowd.close()
     raging.faults.update({f"a connection breaks {moment} the call": times for moment, times in proxy.broken.items()})

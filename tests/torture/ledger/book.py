@@ -157,6 +157,7 @@ class Ledger:
         return {
             "progress": self._progress,
             "workers": len(self._workers),
+            "paid": len(self._charges),
             "over": not self._raging and not waiting,
         }
 

@@ -97,6 +97,7 @@ def siege(
     tormentors: int = 2,
     mutant: str = "",
     prepare: Callable[[Connection], None] = lambda connection: None,
+    least: tuple[int, int] = (0, 0),
 ) -> Finding:
     """Lets workers work on scripts in a fresh database under trouble, and judges what they were charged.
 
@@ -105,6 +106,8 @@ def siege(
         tormentors: how many troubles there are at once.
         mutant: ``module:function`` that every worker calls first.
         prepare: what is done to the database before.
+        least: how many steps are paid and how many troubles there are at least: until then it goes on for the same time
+            again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = fresh_database(machine)
@@ -116,13 +119,16 @@ def siege(
         with crew, _hurry(machine.url(name)):
             poll("every worker is at work", lambda: book.ask("state")["workers"] >= len(slots))
             trouble = Trouble(machine, name, crew, book)
-            with ThreadPoolExecutor() as pool:
-                until = time.monotonic() + seconds
-                seeds = [seed * 10 + number for number in range(tormentors)] if troubles else []
-                raging = [pool.submit(trouble.rage, troubles, until, each) for each in seeds]
-                time.sleep(seconds)
-            for each in raging:
-                each.result()
+            seeds = [seed * 10 + number for number in range(tormentors)] if troubles else []
+            while True:
+                with ThreadPoolExecutor() as pool:
+                    until = time.monotonic() + seconds
+                    raging = [pool.submit(trouble.rage, troubles, until, each) for each in seeds]
+                    time.sleep(seconds)
+                for each in raging:
+                    each.result()
+                if book.ask("state")["paid"] >= least[0] and trouble.counts.total() >= least[1]:
+                    break
             trouble.heal()
             book.ask("calm")
             _wait(book, crew)
