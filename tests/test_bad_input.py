@@ -11,6 +11,8 @@ import pytest
 
 from tidebase import InvalidArgument, NotSerializable, Run, Tidebase, TidebaseError
 
+from .conftest import on_newest_only
+
 BIG = "x" * 10_000_000
 TEXTS: dict[str, str] = {
     "empty": "",
@@ -56,6 +58,7 @@ def _contract(tide: Tidebase, run: Run, **contract: Any) -> Any:
     return (info.side_effects or [info.idempotency_key])[0]
 
 
+@on_newest_only
 @pytest.mark.parametrize("place", PLACES)
 def test_any_text_anywhere_is_refused_clearly_or_comes_back_equal(
     tide: Tidebase, db: psycopg.Connection[Any], place: str

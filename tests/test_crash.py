@@ -21,7 +21,7 @@ from tidebase import Run, Tidebase, TidebaseError
 
 from . import clusters, probe_workers
 from .amounts import KILLED_WORKERS
-from .conftest import SERVERS, Server, long, on_newest
+from .conftest import SERVERS, Server, first_on_every_version, long, on_newest
 from .patience import PATIENCE_S
 from .probe_support import audit, call, call_rows, connect, expire, grant, new_run, poll, take_over, value, values
 from .test_mechanisms import Edit
@@ -219,7 +219,11 @@ class Load:
         return found
 
 
-@pytest.mark.parametrize("contract", [{"side_effects": ["probe.write"]}, {}], ids=["writing steps", "harmless steps"])
+@pytest.mark.parametrize(
+    "contract",
+    first_on_every_version([{"side_effects": ["probe.write"]}, {}]),
+    ids=["writing steps", "harmless steps"],
+)
 @long
 def test_killed_server_loses_nothing_that_was_acknowledged(
     victim: Victim, contract: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -265,7 +269,10 @@ def test_commit_that_need_not_wait_for_the_log_is_lost_here(careless: Victim) ->
         assert value(connection, "select to_regclass('lost') is null")
 
 
-@pytest.mark.parametrize("last", ["create_run", "acquire_run", "begin_step", "complete_step", "append_event", "end"])
+@pytest.mark.parametrize(
+    "last",
+    first_on_every_version(["complete_step", "create_run", "acquire_run", "begin_step", "append_event", "end"]),
+)
 def test_crash_right_after_the_answer_keeps_what_was_answered(careless: Victim, last: str) -> None:
     """Where the server is set to commit asynchronously, the functions whose effect must survive wait all the same."""
     with connect(careless.url) as connection:
