@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MINUTES ?= 10
 VERSIONS ?= 16,17
 
-.PHONY: help setup demo test versions torture bench lint faces extension clean
+.PHONY: help setup demo test versions torture bench lint faces docs extension clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, sieges
 bench: setup  ## Measure what a step costs, beside one insert; PEERS=1 installs others to be measured beside
 	$(if $(PEERS),$(BIN)/python -m pip install --quiet -e '.[bench]')
 	$(BIN)/python -m tests.bench $(ARGS)
+
+docs: setup  ## The documents and a reference of the package as a site: build/docs
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python python/tools/site.py build/docs
 
 extension: $(VENV)/.demo  ## The schema as an extension of Postgres: build/extension, with a script for pg_tle
 	$(BIN)/python -m tidebase.schema.extension build/extension

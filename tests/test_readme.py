@@ -1,4 +1,6 @@
-"""Every snippet of the README runs, in the order in which a reader meets them, on one fresh database."""
+"""The documents: every snippet of one runs, in the order in which a reader meets them, on a fresh database; every link
+leads somewhere; what is made of the sources is up to date.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from . import sql_reference
 from .conftest import SERVERS, Server, long, on_every_version
 from .patience import PATIENCE_S, TEST_S
 
@@ -24,20 +28,34 @@ BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<c
 
 @dataclass(frozen=True)
 class Snippet:
-    number: int
+    place: str
     language: str
     note: str
     code: str
 
     def __str__(self) -> str:
-        return f"{self.number}-{self.language}"
+        return f"{self.place} ({self.language})"
 
 
-def snippets() -> list[Snippet]:
-    text = (ROOT / "README.md").read_text("utf-8")
+#: In the order in which they are read.
+DOCUMENTS = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "python/README.md",
+        "sql/README.md",
+        "tests/README.md",
+        "tests/bench/README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+    )
+]
+
+
+def snippets(document: Path) -> list[Snippet]:
     return [
-        Snippet(number, match["language"], match["note"] or "", match["code"])
-        for number, match in enumerate(BLOCK.finditer(text), 1)
+        Snippet(f"{document} {number}", match["language"], match["note"] or "", match["code"])
+        for number, match in enumerate(BLOCK.finditer(document.read_text("utf-8")), 1)
     ]
 
 
@@ -87,9 +105,10 @@ def run_with_gateway(lines: list[str], url: str) -> None:
 
 
 @long
-def test_every_snippet_runs(server: Server, database: str) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_snippet_runs(server: Server, database: str, document: Path) -> None:
     printed = ""
-    for snippet in snippets():
+    for snippet in snippets(document):
         if snippet.note.startswith("not run"):
             continue
         if snippet.language == "python":
@@ -116,6 +135,49 @@ def test_every_snippet_runs(server: Server, database: str) -> None:
 
 def make_targets() -> set[str]:
     return set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+
+
+def test_every_document_is_among_those_that_are_tried() -> None:
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if tracked:
+        assert {ROOT / name for name in tracked} - set(DOCUMENTS) == {ROOT / "tests/landed/README.md"}
+
+
+def anchors(path: Path) -> set[str]:
+    """What the headings of a document are called in links, as GitHub makes them."""
+    text = BLOCK.sub("", path.read_text("utf-8"))
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        plain = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
+        number = sum(1 for known in found if re.fullmatch(re.escape(plain) + r"(-\d+)?", known))
+        found.add(f"{plain}-{number}" if number else plain)
+    return found
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    lost = []
+    for path in DOCUMENTS:
+        text = BLOCK.sub("", path.read_text("utf-8"))
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            there = (path.parent / name).resolve() if name else path
+            if not there.exists() or (anchor and anchor not in anchors(there)):
+                lost.append((str(path.relative_to(ROOT)), target))
+    assert lost == []
+
+
+def test_the_reference_is_what_the_comments_say(database: str) -> None:
+    """``python -m tests.sql_reference`` brings it up to date."""
+    with psycopg.connect(database) as connection:
+        made = sql_reference.reference(connection)
+    page = sql_reference.PAGE.read_text("utf-8")
+    assert page == sql_reference.replaced(page, made)
 
 
 @on_every_version

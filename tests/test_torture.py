@@ -260,7 +260,7 @@ def test_the_command_writes_its_report(tmp_path: Path) -> None:
     assert (tmp_path / "report.md").read_text().strip() in result.output
 
 
-def test_the_readme_says_what_the_report_says() -> None:
+def test_the_page_says_what_the_report_says() -> None:
     """``python -m tests.torture.page`` brings it up to date."""
     readme = page.README.read_text("utf-8")
     assert readme == page.replaced(readme, page.render(json.loads(page.REPORT.read_text("utf-8"))))

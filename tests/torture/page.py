@@ -1,4 +1,4 @@
-"""The page of the README that says why one can believe it: ``python -m tests.torture.page [REPORT]``.
+"""The page that says why one can believe it, ``tests/README.md``: ``python -m tests.torture.page [REPORT]``.
 
 It is made of the report of the last long run (``tests/torture/report.json``; a new REPORT takes its place) and of what
 the tests say about themselves, so it cannot claim what is not there.
@@ -18,7 +18,7 @@ from .. import test_mechanisms, test_races, test_schedules, test_torture
 from ..test_isolation import SPECS
 from .report import table
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[1] / "README.md"
 REPORT = Path(__file__).with_name("report.json")
 BEGIN, END = "<!-- made by tests/torture/page.py -->\n", "<!-- end of it -->"
 
@@ -148,7 +148,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def replaced(text: str, page: str) -> str:
-    """The README with the page in its place."""
+    """The document with the page in its place."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{page}{END}{after}"
