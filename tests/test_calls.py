@@ -14,6 +14,8 @@ from tidebase.domain import calls
 
 from .probe_support import connect
 
+ON_NEWEST = True
+
 FUNCTIONS = {name: value for name, value in vars(calls).items() if isinstance(value, calls.Function)}
 LANDED = sorted((Path(__file__).parent / "landed").glob("*.statements"))
 

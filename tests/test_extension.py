@@ -94,6 +94,7 @@ def test_an_extension_is_what_a_migration_makes(extended: str, database: str) ->
             migrations.rollback(one)
 
 
+@long
 def test_the_pgtap_suite_passes_on_an_extension(server: Server, extended: str) -> None:
     if server.version != max(SERVERS):
         pytest.skip("the functions are the same: once is enough")
@@ -206,6 +207,7 @@ def scheduled(server: Server, tmp_path: Path) -> Iterator[psycopg.Connection[Any
         cluster.stop("immediate")
 
 
+@long
 @long
 def test_pg_cron_reconciles(scheduled: psycopg.Connection[Any]) -> None:
     """A lease runs out, and nobody but the server is there to see it. pg_cron begins a job at a full minute."""
