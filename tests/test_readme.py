@@ -1,5 +1,5 @@
-"""The documents: every snippet of one runs, in the order in which a reader meets them, on a fresh database; every link
-leads somewhere; what is made of the sources is up to date.
+"""The documents: every snippet runs, in the order in which a reader meets them, on a fresh database for each document;
+every link leads somewhere; and what is made by a program is up to date.
 """
 
 from __future__ import annotations
@@ -12,51 +12,46 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import psycopg
 import pytest
 
-from . import sql_reference
+import tidebase
+
+from . import documents, sql_reference
+from .bench import page as bench_page
 from .conftest import SERVERS, Server, long, on_every_version
+from .documents import ROOT
 from .patience import PATIENCE_S, TEST_S
 
 ON_NEWEST = True
 
-ROOT = Path(__file__).parents[1]
+DOCUMENTS = documents.documents()
 BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Snippet:
-    place: str
+    number: int
     language: str
     note: str
     code: str
 
     def __str__(self) -> str:
-        return f"{self.place} ({self.language})"
-
-
-#: In the order in which they are read.
-DOCUMENTS = [
-    ROOT / name
-    for name in (
-        "README.md",
-        "python/README.md",
-        "sql/README.md",
-        "tests/README.md",
-        "tests/bench/README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-    )
-]
+        return f"{self.number}-{self.language}"
 
 
 def snippets(document: Path) -> list[Snippet]:
     return [
-        Snippet(f"{document} {number}", match["language"], match["note"] or "", match["code"])
+        Snippet(number, match["language"], match["note"] or "", match["code"])
         for number, match in enumerate(BLOCK.finditer(document.read_text("utf-8")), 1)
     ]
+
+
+def name_of(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
 
 
 def run_python(code: str, url: str) -> str:
@@ -105,8 +100,8 @@ def run_with_gateway(lines: list[str], url: str) -> None:
 
 
 @long
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_snippet_runs(server: Server, database: str, document: Path) -> None:
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if snippets(path)], ids=name_of)
+def test_every_snippet_runs(document: Path, server: Server, database: str) -> None:
     printed = ""
     for snippet in snippets(document):
         if snippet.note.startswith("not run"):
@@ -137,47 +132,82 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
 
-def test_the_front_page_is_short() -> None:
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+def test_the_front_page_is_short_and_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 200
+    assert re.search(r"^make demo\b.*\nmake test\b", text, re.MULTILINE)
 
 
-def test_every_document_is_among_those_that_are_tried() -> None:
-    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    if tracked:
-        assert {ROOT / name for name in tracked} - set(DOCUMENTS) == {ROOT / "tests/landed/README.md"}
+LINK = re.compile(r"\[(?:[^][]|\[[^]]*\])*\]\(([^)\s]+)\)")
 
 
-def anchors(path: Path) -> set[str]:
-    """What the headings of a document are called in links, as GitHub makes them."""
-    text = BLOCK.sub("", path.read_text("utf-8"))
-    found: set[str] = set()
-    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
-        plain = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
-        number = sum(1 for known in found if re.fullmatch(re.escape(plain) + r"(-\d+)?", known))
-        found.add(f"{plain}-{number}" if number else plain)
-    return found
+def leads_somewhere(target: str, document: Path) -> bool:
+    """Without asking anybody outside."""
+    if target.startswith("https://"):
+        return True
+    path, _, anchor = unquote(target).partition("#")
+    found = (document.parent / path).resolve() if path else document
+    if not found.is_relative_to(ROOT) or not found.exists():
+        return False
+    return not anchor or anchor in documents.anchors(found.read_text("utf-8"))
 
 
-def test_every_link_between_the_documents_leads_somewhere() -> None:
-    lost = []
-    for path in DOCUMENTS:
-        text = BLOCK.sub("", path.read_text("utf-8"))
-        for target in re.findall(r"\]\(([^)\s]+)\)", text):
-            if re.match(r"[a-z]+:", target):
-                continue
-            name, _, anchor = target.partition("#")
-            there = (path.parent / name).resolve() if name else path
-            if not there.exists() or (anchor and anchor not in anchors(there)):
-                lost.append((str(path.relative_to(ROOT)), target))
-    assert lost == []
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    targets = LINK.findall(documents.prose(document.read_text("utf-8")))
+    assert [target for target in targets if not leads_somewhere(target, document)] == []
 
 
-def test_the_reference_is_what_the_comments_say(database: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "leads"),
+    [
+        ("python/README.md#limits", True),
+        ("#what-is-guaranteed", True),
+        ("sql/functions", True),
+        ("python/README.md#no-such-heading", False),
+        ("#no-such-heading", False),
+        ("no/such/file.md", False),
+        ("../outside.md", False),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_noticed(target: str, leads: bool) -> None:
+    assert leads_somewhere(target, ROOT / "README.md") is leads
+
+
+def test_every_document_is_reached_from_the_front_page() -> None:
+    seen, ahead = set[Path](), [ROOT / "README.md"]
+    while ahead:
+        document = ahead.pop()
+        if document not in seen and document.suffix == ".md":
+            seen.add(document)
+            targets = (target.partition("#")[0] for target in LINK.findall(document.read_text("utf-8")))
+            ahead += [(document.parent / target).resolve() for target in targets if "://" not in target]
+    assert [name_of(document) for document in DOCUMENTS if document not in seen and "docs" not in document.parts] == []
+
+
+def test_the_reference_says_what_the_database_says(db: psycopg.Connection[Any]) -> None:
     """``python -m tests.sql_reference`` brings it up to date."""
-    with psycopg.connect(database) as connection:
-        made = sql_reference.reference(connection)
-    page = sql_reference.PAGE.read_text("utf-8")
-    assert page == sql_reference.replaced(page, made)
+    api = sql_reference.read(db)
+    text = sql_reference.PAGE.read_text("utf-8")
+    assert text == documents.filled(text, sql_reference.MAKER, sql_reference.render(api))
+    assert set(sql_reference.ERRORS) == {state for function in api.functions for state in function.errors}
+
+
+def test_every_error_is_told_of() -> None:
+    for sqlstate, (exception, _) in sql_reference.ERRORS.items():
+        assert sqlstate in (getattr(tidebase, exception).__doc__ or "")
+    public = (getattr(tidebase, name) for name in tidebase.__all__)
+    errors = [one for one in public if isinstance(one, type) and issubclass(one, tidebase.TidebaseError)]
+    text = "".join((ROOT / name / "README.md").read_text("utf-8") for name in ("python", "sql"))
+    assert [one.__name__ for one in errors if f"`{one.__name__}`" not in text] == []
+
+
+def test_the_table_of_the_speed_has_its_place() -> None:
+    """``python -m tests.bench.page`` takes that of the last ``make bench`` over."""
+    text = bench_page.PAGE.read_text("utf-8")
+    other = documents.filled(text, bench_page.MAKER, "another\n")
+    lost = [line for line in text.splitlines() if line not in other.splitlines()]
+    assert len(lost) > 20 and all(line.startswith("| ") for line in lost)
 
 
 @on_every_version

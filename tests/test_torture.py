@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
+from . import documents
 from .conftest import SERVERS, long, on_newest
 from .patience import TEST_S
 from .probe_support import Connection
@@ -262,6 +263,6 @@ def test_the_command_writes_its_report(tmp_path: Path) -> None:
 
 def test_the_page_says_what_the_report_says() -> None:
     """``python -m tests.torture.page`` brings it up to date."""
-    readme = page.README.read_text("utf-8")
-    assert readme == page.replaced(readme, page.render(json.loads(page.REPORT.read_text("utf-8"))))
+    text = page.PAGE.read_text("utf-8")
+    assert text == documents.filled(text, page.MAKER, page.render(json.loads(page.REPORT.read_text("utf-8"))))
     assert set(page.mutants()) == {probe for _, _, probes in page.PROMISES for probe in probes}

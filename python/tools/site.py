@@ -44,6 +44,14 @@ REFERENCE = """# Reference
       members: true
       show_root_heading: false
       inherited_members: true
+
+## tide.runs and tide.gates
+
+::: tidebase.client.runs
+
+## What a workflow works with
+
+::: tidebase.client.work
 """
 
 

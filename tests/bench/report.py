@@ -23,7 +23,7 @@ def line(row: Row) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table as the README has it."""
+    """The table as the page about speed has it."""
     lines = ["| | measured | bar | |", "| --- | --- | --- | --- |"]
     for row in rows:
         spread = f" ({number(row.low)} to {number(row.high)})" if row.low != row.high else ""

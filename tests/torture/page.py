@@ -1,4 +1,4 @@
-"""The page that says why one can believe it, ``tests/README.md``: ``python -m tests.torture.page [REPORT]``.
+"""The figures of the page that says why one can believe it: ``python -m tests.torture.page [REPORT]``.
 
 It is made of the report of the last long run (``tests/torture/report.json``; a new REPORT takes its place) and of what
 the tests say about themselves, so it cannot claim what is not there.
@@ -14,13 +14,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .. import test_mechanisms, test_races, test_schedules, test_torture
+from .. import documents, test_mechanisms, test_races, test_schedules, test_torture
 from ..test_isolation import SPECS
 from .report import table
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "README.md"
+MAKER = "tests/torture/page.py"
 REPORT = Path(__file__).with_name("report.json")
-BEGIN, END = "<!-- made by tests/torture/page.py -->\n", "<!-- end of it -->"
 
 #: What is promised, by what it holds, and the probes that attack it (`tests/probe*.py`), each seen failing.
 PROMISES = (
@@ -147,18 +147,10 @@ def render(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replaced(text: str, page: str) -> str:
-    """The document with the page in its place."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{page}{END}{after}"
-
-
 def main() -> None:
     if len(sys.argv) > 1:
         shutil.copy(sys.argv[1], REPORT)
-    page = render(json.loads(REPORT.read_text("utf-8")))
-    README.write_text(replaced(README.read_text("utf-8"), page), "utf-8")
+    documents.fill(PAGE, MAKER, render(json.loads(REPORT.read_text("utf-8"))))
 
 
 if __name__ == "__main__":

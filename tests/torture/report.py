@@ -1,4 +1,4 @@
-"""What torture came to, for the terminal, for programs (JSON) and for the README (Markdown)."""
+"""What torture came to, for the terminal, for programs (JSON) and for tests/README.md (Markdown)."""
 
 from __future__ import annotations
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import metadata
 from pathlib import Path
 
+from ..mixture import OURS
 from .migrations import ABOUT, function_files, migration_files, package_checksum
 from .migrations import checksum as checksum_of
 
@@ -214,11 +216,9 @@ def build(folder: Path, version: str) -> list[Path]:
 
 
 def main() -> None:
-    from .. import __version__
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where the files go; `pg_config --sharedir`/extension installs them")
-    for path in build(parser.parse_args().folder, __version__):
+    for path in build(parser.parse_args().folder, metadata.version(OURS)):
         print(path)
 
 
