@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -22,6 +23,7 @@ from tidebase.domain import gate as gate_module
 from .amounts import GATES
 from .conftest import SERVERS, Server
 from .patience import PATIENCE_S
+from .probe_support import queue
 from .support_gate import (
     Db,
     acquire,
@@ -95,7 +97,15 @@ def hammer(db: Db, url: str, runs: int, gates: int, attempts: int, connections: 
                     violations.append(f"{run_id}: opened again as {again}")
 
     shares = [shots[start::connections] for start in range(connections)]
-    together(url, [*(lambda c, mine=mine: shoot(c, mine) for mine in shares), change_hands])
+    jobs = [*(partial(shoot, mine=mine) for mine in shares), change_hands]
+    # The first decisions of all of them wait for the run, so that whatever was read before is out of date.
+    with psycopg.connect(db.info.dsn) as blocker, queue(url) as line:
+        with blocker.transaction():
+            blocker.execute("select from tidebase.run_heads for update")
+            futures = [line.add(job) for job in jobs]
+            line.settle(db)
+        for future in futures:
+            future.result()
     for key in secrets:
         accepted = [(actor, answer) for actor, answer in answers[key] if answer[0]]
         if len(accepted) != 1:

@@ -96,7 +96,7 @@ TRAPS = {
 @pytest.mark.parametrize("name", ["tidebase", "tidebase_private"])
 def test_a_schema_that_somebody_else_has_made_is_refused(people: Cast, mallory: str, trap: str, name: str) -> None:
     with people.session(mallory) as session:
-        text = TRAPS[trap].replace("(name, unknown)", "(name, name)").replace("PACKAGE", migrations._package())
+        text = TRAPS[trap].replace("(name, unknown)", "(name, name)").replace("PACKAGE", migrations.package_checksum())
         session.execute(text.replace("{{", "{").replace("}}", "}").replace("{s}", name))
     spies = Spies(people.admin)
     with pytest.raises(NotEntitled, match=mallory):
@@ -391,7 +391,7 @@ def test_a_database_that_is_newer_than_the_package_is_left_alone(people: Cast, m
     people.admin.execute(
         "insert into tidebase_private._yoyo_migration (migration_hash, migration_id) values ('x', '9999.later')"
     )
-    monkeypatch.setattr(migrations, "_package", lambda: "of an older package")
+    monkeypatch.setattr(migrations, "package_checksum", lambda: "of an older package")
     for call in (migrations.migrate, migrations.pending):
         with pytest.raises(TidebaseError, match=r"newer than this package.*9999\.later"):
             call(people.admin)
