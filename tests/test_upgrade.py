@@ -13,6 +13,7 @@ import pytest
 from tidebase import DatabaseUnavailable
 from tidebase.schema import migrations
 
+from .conftest import first_on_every_version
 from .patience import PATIENCE_S
 from .probe_support import Connection, value, values
 from .support_upgrade import Load
@@ -133,7 +134,7 @@ def test_one_open_reader_is_waited_for_and_makes_nobody_else_wait_for_long(
         future = pool.submit(migrations.migrate, behind, patience_s=PATIENCE_S, progress=waits)
         assert waits.came.wait(PATIENCE_S)
         assert f"process {reader.info.backend_pid} (postgres, {reader_name}, idle in transaction" in waits.lines[0]
-        other.execute("set lock_timeout = '5s'")  # an attempt takes less than half a second
+        other.execute(f"set lock_timeout = '{round(PATIENCE_S)}s'")  # an attempt takes less than half a second
         for _ in range(20):
             other.execute("select count(*) from tidebase.run_heads")
         assert not future.done()
@@ -152,13 +153,15 @@ def test_who_is_in_the_way_for_too_long_is_named(behind: Connection, empty_datab
 
 @pytest.mark.parametrize(
     "hold",
-    [
-        "select pg_advisory_lock(7433620115001)",  # what it was once
-        "begin; select pg_advisory_xact_lock_shared(7433620115001)",
-        "comment on schema tidebase is 'x'",
-        "lock table tidebase.run_heads in access share mode",
-        "alter schema tidebase rename to other",
-    ],
+    first_on_every_version(
+        [
+            "select pg_advisory_lock(7433620115001)",  # what it was once
+            "begin; select pg_advisory_xact_lock_shared(7433620115001)",
+            "comment on schema tidebase is 'x'",
+            "lock table tidebase.run_heads in access share mode",
+            "alter schema tidebase rename to other",
+        ]
+    ),
 )
 def test_nobody_else_can_hold_a_migration_up(behind: Connection, empty_database: str, hold: str) -> None:
     name = "holder_" + str(value(behind, "select current_database()"))

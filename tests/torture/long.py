@@ -71,9 +71,9 @@ def _examples(url: str) -> list[str]:
 
 #: What each does with the URL of a migrated database; it returns the violations that it saw.
 LONG: dict[str, Callable[[str], list[str]]] = {
+    "short leases": lambda url: probes.short_leases(url, grants=SHORT_LEASES.torture),
     "killed workers": lambda url: probe_workers.worker_kills(url, kills=KILLED_WORKERS.torture),
     "take-overs": lambda url: probes.takeovers(url, rounds=TAKE_OVERS.torture),
-    "short leases": lambda url: probes.short_leases(url, grants=SHORT_LEASES.torture),
     "writers": lambda url: probes.event_order(url, writers=16, transactions=TRANSACTIONS.torture, steps=True),
     "random calls": lambda url: probes.stress(url, connections=16, calls=RANDOM_CALLS.torture),
     "deciders": _deciders,
