@@ -28,8 +28,8 @@ from tidebase.core import forked, local
 from tidebase.core.database import Database
 from tidebase.domain.heartbeat import Heartbeats
 
-from . import clusters
-from .patience import TEST_S
+from .support import clusters
+from .support.patience import TEST_S
 
 # The tests do without the environment's database, and say where theirs is.
 for variable in ("TIDEBASE_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"):

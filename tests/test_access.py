@@ -22,8 +22,8 @@ import pytest
 from psycopg import sql
 
 from .conftest import first_on_every_version, long, on_newest, on_newest_only
-from .probe_support import Connection, attempt, connect, image_of, value, values
-from .probes import functions
+from .probes.kernel import functions
+from .probes.support import Connection, attempt, connect, image_of, value, values
 
 ALL = ("worker", "approver", "operator", "reader")
 SCHEMAS = "('tidebase'::regnamespace, 'tidebase_private'::regnamespace)"

@@ -20,8 +20,8 @@ from pydantic import TypeAdapter
 from tidebase import BudgetExhausted, Event, Run, RunSuspendedError, StateVersion, Tidebase, TidebaseError
 from tidebase.views.agui import AT_EVENT, NO_STATE, Translator, encode
 
-from .patience import PATIENCE_S
-from .probe_support import Connection, call, grant, new_run
+from .probes.support import Connection, call, grant, new_run
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 

@@ -14,8 +14,8 @@ from playwright.async_api import Page, async_playwright
 
 from tidebase import Tidebase
 
-from .patience import PATIENCE_S
-from .probe_support import poll
+from .probes.support import poll
+from .support.patience import PATIENCE_S
 from .test_gateway import running
 
 ON_NEWEST = True

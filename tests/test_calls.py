@@ -12,7 +12,7 @@ from tidebase import AsyncTidebase, NotMigrated, Tidebase
 from tidebase.core.explain import PROTOCOL
 from tidebase.domain import calls
 
-from .probe_support import connect
+from .probes.support import connect
 
 ON_NEWEST = True
 

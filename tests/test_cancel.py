@@ -15,10 +15,9 @@ from psycopg.types.json import Jsonb
 from tidebase import RunFinal, Tidebase
 from tidebase.core.errors import RunCancelled, RunCancelledError, RunSuspendedError
 
-from .amounts import CANCELLATIONS
-from .patience import PATIENCE_S
-from .probe_support import queue
-from .support_gate import (
+from .probes.support import queue
+from .support.amounts import CANCELLATIONS
+from .support.gate import (
     Db,
     acquire,
     broken_logs,
@@ -37,6 +36,7 @@ from .support_gate import (
     value,
     values,
 )
+from .support.patience import PATIENCE_S
 
 CANCEL_ONE = "tidebase_private.cancel_one(tidebase.run_heads,text,text)"
 RIVALS: dict[str, str] = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tidebase.core.canonical import canonical, digest
 
-from .amounts import EXAMPLES
+from .support.amounts import EXAMPLES
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20) | st.sampled_from(
     ["1.0", '"', "\\", '\\" 1.50', "a.0", "\x7f", "\u2028", "é", "𝄞", "", "\n\t\b\f\r\x01\x1f"]

@@ -22,10 +22,10 @@ from tidebase import (
     Tidebase,
 )
 
-from . import probe_waiting
 from .conftest import on_every_version
-from .patience import PATIENCE_S
-from .probe_support import Connection, audit, values
+from .probes import waiting as probe_waiting
+from .probes.support import Connection, audit, values
+from .support.patience import PATIENCE_S
 from .test_run import until
 
 ON_NEWEST = True

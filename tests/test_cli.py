@@ -23,9 +23,9 @@ from tidebase import Run, Tidebase, TidebaseError
 from tidebase.cli import main
 
 from .conftest import Server, on_every_version
-from .patience import PATIENCE_S
-from .probe_support import Connection, grant, new_run, value
-from .support_gate import expire
+from .probes.support import Connection, grant, new_run, value
+from .support.gate import expire
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 

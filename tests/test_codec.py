@@ -26,8 +26,8 @@ from tidebase import NotSerializable, StepOutputDecodeError
 from tidebase.core import codec
 from tidebase.core.canonical import digest
 
-from . import support_values as sample
-from .support_values import COME_BACK, KNOWN
+from .support import values as sample
+from .support.values import COME_BACK, KNOWN
 from .test_canonical import texts, values
 
 ON_NEWEST = True
@@ -304,7 +304,7 @@ HASHES = {
 }
 
 SETS = """
-from tests.support_values import *
+from tests.support.values import *
 from tidebase.core import codec
 words = {"salt", "sea", "river", "moon", "tide", 1, 2.5, 16, None, ("a", 1), Colour.RED}
 print(codec.encode([words, {"k": frozenset(words)}, Words(set("abcdefg")), Outer(ALIAS, [], {}, set("abcdefg")),

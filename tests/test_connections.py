@@ -25,8 +25,8 @@ from tidebase.core.errors import is_transient
 from tidebase.domain.lease import Hold
 
 from .conftest import Server, on_every_version
-from .patience import PATIENCE_S
-from .support_gate import acquire, reached, until, value
+from .support.gate import acquire, reached, until, value
+from .support.patience import PATIENCE_S
 from .torture.proxy import Proxy
 
 ON_NEWEST = True

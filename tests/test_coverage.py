@@ -17,11 +17,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from . import clusters, probes
 from .conftest import SERVERS, Server, long, server_settings
-from .patience import TEST_S
-from .probe_support import connect
-from .probes import Probe
+from .probes import kernel as probes
+from .probes.kernel import Probe
+from .probes.support import connect
+from .support import clusters
+from .support.patience import TEST_S
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "build" / "coverage" / "plpgsql.md"

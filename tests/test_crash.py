@@ -19,11 +19,12 @@ import pytest
 
 from tidebase import Run, Tidebase, TidebaseError
 
-from . import clusters, probe_workers
-from .amounts import KILLED_WORKERS
 from .conftest import SERVERS, Server, first_on_every_version, long, on_newest
-from .patience import PATIENCE_S
-from .probe_support import audit, call, call_rows, connect, expire, grant, new_run, poll, take_over, value, values
+from .probes import workers as probe_workers
+from .probes.support import audit, call, call_rows, connect, expire, grant, new_run, poll, take_over, value, values
+from .support import clusters
+from .support.amounts import KILLED_WORKERS
+from .support.patience import PATIENCE_S
 from .test_mechanisms import Edit
 
 

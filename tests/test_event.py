@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from . import probes
-from .amounts import TRANSACTIONS
+from .probes import kernel as probes
+from .support.amounts import TRANSACTIONS
 
 
 @pytest.mark.parametrize("steps", [False, True], ids=["events", "events and steps"])

@@ -19,8 +19,8 @@ from tidebase.schema import extension, migrations
 
 from . import test_pgtap as taps
 from .conftest import SERVERS, Server, long
-from .patience import moments
-from .probe_support import connect, value
+from .probes.support import connect, value
+from .support.patience import moments
 from .test_migrations import COMPRESSION, LANDED, state_of
 
 NEWEST = extension.versions()[-1]

@@ -20,7 +20,7 @@ from tidebase import (
 )
 from tidebase.domain.workflow import bucket_of, new_run_id
 
-from .probe_support import Connection, audit, grant, image_of, value, values
+from .probes.support import Connection, audit, grant, image_of, value, values
 
 STEPS = [f"s{number:02}" for number in range(20)]
 

@@ -30,8 +30,8 @@ from tidebase import AsyncRun, AsyncTidebase, LeaseLostError, Run, Tidebase, Tid
 from tidebase.core.flow import drive_async
 from tidebase.core.mark import Answer
 
-from .patience import PATIENCE_S
-from .support_gate import reached, until, value, values
+from .support.gate import reached, until, value, values
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 
@@ -193,7 +193,7 @@ def test_gunicorn_preloads(database: str, db: Db, tmp_path: Path) -> None:
     command += ["--bind", f"unix:{tmp_path}/socket", "--worker-class", "gthread", "--no-control-socket"]
     log = tmp_path / "log"
     with log.open("wb") as output:
-        arguments = [*command, "tests.support_preloaded:application"]
+        arguments = [*command, "tests.support.preloaded:application"]
         server = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=output, stderr=output)
     try:
         reached(lambda: (tmp_path / "socket").exists() or server.poll() is not None)

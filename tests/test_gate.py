@@ -20,11 +20,10 @@ from tidebase import AsyncTidebase, GateAnswerInvalid, InputMismatch, InvalidArg
 from tidebase.core.errors import RunCancelledError, RunSuspendedError
 from tidebase.domain import gate as gate_module
 
-from .amounts import GATES
 from .conftest import SERVERS, Server
-from .patience import PATIENCE_S
-from .probe_support import queue
-from .support_gate import (
+from .probes.support import queue
+from .support.amounts import GATES
+from .support.gate import (
     Db,
     acquire,
     broken_logs,
@@ -44,6 +43,7 @@ from .support_gate import (
     value,
     waiters,
 )
+from .support.patience import PATIENCE_S
 
 DECIDE = "tidebase.decide_gate(text,text,text,text,jsonb,text,text,text,text)"
 SUSPEND = "tidebase.suspend_run(text,bigint,text)"

@@ -26,8 +26,8 @@ from tidebase.server.patience import Impatient
 from tidebase.server.routes import ROUTES
 
 from .conftest import SERVERS, Server, long, on_every_version
-from .patience import PATIENCE_S, TEST_S
-from .probe_support import Connection, call, grant, new_run, poll, value, values
+from .probes.support import Connection, call, grant, new_run, poll, value, values
+from .support.patience import PATIENCE_S, TEST_S
 from .test_pooler import pooler
 
 ON_NEWEST = True
@@ -74,7 +74,7 @@ def test_the_published_client_works_unchanged(database: str) -> None:
     if not SDK.exists():
         pytest.skip("the published client is not there: make setup")
     with gateway(database, ALL) as url:
-        command = [sys.executable, str(ROOT / "tests" / "gateway_client.py"), url, "a-long-secret"]
+        command = [sys.executable, str(ROOT / "tests" / "support" / "gateway_client.py"), url, "a-long-secret"]
         environment = {**os.environ, "PYTHONPATH": str(SDK), "PYTHONSAFEPATH": "1"}
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.stdout == "done\n", result.stdout + result.stderr

@@ -15,7 +15,7 @@ import pytest
 from tidebase.core import local
 
 from .conftest import SERVERS, long
-from .patience import PATIENCE_S, TEST_S
+from .support.patience import PATIENCE_S, TEST_S
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ import pytest
 
 from . import test_mechanisms
 from .conftest import long, on_newest
-from .probe_support import Connection
+from .probes.support import Connection
 from .torture.interruptions import Interrupter
 from .torture.races import CALLS
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from .conftest import Server, first_on_every_version
-from .patience import PATIENCE_S
+from .support.patience import PATIENCE_S
 
 FOLDER = Path(__file__).parent / "isolation"
 EXPECTED = FOLDER / "expected"

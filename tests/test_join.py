@@ -25,8 +25,8 @@ from sqlalchemy.ext import asyncio as sa_asyncio
 from tidebase import AsyncTidebase, InvalidArgument, LeaseLostError, Run, RunNeedsReview, Tidebase, TidebaseError
 
 from .conftest import Server, on_every_version
-from .patience import PATIENCE_S
-from .probe_support import Connection, poll, values
+from .probes.support import Connection, poll, values
+from .support.patience import PATIENCE_S
 from .test_transaction import count
 
 ON_NEWEST = True

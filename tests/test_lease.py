@@ -14,10 +14,12 @@ from psycopg.types.json import Jsonb
 
 from tidebase import LeaseLostError, Tidebase
 
-from . import probe_waiting, probe_workers, probes
-from .amounts import RANDOM_CALLS, SHORT_LEASES, TAKE_OVERS
-from .probe_support import call, connect, differences, expire, image, image_of, new_run, poll, take_over, value, values
-from .support_gate import reached, until
+from .probes import kernel as probes
+from .probes import waiting as probe_waiting
+from .probes import workers as probe_workers
+from .probes.support import call, connect, differences, expire, image, image_of, new_run, poll, take_over, value, values
+from .support.amounts import RANDOM_CALLS, SHORT_LEASES, TAKE_OVERS
+from .support.gate import reached, until
 
 Database = psycopg.Connection[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from .conftest import SERVERS, long, on_newest
-from .probe_support import Connection
+from .probes.support import Connection
 from .test_mechanisms import Edit
 from .torture.ledger.book import RIVAL, Entry, read
 from .torture.ledger.scripts import script, through

@@ -13,8 +13,8 @@ import pytest
 from tidebase import AsyncTidebase, BudgetExhausted, LeaseLostError, Run, RunNeedsReview, StepNotRunning, Tidebase
 
 from .conftest import on_every_version
-from .patience import PATIENCE_S
-from .support_gate import until
+from .support.gate import until
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 

@@ -13,10 +13,14 @@ from functools import partial
 import psycopg
 import pytest
 
-from . import probe_gates, probe_state, probe_waiting, probe_workers, probes
 from .conftest import on_newest
-from .probe_support import Connection, connect, values
-from .probes import Probe
+from .probes import gates as probe_gates
+from .probes import kernel as probes
+from .probes import state as probe_state
+from .probes import waiting as probe_waiting
+from .probes import workers as probe_workers
+from .probes.kernel import Probe
+from .probes.support import Connection, connect, values
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from tidebase.cli import main
 from tidebase.schema import migrations
 
 from .conftest import SERVERS, Server, first_on_every_version
-from .patience import PATIENCE_S
-from .probe_support import Connection, attempt, call, call_rows, expire, grant, value, values
+from .probes.support import Connection, attempt, call, call_rows, expire, grant, value, values
+from .support.patience import PATIENCE_S
 from .test_run import until
 
 MIGRATIONS = sorted(

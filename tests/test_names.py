@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, NotSerializable, Run, StepNotRunning, Tidebase, step
 from tidebase.core import names
 
-from .support_values import Colour, Level
+from .support.values import Colour, Level
 from .test_step import Calls, resumed
 
 ON_NEWEST = True

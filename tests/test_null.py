@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from .probe_support import Connection, tables
+from .probes.support import Connection, tables
 
 #: Runs with something of everything. r is at work, with a child; failed, and done, are over; hooked tells its webhook.
 SETUP = """

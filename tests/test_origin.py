@@ -24,9 +24,9 @@ from tidebase.server import Key, create_app, patience
 from tidebase.server.auth import Keyring
 
 from .conftest import on_newest
-from .patience import PATIENCE_S
-from .probe_support import poll
-from .support_gate import new_run, open_gate, status
+from .probes.support import poll
+from .support.gate import new_run, open_gate, status
+from .support.patience import PATIENCE_S
 from .test_cli import started
 from .test_gateway import ALL, client_of, gateway, running
 

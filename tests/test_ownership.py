@@ -17,7 +17,7 @@ from tidebase.cli import main
 from tidebase.schema import migrations
 
 from .conftest import SERVERS, Server, first_on_every_version
-from .probe_support import Connection, connect, value, values
+from .probes.support import Connection, connect, value, values
 from .test_access import Spies
 from .test_migrations import MIGRATIONS, schema
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from .conftest import SERVERS, Server
-from .patience import TEST_S
+from .support.patience import TEST_S
 
 FOLDER = Path(__file__).parents[1] / "pgtap"
 FILES = sorted(FOLDER.glob("*.sql"))

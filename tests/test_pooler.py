@@ -18,7 +18,7 @@ from tidebase import AsyncRun, AsyncTidebase, Run, Tidebase
 from tidebase.core import local
 
 from .conftest import Server
-from .probe_support import poll
+from .probes.support import poll
 
 ON_NEWEST = True
 

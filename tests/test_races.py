@@ -6,7 +6,7 @@ import pytest
 
 from . import test_mechanisms
 from .conftest import on_newest
-from .probe_support import Connection
+from .probes.support import Connection
 from .torture.races import LEVELS, STATES, Pair, Racer, all_pairs
 
 SHARES = 80  # of all pairs: one of them

@@ -24,7 +24,7 @@ from . import documents, sql_reference
 from .bench import page as bench_page
 from .conftest import SERVERS, Server, long, on_every_version
 from .documents import ROOT
-from .patience import PATIENCE_S, TEST_S
+from .support.patience import PATIENCE_S, TEST_S
 
 ON_NEWEST = True
 

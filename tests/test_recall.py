@@ -16,8 +16,8 @@ import pytest
 
 from tidebase import AsyncTidebase, NotFound, Run, Tidebase, VersionConflict
 
-from .patience import PATIENCE_S
-from .probe_support import Connection, values
+from .probes.support import Connection, values
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 

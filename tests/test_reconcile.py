@@ -13,8 +13,8 @@ import pytest
 from tidebase import Tidebase
 
 from .conftest import first_on_every_version, long
-from .probe_support import poll
-from .support_gate import (
+from .probes.support import poll
+from .support.gate import (
     Db,
     acquire,
     broken_logs,

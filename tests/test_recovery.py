@@ -11,7 +11,7 @@ import pytest
 from tidebase import InvalidArgument, RunFinal, RunNotFound, Tidebase
 from tidebase.core.errors import RunCancelledError
 
-from .support_gate import (
+from .support.gate import (
     Db,
     acquire,
     broken_logs,

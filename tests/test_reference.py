@@ -1,4 +1,4 @@
-"""Random sequences of calls are answered by the database as by a model of it in plain Python (``reference.py``).
+"""Random sequences of calls are answered by the database as by a model of it in plain Python (``support/model.py``).
 
 Every call is made to both. What comes back is compared, and after it all that can be observed of every run; and the
 invariants of the rows are checked. Few runs and few names, so that the calls collide. ``TIDEBASE_TORTURE_EXAMPLES=n``
@@ -24,10 +24,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from .amounts import SEQUENCES
 from .conftest import long, on_newest
-from .probe_support import Connection, attempt, call, call_rows
-from .reference import FINAL, LOGIN, Reference, Row, Run
+from .probes.support import Connection, attempt, call, call_rows
+from .support.amounts import SEQUENCES
+from .support.model import FINAL, LOGIN, Reference, Row, Run
 from .test_mechanisms import LIVE, Edit
 
 STEPS = 40

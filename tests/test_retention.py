@@ -9,8 +9,8 @@ import pytest
 
 from tidebase import AsyncTidebase, InvalidArgument, NotFound, Run, RunFinal, RunNotFound, Tidebase
 
-from . import probe_state
-from .probe_support import Connection
+from .probes import state as probe_state
+from .probes.support import Connection
 
 NOW = timedelta(0)
 

@@ -15,9 +15,9 @@ import pytest
 from tidebase import InvalidArgument, Run, StepNotRunning, Tidebase
 from tidebase.core.errors import RunNeedsReview
 
-from .amounts import KILLED_CHARGERS
 from .conftest import Server
-from .support_gate import (
+from .support.amounts import KILLED_CHARGERS
+from .support.gate import (
     Db,
     acquire,
     broken_logs,
@@ -33,7 +33,7 @@ from .support_gate import (
     value,
     values,
 )
-from .support_gate_worker import CHARGES, Charging, Ledger, work
+from .support.gate_worker import CHARGES, Charging, Ledger, work
 
 DECIDE_REPLAY = "tidebase_private.decide_replay(tidebase.steps,boolean)"
 MAY_REPEAT = "tidebase_private.may_repeat(tidebase.steps,text[],text,text)"
@@ -41,7 +41,7 @@ ALLOWS = "tidebase_private.allows_repetition(text[],text,text)"
 SOON = 8  # reports, of 3 * CHARGES + 1: most workers are killed before they are done
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["tidebase", "tests.support_gate_worker"])
+processes.set_forkserver_preload(["tidebase", "tests.support.gate_worker"])
 
 
 @dataclass

@@ -30,8 +30,8 @@ from tidebase import (
 )
 
 from .conftest import Server, on_every_version
-from .patience import PATIENCE_S
-from .probe_support import poll, value
+from .probes.support import poll, value
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 

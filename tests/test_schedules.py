@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from .conftest import SERVERS, long, on_newest
-from .probe_support import connect
+from .probes.support import connect
 from .test_mechanisms import GRANT, LIVE, Edit
 from .torture.cast import APPROVER, CASTS, LAPSE, Cast, Worker, clock
 from .torture.schedules import Explorer

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tidebase import AsyncTidebase, LeaseLostError, NotFound, NotSerializable, Tidebase, VersionConflict
 
-from . import probe_state
-from .amounts import EXAMPLES
 from .conftest import first_on_every_version
-from .probe_support import Connection, call, connect, grant, new_run, values
+from .probes import state as probe_state
+from .probes.support import Connection, call, connect, grant, new_run, values
+from .support.amounts import EXAMPLES
 
 scalars = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.text("ab\u00e9\U0001f600 ", max_size=6)
 documents = st.recursive(

@@ -25,7 +25,7 @@ from tidebase import (
 from tidebase.core import codec
 
 from .conftest import on_every_version
-from .support_values import ALIAS, STRICT, Computed, OneWay, Outer
+from .support.values import ALIAS, STRICT, Computed, OneWay, Outer
 
 ON_NEWEST = True
 

@@ -22,10 +22,8 @@ from tidebase.domain.calls import Event
 from tidebase.domain.subscribe import OVER, Feed, Feeds
 from tidebase.server import events
 
-from .amounts import EVENTS, FOLLOWED_RUNS, STREAMS, SUBSCRIBERS
 from .conftest import SERVERS, Server, long, on_every_version
-from .patience import PATIENCE_S
-from .probe_stream import (
+from .probes.stream import (
     OWN,
     POOL,
     Load,
@@ -40,7 +38,9 @@ from .probe_stream import (
     replica,
     status_of,
 )
-from .probe_support import connect, grant, new_run, poll, values
+from .probes.support import connect, grant, new_run, poll, values
+from .support.amounts import EVENTS, FOLLOWED_RUNS, STREAMS, SUBSCRIBERS
+from .support.patience import PATIENCE_S
 from .test_gateway import gateway, running
 from .test_pooler import pooler
 

@@ -14,8 +14,8 @@ import pytest
 from tidebase import AsyncTidebase, RunNotFound, Tidebase, TidebaseError
 
 from .conftest import on_every_version
-from .patience import PATIENCE_S, moments
-from .probe_support import Connection, grant, new_run, poll, value, values
+from .probes.support import Connection, grant, new_run, poll, value, values
+from .support.patience import PATIENCE_S, moments
 
 ON_NEWEST = True
 

@@ -15,8 +15,8 @@ import pytest
 from tidebase import AsyncRun, AsyncTidebase, FanoutFailed, Run, RunHeld, RunNeedsReview, RunSuspendedError, Tidebase
 
 from .conftest import on_every_version
-from .patience import PATIENCE_S
-from .probe_support import Connection, expire, poll, value, values
+from .probes.support import Connection, expire, poll, value, values
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 

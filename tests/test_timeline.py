@@ -15,7 +15,7 @@ import pytest
 from tidebase import Run, RunNotFound, Tidebase
 from tidebase.views.timeline import Bar, Picture, _tick, as_svg, as_text, collect, duration
 
-from .probe_support import Connection, values
+from .probes.support import Connection, values
 
 ON_NEWEST = True
 

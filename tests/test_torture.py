@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from . import documents
 from .conftest import SERVERS, long, on_newest
-from .patience import TEST_S
-from .probe_support import Connection
+from .probes.support import Connection
+from .support.patience import TEST_S
 from .test_mechanisms import GRANT, LIVE, Edit
 from .torture import page, report
 from .torture.__main__ import main

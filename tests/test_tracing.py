@@ -15,7 +15,7 @@ from opentelemetry.trace import StatusCode, Tracer
 from tidebase import AsyncTidebase, RunSuspendedError, Tidebase
 from tidebase.core.tracing import current_traceparent
 
-from .probe_support import Connection, grant, new_run, value, values
+from .probes.support import Connection, grant, new_run, value, values
 
 ON_NEWEST = True
 

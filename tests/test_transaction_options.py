@@ -29,8 +29,8 @@ from tidebase import (
 )
 
 from .conftest import on_every_version
-from .patience import PATIENCE_S
-from .probe_support import poll, values
+from .probes.support import poll, values
+from .support.patience import PATIENCE_S
 from .test_transaction import count
 
 ON_NEWEST = True

@@ -14,9 +14,9 @@ from tidebase import DatabaseUnavailable
 from tidebase.schema import migrations
 
 from .conftest import first_on_every_version
-from .patience import PATIENCE_S
-from .probe_support import Connection, value, values
-from .support_upgrade import Load
+from .probes.support import Connection, value, values
+from .support.patience import PATIENCE_S
+from .support.upgrade import Load
 from .test_migrations import MIGRATIONS, connect, every_state, landed, last_state
 from .test_run import until
 

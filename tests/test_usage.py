@@ -10,7 +10,7 @@ import pytest
 
 from tidebase import AsyncTidebase, BudgetExhausted, InvalidArgument, Run, RunFinal, RunNotFound, Tidebase
 
-from . import probe_state
+from .probes import state as probe_state
 
 
 def test_sixteen_recorders_make_an_exact_sum(database: str) -> None:

@@ -29,8 +29,8 @@ from tidebase.domain.webhook import (
     verify_webhook_signature,
 )
 
-from .patience import PATIENCE_S
-from .support_gate import Db, broken_logs, create_run, events, row, value
+from .support.gate import Db, broken_logs, create_run, events, row, value
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 

@@ -21,7 +21,8 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .. import clusters, conftest
+from .. import conftest
+from ..support import clusters
 from . import report
 from .cast import CASTS
 from .jobs import KINDS, Job, Result, perform

@@ -21,7 +21,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from ..patience import PATIENCE_S
+from ..support.patience import PATIENCE_S
 from .journal import Journal
 
 #: SQLSTATEs after which the same call is made again: it did not happen, and nothing is wrong with it.

@@ -19,7 +19,7 @@ from psycopg.sql import SQL
 
 from tidebase.core import local
 
-from ..probe_support import Connection, connect, poll, value
+from ..probes.support import Connection, connect, poll, value
 from .checker import NEVER
 from .journal import read
 from .proxy import Proxy

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from psycopg import errors
 
-from ..probe_support import Connection, connect
+from ..probes.support import Connection, connect
 from .races import CALLS, LEAVE_OUT, STATES, Orders, Outcome, Racer, Rows, Tally, explain, is_refused, nothing
 
 LOCKS = 7  # the first key of the locks, for them alone

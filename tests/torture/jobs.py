@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import clusters
 from ..conftest import SERVERS
-from ..probe_support import connect
+from ..probes.support import connect
+from ..support import clusters
 from .cast import CASTS
 from .failover import failover
 from .interruptions import Interrupter

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-from .. import probe_workers, probes, test_cancel, test_canonical, test_gate, test_review, test_state, test_stream
-from ..amounts import (
+from .. import test_cancel, test_canonical, test_gate, test_review, test_state, test_stream
+from ..probes import kernel as probes
+from ..probes import workers as probe_workers
+from ..probes.stream import POOL, Load, everything_once, named, replica
+from ..probes.support import connect
+from ..support.amounts import (
     CANCELLATIONS,
     EVENTS,
     EXAMPLES,
@@ -25,9 +29,7 @@ from ..amounts import (
     TAKE_OVERS,
     TRANSACTIONS,
 )
-from ..probe_stream import POOL, Load, everything_once, named, replica
-from ..probe_support import connect
-from ..support_gate import user
+from ..support.gate import user
 
 
 def _deciders(url: str) -> list[str]:

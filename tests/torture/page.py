@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[1] / "README.md"
 MAKER = "tests/torture/page.py"
 REPORT = Path(__file__).with_name("report.json")
 
-#: What is promised, by what it holds, and the probes that attack it (`tests/probe*.py`), each seen failing.
+#: What is promised, by what it holds, and the probes that attack it (`tests/probes`), each seen failing.
 PROMISES = (
     (
         "One holder; tokens only grow, also over a crash and a failover",

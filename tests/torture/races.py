@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from psycopg import pq
 
-from ..patience import PATIENCE_S
-from ..probe_support import connect
+from ..probes.support import connect
+from ..support.patience import PATIENCE_S
 
 PAST = "clock_timestamp() - interval '1 second'"
 CHILD = "(select child_run_id from tidebase.edges where run_id = '{r}' and name = 'c')"

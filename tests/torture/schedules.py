@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from ..probe_support import value
+from ..probes.support import value
 from .cast import Actor, Answer, Call, Cast, Known
 from .oracle import Violation, observe
 

@@ -23,9 +23,9 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from .. import clusters
-from ..patience import PATIENCE_S
-from ..probe_support import Connection, call, connect, poll, values
+from ..probes.support import Connection, call, connect, poll, values
+from ..support import clusters
+from ..support.patience import PATIENCE_S
 from . import journal
 from .checker import NEVER, History, look
 from .proxy import Proxy

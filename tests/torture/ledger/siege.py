@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psycopg
 
-from ...patience import PATIENCE_S
-from ...probe_support import Connection, connect, poll
+from ...probes.support import Connection, connect, poll
+from ...support.patience import PATIENCE_S
 from ..storm import ROOT, Machine, fresh_database
 from .book import RIVAL, Book, read
 from .scripts import SCRIPTS

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from ...probe_support import connect, value, values
+from ...probes.support import connect, value, values
 from ..proxy import Proxy
 from ..storm import ROOT, Machine, socket_of
 from .book import RIVAL, Book

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...probe_support import Connection, values
+from ...probes.support import Connection, values
 from .book import Entry
 from .scripts import PAID, Script, works
 

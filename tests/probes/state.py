@@ -12,8 +12,8 @@ from typing import Any
 import json_merge_patch
 from psycopg.types.json import Jsonb
 
-from .patience import PATIENCE_S
-from .probe_support import (
+from ..support.patience import PATIENCE_S
+from .support import (
     Connection,
     attempt,
     audit,

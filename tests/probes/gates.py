@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .patience import PATIENCE_S
-from .probe_support import (
+from ..support.patience import PATIENCE_S
+from .support import (
     Connection,
     attempt,
     audit,

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
+from ..probes.support import poll
 from .patience import PATIENCE_S
-from .probe_support import poll
 
 T = TypeVar("T")
 Db = psycopg.Connection[Any]

@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from .patience import PATIENCE_S
-from .probe_support import Connection, connect, grant, new_run
+from ..support.patience import PATIENCE_S
+from .support import Connection, connect, grant, new_run
 
 #: How many connections a gateway has at most, without the one that listens.
 POOL = 10

@@ -20,8 +20,8 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from .patience import PATIENCE_S
-from .probe_support import (
+from ..support.patience import PATIENCE_S
+from .support import (
     Connection,
     attempt,
     audit,

@@ -8,19 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .probe_support import (
-    Connection,
-    attempt,
-    audit,
-    call,
-    connect,
-    expire,
-    grant,
-    new_run,
-    queue,
-    take_over,
-    value,
-)
+from .support import Connection, attempt, audit, call, connect, expire, grant, new_run, queue, take_over, value
 
 # -- parents ----------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from .patience import PATIENCE_S, moments
+from ..support.patience import PATIENCE_S, moments
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any]

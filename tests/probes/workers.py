@@ -26,9 +26,9 @@ import psutil
 
 from tidebase import Run, Tidebase, TidebaseError
 
-from .patience import PATIENCE_S
-from .probe_support import attempt, audit, call, connect, expire, grant, new_run, poll, value, values
-from .probes import mutations
+from ..support.patience import PATIENCE_S
+from .kernel import mutations
+from .support import attempt, audit, call, connect, expire, grant, new_run, poll, value, values
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([__name__])

@@ -1,0 +1,1 @@
+"""What the tests share: servers, patience, workers as processes of their own, the model of the API."""
