@@ -10,6 +10,7 @@ import pytest
 
 from tidebase import Tidebase
 
+from .test_gateway import base as base
 from .test_gateway import client_of, gateway
 
 ON_NEWEST = True
@@ -116,3 +117,24 @@ async def test_a_value_that_is_too_long_is_said_to_be_so(
             assert begun["run"]["input"] == long  # what a worker needs is whole
             body = {"name": "large", "inputHash": "x", "leaseOwner": begun["leaseOwner"]}
             assert (await client.post("/runs/r/steps/begin", json=body)).json()["action"] == "input_mismatch"
+
+
+async def test_what_is_not_there_is_said_to_be_so(base: str, tide: Tidebase) -> None:
+    with tide.runs.attach("w", run_id="r a/ü%") as session:
+        session.step("ü/%2F", lambda: 1)
+        session.snapshots.create("l", {"n": 1})
+    here = "/runs/r%20a%2F%C3%BC%25"
+    lists = ("steps", "usage", "log", "children", "recoveries", "gates", "state/versions", "snapshots")
+    async with client_of(base) as client:
+        for name in lists:
+            assert (await client.get(f"/runs/nobody/{name}")).status_code == 404, name
+            assert (await client.get(f"{here}/{name}")).status_code == 200, name
+        steps = (await client.get(f"{here}/steps?limit=1")).json()
+        assert steps["steps"][0]["name"] == "ü/%2F" and steps["next"] is None
+        first = steps["steps"][0]["id"]
+        assert (await client.get(f"{here}/steps?before={first}")).json() == {"steps": [], "next": None}
+        for name in ("steps", "gates", "children"):
+            assert (await client.get(f"{here}/{name}?before=nothing")).status_code == 404, name
+        for wrong in ("before=-1", "before=x", "limit=0", "limit=1001", "before=99999999999999999999"):
+            assert (await client.get(f"{here}/usage?{wrong}")).status_code == 400, wrong
+        assert (await client.get(f"{here}/snapshots?limit=1")).json()["cut"] is False

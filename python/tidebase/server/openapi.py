@@ -52,6 +52,7 @@ _OBJECTS = {
     "requeued": "boolean",
     "created": "boolean",
     "truncated": "object",
+    "cut": "boolean",
 }
 
 

@@ -80,6 +80,11 @@ class Section(Generic[R]):
         given = () if before is None else (run_id, before)
         return Call(query, (run_id, *self.arguments, *given, max + 1, max, PAGE), page)
 
+    def has(self, run_id: str, name: str) -> Call[list[bool]]:
+        """Whether a row of that name, the last key of the order, is there."""
+        query = f"select exists (select from {self.source} s where s.{self.order[-1]} = %s)"
+        return Call(query, (run_id, *self.arguments, name), lambda rows: [row[0] for row in rows])
+
 
 def _newest(table: str, order: tuple[str, ...]) -> str:
     return ", ".join(f"{table}.{name} desc" for name in order)

@@ -293,6 +293,20 @@ def rest_of_versions(asked: Asked, page: pages.Page[calls.StateVersion]) -> str 
     return f"/runs/{quote(asked.run_id, safe='')}/state/versions?stream={stream}&before={oldest.version}"
 
 
+async def page_from(
+    asked: Asked, section: pages.Section[R], most: int, before: str | int | None = None
+) -> pages.Page[R]:
+    """A page; where it is empty, because there is no such run, or no such row to go on before, that is said."""
+    page = await asked.do(section.page(asked.run_id, most, before))
+    if not page.rows:
+        await asked.run(most=0)
+        if before is not None and not isinstance(before, int):
+            (is_there,) = await asked.do(section.has(asked.run_id, before))
+            if not is_there:
+                raise NotFound(f"there is nothing that is called {before!r} to go on before")
+    return page
+
+
 def page_of(name: str, shown: list[Shape], cut: bool, asked: Asked) -> Shape:
     """An answer with a page, and where it goes on."""
     return {name: shown, "next": rest(asked, name, shown) if cut else None}
@@ -303,14 +317,14 @@ async def list_steps(asked: Asked) -> Shape:
     """The newest steps, or those before one, in the order in which they were begun."""
     before = asked.query.get("before")
     name = None if before is None else shapes.name_of("step", before)
-    page = await asked.do(pages.STEPS.page(asked.run_id, limit(asked, 1000), name))
+    page = await page_from(asked, pages.STEPS, limit(asked, 1000), name)
     return page_of("steps", [shapes.step(row) for row in page.rows], page.cut, asked)
 
 
 @route("GET", "/runs/{run_id}/usage", ALL, "usage", "next", query=("before", "limit"))
 async def list_usage(asked: Asked) -> Shape:
     """The newest records of usage, or those before one."""
-    page = await asked.do(pages.USAGE.page(asked.run_id, limit(asked, 1000), before_number(asked)))
+    page = await page_from(asked, pages.USAGE, limit(asked, 1000), before_number(asked))
     return page_of("usage", [shapes.usage(row) for row in page.rows], page.cut, asked)
 
 
@@ -328,14 +342,14 @@ async def list_events(asked: Asked) -> Shape:
 @route("GET", "/runs/{run_id}/children", ALL, "runEdges", "next", query=("before", "limit"))
 async def list_children(asked: Asked) -> Shape:
     """The edges to the newest children and forks, or to those before one, by its run's id."""
-    page = await asked.do(pages.CHILDREN.page(asked.run_id, limit(asked, 200), asked.query.get("before")))
+    page = await page_from(asked, pages.CHILDREN, limit(asked, 200), asked.query.get("before"))
     return page_of("runEdges", [shapes.edge(row) for row in page.rows], page.cut, asked)
 
 
 @route("GET", "/runs/{run_id}/recoveries", ALL, "recoveryAttempts", "next", query=("before", "limit"))
 async def list_recoveries(asked: Asked) -> Shape:
     """The newest attempts to recover the run, or those before one, by its number."""
-    page = await asked.do(pages.RECOVERIES.page(asked.run_id, limit(asked, 200), before_number(asked)))
+    page = await page_from(asked, pages.RECOVERIES, limit(asked, 200), before_number(asked))
     return page_of("recoveryAttempts", [shapes.recovery(row) for row in page.rows], page.cut, asked)
 
 
@@ -344,7 +358,7 @@ async def list_gates(asked: Asked) -> Shape:
     """The newest gates, or those before one; a worker sees the secrets of those that wait."""
     before = asked.query.get("before")
     name = None if before is None else shapes.name_of("gate", before)
-    page = await asked.do(pages.GATES.page(asked.run_id, limit(asked, 200), name))
+    page = await page_from(asked, pages.GATES, limit(asked, 200), name)
     return page_of("gates", [shapes.gate(row, await secret_of(asked, row)) for row in page.rows], page.cut, asked)
 
 
@@ -628,11 +642,12 @@ async def create_snapshot(asked: Asked) -> Shape:
     return {"snapshot": next(shapes.snapshot(asked.run_id, row) for row in rows if row.version == version)}
 
 
-@route("GET", "/runs/{run_id}/snapshots", ALL, "snapshots")
+@route("GET", "/runs/{run_id}/snapshots", ALL, "snapshots", "cut", query=("limit",))
 async def list_snapshots(asked: Asked) -> Shape:
-    """Snapshots and saved states, newest first."""
-    page = await asked.do(pages.snapshots(200).page(asked.run_id, 200))
-    return {"snapshots": [shapes.snapshot(asked.run_id, row) for row in reversed(page.rows)]}
+    """Snapshots and saved states, newest first; ``cut``: there are more, which a higher limit may show."""
+    most = limit(asked, 200)
+    page = await asked.do(pages.snapshots(most).page(asked.run_id, most))
+    return {"snapshots": [shapes.snapshot(asked.run_id, row) for row in reversed(page.rows)], "cut": page.cut}
 
 
 # -- usage and children
