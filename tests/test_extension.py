@@ -165,6 +165,25 @@ def test_what_this_package_made_is_taken_over(database: str) -> None:
         assert migrations.migrate(connection).is_current
 
 
+def test_a_superuser_hands_nothing_over_to_strangers(server: Server, empty_database: str, database: str) -> None:
+    """Who may act as the owner's role would own what a superuser installs, and what he calls at the next update."""
+    with server.connect() as admin, connect(empty_database) as connection, connect(database) as installed:
+        installed.execute("create extension tidebase version 'migrated'")
+        admin.execute("create role mallory login")
+        try:
+            admin.execute("grant tidebase_owner to mallory")
+            with pytest.raises(
+                psycopg.errors.InsufficientPrivilege, match="mallory may act as the role tidebase_owner"
+            ):
+                connection.execute("create extension tidebase")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="belongs to tidebase_owner"):
+                installed.execute("alter extension tidebase update")
+        finally:
+            admin.execute("drop role mallory")
+        installed.execute("alter extension tidebase update")
+        connection.execute("create extension tidebase")
+
+
 def test_pg_tle_gets_the_same_scripts(empty_database: str) -> None:
     """Its functions are played by some that keep what they are given."""
     kept = "create table kept (name text, body text)"

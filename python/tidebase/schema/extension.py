@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..mixture import OURS
+from . import ownership
 from .migrations import ABOUT, function_files, migration_files, package_checksum
 from .migrations import checksum as checksum_of
 
@@ -120,20 +121,34 @@ def control() -> str:
     )
 
 
+def _guard() -> str:
+    """A superuser runs nothing of strangers, and hands nothing over to them."""
+    return ownership.guard_sql("tidebase_owner")
+
+
 def install_script() -> str:
     """Installs the newest version."""
-    return _HEAD + _SCHEMAS + "\n".join(migration_files().values()) + _functions() + _ROLES + _DUMPED + _REGISTERED
+    return (
+        _HEAD
+        + _guard()
+        + _SCHEMAS
+        + "\n".join(migration_files().values())
+        + _functions()
+        + _ROLES
+        + _DUMPED
+        + _REGISTERED
+    )
 
 
 def adopt_script(number: str) -> str:
     """Takes over a schema that ``tidebase migrate`` has brought to this migration."""
-    return _HEAD + _ADOPT.format(number=number)
+    return _HEAD + _guard() + _ADOPT.format(number=number)
 
 
 def update_script(number: str) -> str:
     """From this migration to the newest."""
     later = [text for name, text in migration_files().items() if name[:4] > number]
-    return _HEAD + "\n".join(later) + _functions() + _ROLES + _REGISTERED
+    return _HEAD + _guard() + "\n".join(later) + _functions() + _ROLES + _REGISTERED
 
 
 def _functions() -> str:
@@ -153,7 +168,7 @@ def scripts() -> dict[str, str]:
     """Every SQL file of the extension, by its name."""
     *earlier, newest = versions()
     made = {f"tidebase--{newest}.sql": install_script(), f"tidebase--{MIGRATED}.sql": adopt_script(newest)}
-    made[f"tidebase--{MIGRATED}--{newest}.sql"] = _HEAD + _REGISTERED
+    made[f"tidebase--{MIGRATED}--{newest}.sql"] = _HEAD + _guard() + _REGISTERED
     for number in earlier:
         made[f"tidebase--{number}.sql"] = adopt_script(number)
         made[f"tidebase--{number}--{newest}.sql"] = update_script(number)

@@ -74,7 +74,7 @@ from actors a join pg_catalog.pg_roles r on r.oid = a.actor where not r.rolsuper
 _STRANGERS = f"""
 with actors as ({_ACTORS.replace("%", "%%")}), owned as ({_OWNED}),
 me as (select r.oid, r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user)
-select o.kind, o.name, pg_catalog.pg_get_userbyid(o.owner)::text, me.rolsuper,
+select o.kind, o.name, pg_catalog.pg_get_userbyid(o.owner)::text as owner, me.rolsuper,
   (select pg_catalog.min(a.name) from actors a where a.role = o.owner and a.actor <> o.owner)
 from owned o cross join me
 where o.owner <> me.oid
@@ -139,6 +139,33 @@ def refuse_owner_role(connection: psycopg.Connection[Any], role: str) -> None:
             sqlstate="42501",
             hint="Choose names for roles of its own (tidebase migrate --role-prefix NAME), or install it as that user.",
         )
+
+
+def guard_sql(role: str) -> str:
+    """What both refusals are in SQL alone, for a script that no package is there to run."""
+    strangers = _STRANGERS % {"schemas": "array['tidebase', 'tidebase_private']"}
+    return f"""
+do $guard$
+declare
+  found record;
+begin
+  for found in {strangers.strip()} loop
+    raise insufficient_privilege using
+      message = format('the %s %s belongs to %s: it is not to be run here', found.kind, found.name, found.owner),
+      hint = 'Look at what it is; or let its owner do this.';
+  end loop;
+  for found in
+    select a.name from ({_ACTORS}) a
+    join pg_catalog.pg_roles r on r.oid = a.role and r.rolname = '{role}'
+    where (select s.rolsuper from pg_catalog.pg_roles s where s.rolname = current_user)
+  loop
+    raise insufficient_privilege using
+      message = format('%s may act as the role {role}, and would own what a superuser installs', found.name),
+      hint = 'Install it as that user, or take the membership away.';
+  end loop;
+end
+$guard$;
+"""
 
 
 def members_of_others(connection: psycopg.Connection[Any], prefix: str) -> list[str]:
