@@ -403,7 +403,7 @@ def test_the_first_connection_waits_for_a_server_that_starts(database: str, monk
         return connect(*arguments, **options)
 
     monkeypatch.setattr("tidebase.core.database.psycopg.connect", once_more)
-    monkeypatch.setattr("tidebase.core.database.PGconn", SimpleNamespace(ping=lambda conninfo: next(states)))
+    monkeypatch.setattr("tidebase.core.base.PGconn", SimpleNamespace(ping=lambda conninfo: next(states)))
     with Tidebase(database) as tide:
         assert tide.run("w", lambda run, _: 1, run_id="r") == 1
 

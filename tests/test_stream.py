@@ -16,7 +16,7 @@ import pytest
 from starlette.applications import Starlette
 
 from tidebase import AsyncTidebase
-from tidebase.core import doorbell
+from tidebase.core import doorbell_async as doorbell
 from tidebase.domain import calls, subscribe
 from tidebase.domain.calls import Event
 from tidebase.domain.subscribe import OVER, Feed, Feeds

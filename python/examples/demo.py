@@ -30,7 +30,7 @@ import research_agent
 from psycopg.conninfo import conninfo_to_dict
 
 from tidebase import Event, RunInfo, StepInfo, Tidebase, TidebaseError
-from tidebase.core.database import named_url
+from tidebase.core.sources import named_url
 
 LEASE_S = 2.5  # short, so that nobody waits long for the dead worker's lease to run out
 KILL_AT = 3  # the document that the first worker does not read to its end

@@ -1,6 +1,6 @@
-"""Makes the face for threads out of the one for asyncio: ``client/NAME_async.py`` is the source of ``client/NAME.py``.
+"""Makes what is for threads out of what is for asyncio: ``NAME_async.py`` is the source of the ``NAME.py`` beside it.
 
-What truly differs stands in ``client/_tasks.py`` and ``client/_threads.py``, which have the same names. A paragraph of
+What truly differs stands in ``_tasks.py`` and ``_threads.py`` of that folder, which have the same names. A paragraph of
 a docstring that begins with "With asyncio" is left out. ``--check`` changes nothing, and fails when a file is not up to
 date.
 """
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import ast_comments as ast
 
-CLIENT = Path(__file__).parents[1] / "tidebase" / "client"
+PACKAGE = Path(__file__).parents[1] / "tidebase"
 
 #: Names of asyncio's side that are not those of the threads' with Async before them.
 NAMES = {
     "AsyncTransaction": "SyncTransaction",
     "AsyncConnectionPool": "ConnectionPool",
+    "enter_async_context": "enter_context",
     "AbstractAsyncContextManager": "AbstractContextManager",
     "asynccontextmanager": "contextmanager",
     "drive_async": "drive",
@@ -133,14 +134,18 @@ def twin(source: Path) -> str:
     """The module for threads, formatted."""
     tree = ToThreads().visit(ast.parse(source.read_text()))
     head = f"# Made by python/tools/faces.py out of {source.name}: change that, and run `make faces`.\n"
-    return _ruff(head + ast.unparse(ast.fix_missing_locations(tree)))
+    return _ruff(head + ast.unparse(ast.fix_missing_locations(tree)), path_of(source))
 
 
-def _ruff(text: str) -> str:
+def path_of(source: Path) -> Path:
+    """Where the module for threads stands."""
+    return source.with_name(source.name.replace("_async", ""))
+
+
+def _ruff(text: str, path: Path) -> str:
     """Imports that are not needed any more go, and the lines get their lengths."""
-    name = str(CLIENT / "made.py")  # whose settings count
     for command in (["check", "--quiet", "--fix", "--select", "I,F401", "-"], ["format", "--quiet", "-"]):
-        ruff = [sys.executable, "-m", "ruff", command[0], *command[1:-1], "--stdin-filename", name, "-"]
+        ruff = [sys.executable, "-m", "ruff", command[0], *command[1:-1], "--stdin-filename", str(path), "-"]
         text = subprocess.run(ruff, input=text, text=True, capture_output=True, check=True).stdout
     return text
 
@@ -150,12 +155,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only say which files are not up to date")
     check = parser.parse_args().check
     stale = 0
-    for source in sorted(CLIENT.glob("*_async.py")):
-        path, text = source.with_name(source.name.replace("_async", "")), twin(source)
+    for source in sorted(PACKAGE.glob("*/*_async.py")):
+        path, text = path_of(source), twin(source)
         if path.exists() and path.read_text() == text:
             continue
         stale += 1
-        print(f"{path.name} is {'not up to date with' if check else 'made out of'} {source.name}")
+        print(f"{path.relative_to(PACKAGE)} is {'not up to date with' if check else 'made out of'} {source.name}")
         if not check:
             path.write_text(text)
     return 1 if check and stale else 0

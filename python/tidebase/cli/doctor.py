@@ -9,8 +9,9 @@ from typing import Any
 import click
 import psycopg
 
-from ..core.database import Connection, Database
+from ..core.database import Database
 from ..core.errors import TidebaseError
+from ..core.sessions import Connection
 from ..schema import migrations, ownership
 from .output import common, print_json
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import click
 
 from ..client.tide import Tidebase
-from ..core.database import named_url
+from ..core.sources import named_url
 from ..views import timeline as drawing
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakSet
 
 import psycopg
 
-from ..core.database import AsyncDatabase
+from ..core._tasks import PerLoop, terminable
+from ..core.database_async import AsyncDatabase
 from ..core.errors import LeaseLostError, RunCancelledError, TidebaseError
 from ..core.flow import drive_async
-from ..core.loops import PerLoop
 from ..domain import child
 from ..domain.child import Order
 from ..domain.heartbeat import AsyncHeartbeats
@@ -66,7 +65,7 @@ class Here:
         task = asyncio.current_task()
         assert task is not None
         try:
-            with _terminable(task):
+            with terminable(task):
                 yield
         except (LeaseLostError, RunCancelledError):
             if task in self._interrupted:
@@ -113,21 +112,3 @@ async def migrate(database: AsyncDatabase, role_prefix: str | None) -> Migration
             return migrations.migrate(connection, role_prefix)
 
     return await asyncio.to_thread(work)
-
-
-@contextmanager
-def _terminable(task: asyncio.Task[Any]) -> Iterator[None]:
-    """While the block runs, SIGTERM cancels the task, so that the lease is released on the way out; only in the main
-    thread, and only where nobody has installed a handler of their own.
-    """
-    try:
-        usable = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        if usable:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    except (ValueError, RuntimeError, NotImplementedError):
-        usable = False
-    try:
-        yield
-    finally:
-        if usable:
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ..core._threads import terminable
 from ..core.database import Database
 from ..core.flow import checked, drive
 from ..domain import child, workflow
 from ..domain.child import Brood, Order
 from ..domain.event import Event
-from ..domain.heartbeat import Heartbeats, terminable
+from ..domain.heartbeat import Heartbeats
 from ..domain.lease import Hold
 from ..domain.subscribe import follow
 from ..domain.webhook import Dispatcher

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.database import AsyncDatabase
+from ..core.database_async import AsyncDatabase
 from ..core.errors import TidebaseError, only
 from ..core.flow import drive_async
 from ..domain import calls, gate, state, workflow

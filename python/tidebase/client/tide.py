@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 
-from ..core.database import POOL_SIZE, Connection, Database, Pool, require_psycopg
+from ..core.base import POOL_SIZE
+from ..core.database import Database, Pool
 from ..core.errors import TidebaseError
 from ..core.flow import drive
+from ..core.sessions import Connection
+from ..core.sources import require_psycopg
 from ..domain import calls, workflow
 from ..domain.calls import Difference, Reconciliation
 from ..domain.heartbeat import Heartbeats

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 
-from ..core.database import POOL_SIZE, AsyncConnection, AsyncDatabase, AsyncPool, require_psycopg
+from ..core.base import POOL_SIZE
+from ..core.database_async import AsyncDatabase, AsyncPool
 from ..core.errors import TidebaseError
 from ..core.flow import drive_async
+from ..core.sessions import AsyncConnection
+from ..core.sources import require_psycopg
 from ..domain import calls, workflow
 from ..domain.calls import Difference, Reconciliation
 from ..domain.heartbeat import AsyncHeartbeats

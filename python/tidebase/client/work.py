@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 import psycopg
 
 from ..core import codec
-from ..core.database import Connection, Database
+from ..core.database import Database
 from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, interruption
 from ..core.flow import Flow, drive, one
+from ..core.sessions import Connection
 from ..domain import calls, child, gate, state, workflow
 from ..domain.calls import Snapshot, StateVersion, UsageTotal
 from ..domain.child import MAX_PARALLEL, ChildOptions, ChildSpec, Order

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 import psycopg
 
 from ..core import codec
-from ..core.database import AsyncConnection, AsyncDatabase
+from ..core.database_async import AsyncDatabase
 from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, interruption
 from ..core.flow import Flow, drive_async, one
+from ..core.sessions import AsyncConnection
 from ..domain import calls, child, gate, state, workflow
 from ..domain.calls import Snapshot, StateVersion, UsageTotal
 from ..domain.child import MAX_PARALLEL, ChildOptions, ChildSpec, Order

@@ -17,8 +17,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ._tasks import to_its_end
 from .call import Call
-from .database import AsyncDatabase, Database, to_its_end
+from .database import Database
+from .database_async import AsyncDatabase
 from .errors import LeaseLostError, StepTimeout
 from .mark import LATE_S, Answer, Mark
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .call import Call
+from .forked import inherit
 
 if TYPE_CHECKING:
     from .flow import Flow
@@ -118,6 +119,11 @@ class Marker:
     """One thread that writes the starts of the steps that turn out to take a moment."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+        inherit(self)
+
+    def begin_anew(self) -> None:
+        """A child of a fork has no thread yet, and none of its parent's steps."""
         self._at_work: dict[Mark, tuple[float, Callable[[Mark], None]]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -1,24 +1,27 @@
-"""Heartbeats: one thread, or one task, renews all the leases of a process, over a connection of its own."""
+"""Heartbeats: one thread, or one task, renews all the leases of a process, over a connection of its own.
+
+What is to be renewed when is the same for both (:class:`Beats`). How the thread and the task begin and end is not, and
+is written for each: a thread must be let go on to the end of its call, is told so by its event, closes the line behind
+itself, and begins anew in a child of a fork; a task is cancelled, whoever does that closes the line, and what belongs
+to an event loop is made in it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, cast
+from typing import cast
 from weakref import finalize, ref
 
 import psycopg
 
-from ..core.database import AsyncDatabase, Database
-from ..core.doorbell import ring
+from ..core import _tasks, _threads
+from ..core.database import Database
+from ..core.database_async import AsyncDatabase
 from ..core.errors import TidebaseError, from_postgres
 from ..core.flow import Flow, drive, drive_async
 from ..core.forked import inherit
@@ -60,9 +63,13 @@ class Beats:
     """When the heartbeat of each run is due. Runs with leases of one length are put together when they are due soon.
 
     Nobody's hold is kept alive by this: a lease that nobody works under any more is not renewed for ever.
+
+    Args:
+        lock: keeps threads out of each other's way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
+        self._lock = lock
         self._holds: dict[ref[Hold], int] = {}  # with the number of its place in the plan
         self._due: list[tuple[float, int, ref[Hold]]] = []
         self._numbers = itertools.count()
@@ -85,6 +92,22 @@ class Beats:
     def clear(self) -> None:
         self._holds.clear()
         self._due.clear()
+
+    def turn(self) -> Flow[float]:
+        """Renews what is due: a flow of calls alone. Returns the seconds until the next is."""
+        with self._lock:
+            wait = self.wait()
+            holds = self.take() if wait <= 0 else []
+        if holds:
+            try:
+                again = yield from renew(holds)
+            except Exception as error:
+                log.warning("heartbeats failed, trying again: %s", error)
+                again = holds
+            with self._lock:
+                self.hasten(again)
+                wait = self.wait()
+        return max(wait, 0)
 
     def wait(self) -> float:
         """Seconds until the next one is due."""
@@ -135,10 +158,10 @@ class Heartbeats:
 
     def _begin(self) -> None:
         self._line = self._database.line() if self._database.has_connections else None
-        self._beats = Beats()
-        self._lock = threading.Lock()
-        self._changed = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lock = _threads.Lock()
+        self._beats = Beats(self._lock)
+        self._changed = _threads.Event()
+        self._thread: _threads.Task | None = None
         self._end = finalize(self, _give_up, self._changed, self._line)
         self._end.atexit = False
 
@@ -151,10 +174,8 @@ class Heartbeats:
     def add(self, hold: Hold) -> None:
         with self._lock:
             self._beats.add(hold)
-            if self._thread is None or not self._thread.is_alive():
-                arguments = (ref(self), self._changed)
-                self._thread = threading.Thread(target=_beat, args=arguments, name="tidebase-heartbeat", daemon=True)
-                self._thread.start()
+            if not _threads.is_alive(self._thread):
+                self._thread = _threads.spawn(_beat, ref(self), self._changed, name="tidebase-heartbeat")
         self._changed.set()
 
     def remove(self, hold: Hold) -> None:
@@ -179,34 +200,23 @@ class Heartbeats:
                 if self._line is not None:
                     self._line.close()
                 return None
-            wait = self._beats.wait()
-            holds = self._beats.take() if wait <= 0 else []
-        if holds:
-            executor = self._database if self._line is None else cast(Database, self._line)  # flows of calls alone
-            try:
-                again = drive(renew(holds), executor)
-            except Exception as error:
-                log.warning("heartbeats failed, trying again: %s", error)
-                again = holds
-            with self._lock:
-                self._beats.hasten(again)
-                wait = self._beats.wait()
-        return max(wait, 0)
+        executor = self._database if self._line is None else cast(Database, self._line)
+        return drive(self._beats.turn(), executor)
 
 
-def _give_up(changed: threading.Event, line: Line | None) -> None:
+def _give_up(changed: _threads.Event, line: Line | None) -> None:
     changed.set()
     if line is not None:
         line.close()
 
 
-def _beat(reference: ref[Heartbeats], changed: threading.Event) -> None:
+def _beat(reference: ref[Heartbeats], changed: _threads.Event) -> None:
     while (heartbeats := reference()) is not None:
         wait = heartbeats.turn()
         del heartbeats
         if wait is None:
             return
-        changed.wait(wait)
+        _threads.ring(changed, wait)
 
 
 class AsyncHeartbeats:
@@ -217,17 +227,14 @@ class AsyncHeartbeats:
     def __init__(self, database: AsyncDatabase) -> None:
         self._line = database.line() if database.has_connections else None
         self._database = database
-        self._begin()
-
-    def _begin(self) -> None:
-        self._beats = Beats()
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._beats = Beats(_tasks.Lock())
+        self._changed = _tasks.Event()
+        self._task: _tasks.Task | None = None
 
     def add(self, hold: Hold) -> None:
         self._beats.add(hold)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(_beat_async(ref(self), self._changed), name="tidebase-heartbeat")
+        if not _tasks.is_alive(self._task):
+            self._task = _tasks.spawn(_beat_async, ref(self), self._changed, name="tidebase-heartbeat")
         self._changed.set()
 
     def remove(self, hold: Hold) -> None:
@@ -238,9 +245,8 @@ class AsyncHeartbeats:
     def close(self) -> None:
         """Leases that are held run out by themselves from now on."""
         self._beats.clear()
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        _tasks.stop(self._task)
+        self._task = None
         if self._line is not None:
             self._line.close()
 
@@ -249,45 +255,14 @@ class AsyncHeartbeats:
         self._changed.clear()
         if not self._beats:
             return None
-        wait = self._beats.wait()
-        holds = self._beats.take() if wait <= 0 else []
-        if holds:
-            executor = self._database if self._line is None else cast(AsyncDatabase, self._line)  # flows of calls alone
-            try:
-                again = await drive_async(renew(holds), executor)
-            except Exception as error:
-                log.warning("heartbeats failed, trying again: %s", error)
-                again = holds
-            self._beats.hasten(again)
-            wait = self._beats.wait()
-        return max(wait, 0)
+        executor = self._database if self._line is None else cast(AsyncDatabase, self._line)
+        return await drive_async(self._beats.turn(), executor)
 
 
-async def _beat_async(reference: ref[AsyncHeartbeats], changed: asyncio.Event) -> None:
+async def _beat_async(reference: ref[AsyncHeartbeats], changed: _tasks.Event) -> None:
     while (heartbeats := reference()) is not None:
         wait = await heartbeats.turn()
         del heartbeats
         if wait is None:
             return
-        await ring(changed, wait)
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """While the block runs, SIGTERM raises SystemExit in the main thread, so that leases are released on the way out.
-
-    Only where nobody has installed a handler of their own: then SIGTERM is theirs.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def leave(signum: int, frame: Any) -> None:
-        raise SystemExit(128 + signum)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        await _tasks.ring(changed, wait)

@@ -15,13 +15,13 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..core.database import to_its_end
-from ..core.doorbell import ring
+from ..core._tasks import ring, to_its_end
 from ..core.errors import TidebaseError
 from .event import Event, read_events, watch_run
 
 if TYPE_CHECKING:
-    from ..core.database import AsyncDatabase, Database
+    from ..core.database import Database
+    from ..core.database_async import AsyncDatabase
 
 #: How often a follower looks for itself, in seconds: less and less while nothing comes. Of a burst of events only the
 #: first rings the doorbell, so at first that is soon.

@@ -24,7 +24,8 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..core.database import POOL_SIZE, AsyncDatabase
+from ..core.base import POOL_SIZE
+from ..core.database_async import AsyncDatabase
 from ..core.errors import InvalidArgument, TidebaseError
 from ..core.tracing import valid_traceparent
 from ..domain.subscribe import Feeds

@@ -14,7 +14,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..core.database import AsyncDatabase, to_its_end
+from ..core._tasks import to_its_end
+from ..core.database_async import AsyncDatabase
 from ..core.errors import InvalidArgument, NotFound
 from ..domain import calls
 from ..domain.calls import Event

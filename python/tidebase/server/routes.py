@@ -20,7 +20,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from ..core import codec
-from ..core.database import AsyncDatabase
+from ..core.database_async import AsyncDatabase
 from ..core.errors import (
     InputMismatch,
     InvalidArgument,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
-from tidebase.core import database, errors
+from tidebase.core import base, errors
 from tidebase.domain import calls, gate, lease
 
 
@@ -25,5 +25,5 @@ def leave_at_once() -> None:
 
 def forget_read_only() -> None:
     """A server that is read-only for a moment is an error like any other."""
-    known = database.is_transient
-    database.is_transient = lambda error: getattr(error, "sqlstate", None) != "25006" and known(error)
+    known = base.is_transient
+    base.is_transient = lambda error: getattr(error, "sqlstate", None) != "25006" and known(error)

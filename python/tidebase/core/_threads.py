@@ -1,0 +1,159 @@
+"""What differs in threads. ``_tasks`` has the same names for asyncio's side of each pair of modules."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+from .forked import OwnPool as OwnPool
+from .forked import inherit, keep
+from .mark import Marker
+from .sessions import Connection
+
+if TYPE_CHECKING:
+    from .line import Line
+
+F = TypeVar("F", bound=Callable[..., Any])
+P = TypeVar("P", bound="Place")
+T = TypeVar("T")
+
+Event = threading.Event
+Task = threading.Thread
+
+#: The thread that has it may take it again: a handler of a signal comes in between anywhere.
+Lock = threading.RLock
+
+#: How often who listens looks whether it is to end, in seconds: nobody can interrupt a thread.
+GLANCE_S: float | None = 1.0
+
+
+# --- threads at work in the background ---
+
+
+def spawn(work: Callable[..., None], *arguments: Any, name: str) -> Task:
+    """Begins the work in a thread of its own, for which nobody waits when the process ends."""
+    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def is_alive(thread: Task | None) -> bool:
+    """Whether it is still at work."""
+    return thread is not None and thread.is_alive()
+
+
+def stop(thread: Task | None) -> None:
+    """It is to do no more: it looks for itself."""
+
+
+def ring(rung: threading.Event, seconds: float) -> None:
+    """Returns when the event is set, or when the time is over."""
+    rung.wait(seconds)
+
+
+def rest(closed: threading.Event, seconds: float) -> None:
+    """Does nothing for so long, unless it is closed meanwhile."""
+    closed.wait(seconds)
+
+
+def elsewhere(function: Callable[..., T], *arguments: Any) -> T:
+    """What the function returns, which may block here."""
+    return function(*arguments)
+
+
+# --- cancellation, which threads do not know ---
+
+
+def cancellation_kept(function: F) -> F:
+    """Nobody cancels a thread."""
+    return function
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """While the block runs, SIGTERM raises SystemExit in the main thread, so that leases are released on the way out.
+
+    Only where nobody has installed a handler of their own: then SIGTERM is theirs.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(signum: int, frame: Any) -> None:
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+# --- connections ---
+
+
+def connect(conninfo: str) -> Connection:
+    """A connection in autocommit mode, which prepares nothing."""
+    return psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+
+
+def put_back(pool: ConnectionPool[Connection], connection: Connection) -> None:
+    """Gives it back."""
+    pool.putconn(connection)
+
+
+def resolved(value: Any) -> Any:
+    """What a pool was given for its connections: a value, or a function that has it."""
+    return value() if callable(value) else value
+
+
+# --- processes: there is one of everything in each, and a child of a fork begins anew ---
+
+
+class Place:
+    """What a database has in this process, as far as only that has it."""
+
+    def __init__(self, spare: Line) -> None:
+        self.spare = spare
+
+    def opened(self, connection: Connection) -> None:
+        """The pool has opened it."""
+        keep(connection)
+
+
+class Places(Generic[P]):
+    """What a database has in this process.
+
+    Args:
+        make: makes it.
+        source: where the database is; all threads of a process may use what the caller gave.
+    """
+
+    def __init__(self, make: Callable[[], P], source: object) -> None:
+        self._make = make
+        self.begin_anew()
+        inherit(self)
+
+    def begin_anew(self) -> None:
+        """A child of a fork uses nothing that its parent has."""
+        self._made = self._make()
+
+    def here(self) -> P:
+        """That of this process."""
+        return self._made
+
+    mine = here
+
+
+class Side:
+    """What only one of the two has: a thread that writes the starts of steps. A task sets itself a timer for that."""
+
+    def __init__(self) -> None:
+        self.marker = Marker()

@@ -1,0 +1,88 @@
+"""The doorbell: one connection a process that listens for news of the runs somebody waits for.
+
+With asyncio it is one an event loop.
+
+A notification only ends a wait early. Whoever waits looks again by itself every now and then, so a doorbell that is out
+of order (a lost connection, a pooler that drops LISTEN) costs a moment, never an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from ._tasks import GLANCE_S, Event, Lock, Task, is_alive, rest, ring, spawn, stop
+
+if TYPE_CHECKING:
+    from .database_async import AsyncDatabase
+
+log = logging.getLogger("tidebase.doorbell")
+CHANNEL = "tidebase_events"
+
+#: How long a broken listening connection is left alone, in seconds.
+_REST_S = 5.0
+
+
+class AsyncDoorbell:
+    """Wakes tasks that wait for a run."""
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        self._database = database
+        self._waiting: dict[str, set[Event]] = defaultdict(set)
+        self._lock = Lock()
+        self._listener: Task | None = None
+        self._closed = Event()
+
+    @contextmanager
+    def listening(self, run_id: str) -> Iterator[Event]:
+        """An event that is set when the bell rings for the run, for as long as the block takes. Clear it, look, wait
+        for it: whatever comes after the look ends the wait.
+        """
+        rung = Event()
+        with self._lock:
+            self._waiting[run_id].add(rung)
+            if not is_alive(self._listener) and self._database.has_connections:
+                self._listener = spawn(self._listen, self._closed, name="tidebase-doorbell")
+        try:
+            yield rung
+        finally:
+            with self._lock:
+                self._waiting[run_id].discard(rung)
+                if not self._waiting[run_id]:
+                    del self._waiting[run_id]
+
+    async def wait(self, run_id: str, seconds: float) -> None:
+        """Returns when the bell rings for the run, or when the time is over."""
+        with self.listening(run_id) as rung:
+            await ring(rung, seconds)
+
+    def close(self) -> None:
+        """Stops listening; who waits next listens again."""
+        with self._lock:
+            self._closed.set()
+            stop(self._listener)
+            self._closed, self._listener = Event(), None
+
+    async def _listen(self, closed: Event) -> None:
+        while not closed.is_set():
+            try:
+                async with await self._database.listener() as connection:
+                    await connection.execute(f"listen {CHANNEL}")  # a constant
+                    while not closed.is_set():
+                        async for notification in connection.notifies(timeout=GLANCE_S):
+                            self._ring(notification.payload)
+            except psycopg.Error as error:
+                if closed.is_set():
+                    return
+                log.warning("the doorbell is out of order, waits only poll for now: %s", error)
+                await rest(closed, _REST_S)
+
+    def _ring(self, run_id: str) -> None:
+        with self._lock:
+            for rung in self._waiting.get(run_id, ()):
+                rung.set()
