@@ -20,7 +20,6 @@ from ..domain.heartbeat import AsyncHeartbeats
 from ..domain.lease import Hold
 from ..domain.subscribe import Feeds
 from ..domain.workflow import Worker
-from ..schema import migrations
 
 if TYPE_CHECKING:
     from ..schema.migrations import MigrationReport
@@ -108,6 +107,8 @@ async def migrate(database: AsyncDatabase, role_prefix: str | None) -> Migration
     """Installs the schema, in a thread: it takes a while, and its library blocks."""
 
     def work() -> MigrationReport:
+        from ..schema import migrations  # only who installs it needs it
+
         with psycopg.connect(database.url, autocommit=True) as connection:
             return migrations.migrate(connection, role_prefix)
 

@@ -19,7 +19,6 @@ from ..domain.lease import Hold
 from ..domain.subscribe import follow
 from ..domain.webhook import Dispatcher
 from ..domain.workflow import Worker
-from ..schema import migrations
 
 if TYPE_CHECKING:
     from ..schema.migrations import MigrationReport
@@ -116,5 +115,7 @@ def together(
 
 def migrate(database: Database, role_prefix: str | None) -> MigrationReport:
     """Installs the schema over a connection of the pool."""
+    from ..schema import migrations  # only who installs it needs it
+
     with database.connection() as connection:
         return migrations.migrate(connection, role_prefix)
