@@ -62,7 +62,7 @@ lint: setup  ## Style, types, layers
 	$(BIN)/python python/tools/faces.py --check
 	$(BIN)/lint-imports
 
-faces: setup  ## Make the face for threads out of the one for asyncio
+faces: setup  ## Make the modules for threads out of those for asyncio
 	$(BIN)/python python/tools/faces.py
 
 clean:  ## Remove what the targets made (not the data of a local Postgres)

@@ -170,7 +170,7 @@ def test_the_start_of_a_step_whose_lease_is_lost_is_refused(
     executed = []
     refused = threading.Event()
     execute = tide._database.execute
-    monkeypatch.setattr("tidebase.core.mark.LATE_S", 1.0)  # so that the other one is faster, also on a busy machine
+    monkeypatch.setattr("tidebase.core._threads.LATE_S", 1.0)  # so that the other one is faster, also on a busy machine
 
     def watched(call: Any) -> Any:
         try:

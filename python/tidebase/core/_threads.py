@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -13,7 +14,7 @@ from psycopg_pool import ConnectionPool
 
 from .forked import OwnPool as OwnPool
 from .forked import inherit, keep
-from .mark import Marker
+from .mark import LATE_S, Mark
 from .sessions import Connection
 
 if TYPE_CHECKING:
@@ -152,8 +153,57 @@ class Places(Generic[P]):
     mine = here
 
 
+# --- what tasks do without: a timer of the event loop writes the start of a step (``_marked`` in ``flow``) ---
+
+#: The thread that looks after marks goes when there was nothing to do for this long, in seconds.
+_IDLE_S = 1.0
+
+
+class Marker:
+    """One thread that writes the starts of the steps that turn out to take a moment."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+        inherit(self)
+
+    def begin_anew(self) -> None:
+        """A child of a fork has no thread yet, and none of its parent's steps."""
+        self._at_work: dict[Mark, tuple[float, Callable[[Mark], None]]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def enter(self, mark: Mark, write: Callable[[Mark], None]) -> None:
+        """The step begins now; ``write`` is what is to be done when it takes a moment."""
+        self._at_work[mark] = time.monotonic(), write
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._write, name="tidebase-marker", daemon=True)
+                    self._thread.start()
+
+    def leave(self, mark: Mark) -> None:
+        """The step has ended."""
+        self._at_work.pop(mark, None)
+
+    def _write(self) -> None:
+        busy = time.monotonic()
+        while True:
+            time.sleep(LATE_S / 2)
+            now = time.monotonic()
+            for mark, (begun, write) in list(self._at_work.items()):
+                busy = now
+                if now - begun >= LATE_S:
+                    self._at_work.pop(mark, None)
+                    write(mark)
+            if now - busy > _IDLE_S:
+                with self._lock:
+                    if not self._at_work:
+                        self._thread = None
+                        return
+
+
 class Side:
-    """What only one of the two has: a thread that writes the starts of steps. A task sets itself a timer for that."""
+    """What only one of the two has: a thread that writes the starts of steps."""
 
     def __init__(self) -> None:
         self.marker = Marker()

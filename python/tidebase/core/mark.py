@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -17,16 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .call import Call
-from .forked import inherit
 
 if TYPE_CHECKING:
     from .flow import Flow
 
 #: How long a step is at work before its start is written, in seconds.
 LATE_S = 0.02
-
-#: The thread that looks after marks goes when there was nothing to do for this long, in seconds.
-_IDLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -113,46 +108,3 @@ class Mark:
 
 #: The mark of the step that is being executed here.
 current_mark: ContextVar[Mark | None] = ContextVar("tidebase_current_mark", default=None)
-
-
-class Marker:
-    """One thread that writes the starts of the steps that turn out to take a moment."""
-
-    def __init__(self) -> None:
-        self.begin_anew()
-        inherit(self)
-
-    def begin_anew(self) -> None:
-        """A child of a fork has no thread yet, and none of its parent's steps."""
-        self._at_work: dict[Mark, tuple[float, Callable[[Mark], None]]] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def enter(self, mark: Mark, write: Callable[[Mark], None]) -> None:
-        """The step begins now; ``write`` is what is to be done when it takes a moment."""
-        self._at_work[mark] = time.monotonic(), write
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._write, name="tidebase-marker", daemon=True)
-                    self._thread.start()
-
-    def leave(self, mark: Mark) -> None:
-        """The step has ended."""
-        self._at_work.pop(mark, None)
-
-    def _write(self) -> None:
-        busy = time.monotonic()
-        while True:
-            time.sleep(LATE_S / 2)
-            now = time.monotonic()
-            for mark, (begun, write) in list(self._at_work.items()):
-                busy = now
-                if now - begun >= LATE_S:
-                    self._at_work.pop(mark, None)
-                    write(mark)
-            if now - busy > _IDLE_S:
-                with self._lock:
-                    if not self._at_work:
-                        self._thread = None
-                        return
