@@ -202,7 +202,7 @@ class PerLoop(Generic[T]):
 
 
 class Place:
-    """What a database has in one event loop, as far as only that has it."""
+    """What a database has in one event loop: the part of it that differs."""
 
     def __init__(self, spare: AsyncLine) -> None:
         self.loop = asyncio.get_running_loop()

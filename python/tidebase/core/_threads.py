@@ -119,7 +119,7 @@ def resolved(value: Any) -> Any:
 
 
 class Place:
-    """What a database has in this process, as far as only that has it."""
+    """What a database has in this process: the part of it that differs."""
 
     def __init__(self, spare: Line) -> None:
         self.spare = spare
