@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
 
@@ -63,13 +63,13 @@ class Tidebase(Face[Database]):
         self._database = Database(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._here = Here(lambda: Heartbeats(self._database))
         self._registry = Registry()
-        self.holder = holder or new_holder()
+        self.holder: str = holder or new_holder()
         self.lease_s = lease_s
         self.code_version = code_version
         self.tracer = tracer
-        self.marks_late = self._database.has_connections
-        self.runs = Runs(self._database, self._attach)
-        self.gates = GateDesk(self._database)
+        self.marks_late: bool = self._database.has_connections
+        self.runs: Runs = Runs(self._database, self._attach)
+        self.gates: GateDesk = GateDesk(self._database)
 
     @property
     def url(self) -> str:
@@ -84,16 +84,40 @@ class Tidebase(Face[Database]):
         """Registers a function ``(run, input)`` under a name, so that ``tide.run(name)`` finds it."""
         return self._registry.register(name)
 
+    @overload
     def run(
         self,
         workflow_name: str,
-        function: Callable[[Run, Any], T] | None = None,
+        function: None = None,
         *,
         run_id: str | None = None,
         input: Any = None,
         wait_s: float | None = None,
         **options: Unpack[RunOptions],
-    ) -> T:
+    ) -> Any: ...
+
+    @overload
+    def run(
+        self,
+        workflow_name: str,
+        function: Callable[[Run, Any], T],
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[RunOptions],
+    ) -> T: ...
+
+    def run(
+        self,
+        workflow_name: str,
+        function: Callable[[Run, Any], Any] | None = None,
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Any:
         """Runs a workflow, from where it stopped if it was run before, and returns its result.
 
         Args:
@@ -114,7 +138,7 @@ class Tidebase(Face[Database]):
             DatabaseUnavailable: the database was out of reach for too long.
             Whatever the workflow raises: the run is failed, and may be resumed with the same id.
         """
-        chosen = cast("Callable[..., T]", self._registry.find(workflow_name, function))
+        chosen = self._registry.find(workflow_name, function)
         invocation = Invocation(
             workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
         )
@@ -190,4 +214,4 @@ class Bound:
 
     def __init__(self, connection: Connection) -> None:
         require_psycopg(connection, psycopg.Connection)
-        self.runs = Runs(Database(connection, joined=True))
+        self.runs: Runs = Runs(Database(connection, joined=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
 
@@ -67,13 +67,13 @@ class AsyncTidebase(Face[AsyncDatabase]):
         self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._here = Here(lambda: AsyncHeartbeats(self._database))
         self._registry = Registry()
-        self.holder = holder or new_holder()
+        self.holder: str = holder or new_holder()
         self.lease_s = lease_s
         self.code_version = code_version
         self.tracer = tracer
-        self.marks_late = self._database.has_connections
-        self.runs = AsyncRuns(self._database, self._attach)
-        self.gates = AsyncGateDesk(self._database)
+        self.marks_late: bool = self._database.has_connections
+        self.runs: AsyncRuns = AsyncRuns(self._database, self._attach)
+        self.gates: AsyncGateDesk = AsyncGateDesk(self._database)
 
     @property
     def url(self) -> str:
@@ -88,16 +88,40 @@ class AsyncTidebase(Face[AsyncDatabase]):
         """Registers a function ``(run, input)`` under a name, so that ``tide.run(name)`` finds it."""
         return self._registry.register(name)
 
+    @overload
     async def run(
         self,
         workflow_name: str,
-        function: Callable[[AsyncRun, Any], Awaitable[T]] | None = None,
+        function: None = None,
         *,
         run_id: str | None = None,
         input: Any = None,
         wait_s: float | None = None,
         **options: Unpack[RunOptions],
-    ) -> T:
+    ) -> Any: ...
+
+    @overload
+    async def run(
+        self,
+        workflow_name: str,
+        function: Callable[[AsyncRun, Any], Awaitable[T]],
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[RunOptions],
+    ) -> T: ...
+
+    async def run(
+        self,
+        workflow_name: str,
+        function: Callable[[AsyncRun, Any], Awaitable[Any]] | None = None,
+        *,
+        run_id: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Any:
         """Runs a workflow, from where it stopped if it was run before, and returns its result.
 
         Args:
@@ -118,7 +142,7 @@ class AsyncTidebase(Face[AsyncDatabase]):
             DatabaseUnavailable: the database was out of reach for too long.
             Whatever the workflow raises: the run is failed, and may be resumed with the same id.
         """
-        chosen = cast("Callable[..., T]", self._registry.find(workflow_name, function))
+        chosen = self._registry.find(workflow_name, function)
         invocation = Invocation(
             workflow_name, workflow.new_run_id() if run_id is None else run_id, input, wait_s, options
         )
@@ -197,4 +221,4 @@ class AsyncBound:
 
     def __init__(self, connection: AsyncConnection) -> None:
         require_psycopg(connection, psycopg.AsyncConnection)
-        self.runs = AsyncRuns(AsyncDatabase(connection, joined=True))
+        self.runs: AsyncRuns = AsyncRuns(AsyncDatabase(connection, joined=True))

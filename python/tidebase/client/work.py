@@ -229,12 +229,12 @@ class Run:
         self._hold = hold
         self._checkpoints = checkpoints
         self.workflow = workflow
-        self.step = Step(self)
-        self.gate = Gate(self)
-        self.gates = Gates(self)
-        self.state = State(self)
-        self.snapshots = Snapshots(self)
-        self.usage = Usage(self)
+        self.step: Step = Step(self)
+        self.gate: Gate = Gate(self)
+        self.gates: Gates = Gates(self)
+        self.state: State = State(self)
+        self.snapshots: Snapshots = Snapshots(self)
+        self.usage: Usage = Usage(self)
 
     @property
     def run_id(self) -> str:
@@ -270,16 +270,40 @@ class Run:
         """
         self._do(gate.sleep(self._hold, name, seconds, suspend))
 
+    @overload
     def child(
         self,
         workflow_name: str,
-        function: Callable[[Run, Any], T] | None = None,
+        function: None = None,
         *,
         name: str | None = None,
         input: Any = None,
         wait_s: float | None = None,
         **options: Unpack[ChildOptions],
-    ) -> T:
+    ) -> Any: ...
+
+    @overload
+    def child(
+        self,
+        workflow_name: str,
+        function: Callable[[Run, Any], T],
+        *,
+        name: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> T: ...
+
+    def child(
+        self,
+        workflow_name: str,
+        function: Callable[[Run, Any], Any] | None = None,
+        *,
+        name: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> Any:
         """Runs a child to its result. A resumed parent finds the child again, and a completed one returns its result.
 
         Args:
@@ -295,7 +319,7 @@ class Run:
             Whatever the child's workflow raises: resuming this run works on the child again.
         """
         order = Order(name or workflow_name, workflow_name, None, input, options)
-        chosen = cast("Callable[..., T]", self._tide._registry.find(workflow_name, function))
+        chosen = self._tide._registry.find(workflow_name, function)
         work = self._do(child.accompany(self._tide, self._hold, order, chosen, wait_s))
         return apart(work, f"tidebase-child-{order.name}")
 
@@ -473,7 +497,7 @@ class RunSession(Run):
         assert started.hold is not None
         super().__init__(tide, database, started.hold, started.checkpoints, workflow_name)
         started.hold.session = True
-        self.input = codec.decode(started.lease.input)
+        self.input: Any = codec.decode(started.lease.input)
         self._leave = leave
         self._open = True
 

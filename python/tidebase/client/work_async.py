@@ -249,12 +249,12 @@ class AsyncRun:
         self._hold = hold
         self._checkpoints = checkpoints
         self.workflow = workflow
-        self.step = AsyncStep(self)
-        self.gate = AsyncGate(self)
-        self.gates = AsyncGates(self)
-        self.state = AsyncState(self)
-        self.snapshots = AsyncSnapshots(self)
-        self.usage = AsyncUsage(self)
+        self.step: AsyncStep = AsyncStep(self)
+        self.gate: AsyncGate = AsyncGate(self)
+        self.gates: AsyncGates = AsyncGates(self)
+        self.state: AsyncState = AsyncState(self)
+        self.snapshots: AsyncSnapshots = AsyncSnapshots(self)
+        self.usage: AsyncUsage = AsyncUsage(self)
 
     @property
     def run_id(self) -> str:
@@ -290,16 +290,40 @@ class AsyncRun:
         """
         await self._do(gate.sleep(self._hold, name, seconds, suspend))
 
+    @overload
     async def child(
         self,
         workflow_name: str,
-        function: Callable[[AsyncRun, Any], Awaitable[T]] | None = None,
+        function: None = None,
         *,
         name: str | None = None,
         input: Any = None,
         wait_s: float | None = None,
         **options: Unpack[ChildOptions],
-    ) -> T:
+    ) -> Any: ...
+
+    @overload
+    async def child(
+        self,
+        workflow_name: str,
+        function: Callable[[AsyncRun, Any], Awaitable[T]],
+        *,
+        name: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> T: ...
+
+    async def child(
+        self,
+        workflow_name: str,
+        function: Callable[[AsyncRun, Any], Awaitable[Any]] | None = None,
+        *,
+        name: str | None = None,
+        input: Any = None,
+        wait_s: float | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> Any:
         """Runs a child to its result. A resumed parent finds the child again, and a completed one returns its result.
 
         Args:
@@ -315,7 +339,7 @@ class AsyncRun:
             Whatever the child's workflow raises: resuming this run works on the child again.
         """
         order = Order(name or workflow_name, workflow_name, None, input, options)
-        chosen = cast("Callable[..., T]", self._tide._registry.find(workflow_name, function))
+        chosen = self._tide._registry.find(workflow_name, function)
         work = self._do(child.accompany(self._tide, self._hold, order, chosen, wait_s))
         return await apart(work, f"tidebase-child-{order.name}")
 
@@ -498,7 +522,7 @@ class AsyncRunSession(AsyncRun):
         assert started.hold is not None
         super().__init__(tide, database, started.hold, started.checkpoints, workflow_name)
         started.hold.session = True
-        self.input = codec.decode(started.lease.input)
+        self.input: Any = codec.decode(started.lease.input)
         self._leave = leave
         self._open = True
 

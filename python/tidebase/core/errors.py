@@ -39,7 +39,7 @@ class TidebaseError(Exception):
         super().__init__(message)
         self.message = message
         self.sqlstate = sqlstate
-        self.detail = detail or {}
+        self.detail: dict[str, Any] = detail or {}
         self.hint = hint
 
     @property
