@@ -44,48 +44,6 @@ def test_the_sql_is_inside_the_wheel_and_found_there(empty_database: str, tmp_pa
     assert result.stdout.split()[0].startswith(str(installed)) and int(result.stdout.split()[1]) >= 1
 
 
-def test_types_of_steps_are_the_functions_own(tmp_path: Path) -> None:
-    """What `mypy --strict` says about a user's code."""
-    code = tmp_path / "user.py"
-    code.write_text(
-        """
-from tidebase import AsyncRun, Run, Tidebase, step
-
-def make_plan(topic: str, depth: int = 1) -> list[str]: return []
-async def fetch(url: str) -> bytes: return b""
-@step("parse", retries=2)
-def parse(text: str) -> float: return 1.0
-
-def workflow(run: Run, input: str) -> int:
-    reveal_type(run.step("plan", make_plan, "x", depth=2))
-    reveal_type(run.step("closure", lambda: 1, input="x", retries=3))
-    reveal_type(run.step.options(key=1)("plan", make_plan, "x"))
-    reveal_type(parse("x"))
-    run.step("plan", make_plan, 3)
-    run.step("closure", lambda: 1, retry=3)
-    return 1
-
-async def aworkflow(run: AsyncRun, input: str) -> None:
-    reveal_type(await run.step("fetch", fetch, "x"))
-
-reveal_type(Tidebase().run("w", workflow))
-"""
-    )
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file=", str(code)]
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT / "python")}
-    )
-    if "No module named mypy" in result.stderr:
-        pytest.skip("mypy is not installed")
-    revealed = [
-        line.partition('Revealed type is "')[2].rstrip('"') for line in result.stdout.splitlines() if "Revealed" in line
-    ]
-    kinds = [kind.replace("builtins.", "") for kind in revealed]
-    assert kinds == ["list[str]", "int", "list[str]", "float", "bytes", "int"], result.stdout
-    errors = [line.split(":")[1] for line in result.stdout.splitlines() if ": error:" in line]
-    assert sorted(set(errors)) == ["14", "15"], result.stdout
-
-
 def bound(package: Path) -> dict[str, str]:
     """The names that the imports of a package's ``__init__`` bind, as pyright reads them in their order: an import from
     a module of the package binds the name of that module, too. Each with what it is bound to in the end.

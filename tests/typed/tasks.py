@@ -96,15 +96,17 @@ async def steps(run: AsyncRun, topic: str) -> None:
     assert_type(await run.step("send", lambda: None, **options), None)
 
 
-async def decorated() -> None:
+async def decorated(known: StepFunction[[str], Coroutine[Any, Any, Plan]]) -> None:
     assert_type(await step("parse", retries=1)(think)("topic", depth=2), Plan)
     assert_type(await fetch("https://example.org", limit=3), bytes)
     assert_type(await fetch.options(key="a")("https://example.org"), bytes)
     assert_type(await unnamed(), None)
     function = step("parse")(think)
     assert_type(await function("topic"), Plan)
-    named: StepFunction[[], Coroutine[Any, Any, None]] = unnamed
-    assert_type(named.name, str)
+    assert_type(known.name, str)
+    assert_type(await known("topic"), Plan)
+    assert_type(await known.options(key="a")("topic"), Plan)
+    assert_type(unnamed.name, str)
 
 
 async def gates(run: AsyncRun) -> None:

@@ -85,15 +85,17 @@ def steps(run: Run, topic: str) -> None:
     assert_type(run.step("send", lambda: None, **options), None)
 
 
-def decorated() -> None:
+def decorated(known: StepFunction[[str], Plan]) -> None:
     assert_type(step("parse", retries=1)(make_plan)("topic", depth=2), Plan)
     assert_type(fetch("https://example.org", limit=3), bytes)
     assert_type(fetch.options(key="a")("https://example.org"), bytes)
     assert_type(unnamed(), None)
     function = step("parse")(make_plan)
     assert_type(function("topic"), Plan)
-    named: StepFunction[[], None] = unnamed
-    assert_type(named.name, str)
+    assert_type(known.name, str)
+    assert_type(known("topic"), Plan)
+    assert_type(known.options(key="a")("topic"), Plan)
+    assert_type(unnamed.name, str)
 
 
 def gates(run: Run) -> None:

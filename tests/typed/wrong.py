@@ -1,4 +1,4 @@
-"""What type checkers must refuse: exactly the lines that say so, each for a mistake that would show only at run time."""
+"""What type checkers must refuse: exactly the lines that say so. Each is a mistake that would show only at run time."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def steps(run: Run) -> None:
     run.step("closure", lambda: 1, retries="3")  # refused
     run.step("closure", lambda: 1, retry_on="OSError")  # refused
     run.step("closure", lambda: 1, side_effects=1)  # refused
+    run.step("closure", lambda: 1, replay="always")  # refused
     run.step(make_plan, "topic")  # refused
     run.step.options(retires=3)("plan", make_plan, "topic")  # refused
     run.step.options(retries=3)("plan", make_plan, 3)  # refused
@@ -64,9 +65,9 @@ def decorated() -> None:
 
 def rest(run: Run, mine: psycopg.AsyncConnection[Any]) -> None:
     run.gate("publish", timeout=3)  # refused
-    run.gate("publish", options="yes or no", required_approvals="2")  # refused
-    run.gate("publish").approve  # refused
-    run.gates.get("publish").approved  # refused
+    run.gate("publish", required_approvals="2")  # refused
+    print(run.gate("publish").approve)  # refused
+    print(run.gates.get("publish").approved)  # refused
     run.sleep("a while", timedelta(hours=1))  # refused
     run.state.set({}, importance="high")  # refused
     run.state.set({}, version=3)  # refused
@@ -95,9 +96,9 @@ def way_in() -> None:
     tide.runs.list(status=["failed"])  # refused
     tide.runs.purge(30)  # refused
     tide.runs.resolve_review("r", "send", "skip")  # refused
-    tide.runs.get("r").state  # refused
+    print(tide.runs.get("r").state)  # refused
     tide.gates.decide("r", "publish", True)  # refused
-    Tidebase(lease=3)  # refused
+    Tidebase(lease=30)  # refused
     print(text)
 
 
@@ -109,17 +110,17 @@ async def tasks(run: AsyncRun, plain: Run) -> None:
     number: int = await run.step("think", think, "topic")  # refused
     plan: list[str] = run.step("plan", make_plan, "topic")  # refused
     run.gate("publish")  # refused
-    run.gate("publish").approved  # refused
+    print(run.gate("publish").approved)  # refused
     run.state.set({})  # refused
     await run.child("research", research)  # refused
     await run.transaction("block")  # refused
-    with run.transaction("block") as tx:  # refused
-        print(tx)
+    with run.transaction("block"):  # refused
+        pass
     await atide.run("research", research)  # refused
     atide.runs.get("r")  # refused
-    for event in atide.runs.subscribe("r"):  # refused
-        print(event)
+    for _ in atide.runs.subscribe("r"):  # refused
+        pass
     await plain.state.set({})  # refused
-    async with Tidebase() as opened:  # refused
-        print(opened)
+    async with Tidebase():  # refused
+        pass
     print(number, plan)

@@ -45,7 +45,7 @@ class Mark:
     """
 
     def __init__(self, call: Callable[[], Call[Any]] | None) -> None:
-        self.hidden = call is None
+        self.hidden: bool = call is None
         self._process = os.getpid()
         self._call = call
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import Any, Generic, Literal, TypedDict, TypeVar, cast
 
 from ..core import codec
 from ..core.call import Call, Json, Value, columns, many, one, reader, rows_of, scalar
@@ -202,6 +202,7 @@ current_step: ContextVar[str | None] = ContextVar("tidebase_current_step")
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 T = TypeVar("T")
 R = TypeVar("R")
+Replay = Literal["auto", "manual", "never"]
 
 
 class StepOptions(TypedDict, total=False):
@@ -239,7 +240,7 @@ class StepOptions(TypedDict, total=False):
     timeout_s: float
     side_effects: Sequence[str]
     idempotency_key: str
-    replay: str
+    replay: Replay
     checkpoint_invariant: str
     verified_by: str
     credentials: Sequence[str]

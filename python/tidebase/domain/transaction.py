@@ -36,7 +36,7 @@ class Transaction(Generic[C]):
 
     def __init__(self, connection: C | None, result: Any = None) -> None:
         self._connection = connection
-        self.replayed = connection is None
+        self.replayed: bool = connection is None
         self.result = result
 
     @property
