@@ -163,7 +163,7 @@ SEEN = ("tidebase.client.", "tidebase.domain.", "tidebase.core.errors.")
 
 
 def untold(symbol: dict[str, Any]) -> list[str]:
-    """What a checker has to guess about a symbol. What is "partially unknown" follows from another symbol, of which that
+    """What a checker has to guess about a symbol. What is "partially unknown" follows from another symbol, of which it
     is told, or from psycopg's pools, of which pyright does not know what they are when it looks at a whole package.
     """
     messages = [problem["message"].splitlines()[0] for problem in symbol["diagnostics"]]
