@@ -19,6 +19,9 @@ begin
   set status = 'cancelled', lease_expires_at = null, waiting_for = null, available_at = null, due_at = null
   where h.run_id = head.run_id;
   delete from tidebase.awaited w where w.run_id = head.run_id;
+  if head.in_queue then
+    perform tidebase_private.leave_queue(head);
+  end if;
   perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.cancelled',
     jsonb_build_object('reason', reason, 'actor', actor));
   perform tidebase_private.wake_parents(head.run_id);

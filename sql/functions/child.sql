@@ -108,12 +108,15 @@ returns void
 language plpgsql volatile
 as $$
 declare
+  head tidebase.run_heads;
   edge text := (
     select min(e.name) from tidebase.edges e
     where e.run_id = go_on.run_id and e.child_run_id = child.run_id and e.edge_type <> 'fork');
 begin
   delete from tidebase.awaited w where w.run_id = go_on.run_id;
-  update tidebase.run_heads h set status = 'pending', waiting_for = null where h.run_id = go_on.run_id;
+  update tidebase.run_heads h set status = tidebase_private.free_status(h), waiting_for = null where h.run_id = go_on.run_id
+  returning h.* into head;
+  perform tidebase_private.requeue(head);
   perform tidebase_private.emit(tidebase_private.advance(run_id), 'run.child.ready',
     jsonb_build_object('name', edge, 'child_run_id', child.run_id, 'status', child.status));
 end

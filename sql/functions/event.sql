@@ -3,10 +3,14 @@
 -- Types that the functions write, and their payloads:
 --
 --   run.created     workflow
+--   run.enqueued    queue, priority, key, dedupe_key, run_at (it waits for a worker of this queue)
+--   run.replaced    run_at (nobody had begun it: it has another input and time)
+--   run.moved       queue, priority, actor (it waits in this queue from now on)
+--   run.retried     actor, reason (a failed run that may be taken up again)
 --   run.started     attempt, token, holder, code_version; lapsed: {token, holder, expired_at} when an expired lease was taken over
 --   run.released    attempt, token
 --   run.completed   attempt, token; unfinished: the names of steps that were begun and never ended
---   run.failed      attempt, token, error, status (failed, pending, review), retry_after (seconds; when pending)
+--   run.failed      attempt, token, error, status (failed, pending or queued, review), retry_after (seconds; when it is tried again)
 --   run.suspended   attempt, token, name (of the gate or timer it waits for); children: the names of those, where it waits for children
 --   run.review      name (of the step that a person must decide about)
 --   run.lapsed      attempt, token, holder, expired_at (reconcile found the lease run out: it may be taken over; until then its holder may go on)

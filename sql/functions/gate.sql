@@ -32,7 +32,9 @@ begin
   where g.run_id = gate.run_id and g.name = gate.name
   returning g.* into settled;
   if head.status = 'waiting' and head.waiting_for = gate.name then
-    update tidebase.run_heads h set status = 'pending', waiting_for = null where h.run_id = gate.run_id;
+    update tidebase.run_heads h set status = tidebase_private.free_status(h), waiting_for = null where h.run_id = gate.run_id
+    returning h.* into head;
+    perform tidebase_private.requeue(head);
     perform tidebase_private.wake_parents(gate.run_id);
   end if;
   if gate.kind = 'timer' then

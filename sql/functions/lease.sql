@@ -16,13 +16,14 @@ comment on function tidebase_private.end_attempt(tidebase.run_heads, text, jsonb
 -- What a caller gets who does not get the lease.
 create or replace function tidebase_private.lease_refused(head tidebase.run_heads)
 returns tidebase.lease
-language plpgsql stable
+language plpgsql volatile
 as $$
 declare
   run tidebase.runs;
   answer tidebase.lease;
 begin
-  answer.outcome := case head.status when 'running' then 'held' when 'pending' then 'waiting' else head.status end;
+  answer.outcome := case when head.status = 'running' then 'held'
+    when head.status = 'pending' or head.status = 'queued' and head.available_at > clock_timestamp() then 'waiting' else head.status end;
   answer.attempt := head.attempt;
   answer.checkpoints := head.steps_completed;
   answer.holder := head.holder;
@@ -92,7 +93,7 @@ returns boolean
 language plpgsql volatile
 as $$
 begin
-  if head.status = 'pending' then
+  if head.status in ('pending', 'queued') then
     return coalesce(head.available_at > clock_timestamp(), false);
   elsif head.status = 'running' then
     return head.lease_expires_at > clock_timestamp() and not exists (
@@ -129,6 +130,8 @@ declare
   head run_heads;
   lapsed jsonb;
   allowed integer;
+  queue queues;
+  answer lease;
 begin
   if ttl is null then
     ttl := '60 seconds';
@@ -155,6 +158,9 @@ begin
   if not tidebase_private.is_durable() then
     perform tidebase_private.commit_durably();
   end if;
+  if head.in_queue then
+    queue := tidebase_private.may_start(run_id);
+  end if;
   head := tidebase_private.lock_head(run_id);
   if head.status = 'waiting' then
     head := tidebase_private.settle_overdue(head);
@@ -169,6 +175,10 @@ begin
   end if;
   if tidebase_private.is_live(head) then
     return tidebase_private.lease_granted(head);  -- the same call again: its answer was lost on the way
+  elsif queue.paused then
+    answer := tidebase_private.lease_refused(head);
+    answer.outcome := 'queued';
+    return answer;
   end if;
 
   if head.status = 'running' then
@@ -199,11 +209,15 @@ begin
   values (head.run_id, head.attempt, head.lease_token, head.holder, acquire_run.code_version, acquire_run.request_id, acquire_run.traceparent);
   perform tidebase_private.emit(head, 'run.started', jsonb_strip_nulls(jsonb_build_object('attempt', head.attempt,
     'token', head.lease_token, 'holder', head.holder, 'code_version', code_version, 'lapsed', lapsed)));
+  if head.in_queue then
+    perform tidebase_private.leave_queue(head);
+    perform tidebase_private.take_slots(queue, array[run_id]);
+  end if;
   return tidebase_private.lease_granted(head);
 end
 $$;
 comment on function tidebase.acquire_run(text, text, interval, text, text, text) is
-  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate, a timer or its children, or until expires_at after a failed attempt), review (a person must decide about a step), failed (it has killed max_attempts workers: recover_run gives it as many again). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempt''s own span (W3C Trace Context), kept with the attempt; the answer''s traceparent is that of the attempt before it, or of who made the run, to link to. has_budget: whether a step may meet TB010. A failed run is granted again. A lease that ran out is taken over, which counts as one of max_attempts. Commits synchronously. Errors: TB001, TB002, TB004.';
+  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate, a timer or its children, or until expires_at after a failed attempt), queued (its queue is paused, or has no room for it now), review (a person must decide about a step), failed (it has killed max_attempts workers: recover_run gives it as many again). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempt''s own span (W3C Trace Context), kept with the attempt; the answer''s traceparent is that of the attempt before it, or of who made the run, to link to. has_budget: whether a step may meet TB010. A failed run is granted again. A lease that ran out is taken over, which counts as one of max_attempts. Commits synchronously. Errors: TB001, TB002, TB004.';
 
 -- due_at stays as it is while the lease is alive, so that a heartbeat is a HOT update; once reconcile has seen the lease run
 -- out it looks for the end of the new one.
@@ -295,12 +309,14 @@ as $$
 begin
   perform tidebase_private.end_attempt(head, 'released');
   perform tidebase_private.emit(head, 'run.released', jsonb_build_object('attempt', head.attempt, 'token', head.lease_token));
-  update tidebase.run_heads h set status = 'pending', lease_expires_at = null where h.run_id = head.run_id;
+  update tidebase.run_heads h set status = tidebase_private.free_status(h), lease_expires_at = null where h.run_id = head.run_id
+  returning h.* into head;
+  perform tidebase_private.requeue(head);
   perform tidebase_private.wake_parents(head.run_id);
 end
 $$;
 comment on function tidebase_private.give_up(tidebase.run_heads) is
-  'Makes a leased run pending. The caller has passed the fence for one event.';
+  'Makes a leased run pending, or queued. The caller has passed the fence for one event.';
 
 create or replace function tidebase.release_run(run_id text, token bigint)
 returns bigint
@@ -314,7 +330,7 @@ declare
 begin
   perform tidebase_private.commit_durably();
   select h.* into head from run_heads h where h.run_id = release_run.run_id for no key update;
-  if head.status = 'pending' and head.lease_token = token then
+  if head.status in ('pending', 'queued') and head.lease_token = token then
     earlier := tidebase_private.released_as(head);
     if earlier is not null then
       return earlier;  -- the same call again

@@ -13,7 +13,7 @@ as $$
     head.deadline_at,
     (select min(g.timeout_at) from tidebase.gates g where g.run_id = head.run_id and g.status = 'pending'),
     (select min(c.available_at) from tidebase.awaited w join tidebase.run_heads c on c.run_id = w.child_run_id
-      where w.run_id = head.run_id and c.status = 'pending'))
+      where w.run_id = head.run_id and c.status in ('pending', 'queued')))
   end;
 $$;
 comment on function tidebase_private.next_due(tidebase.run_heads) is 'The value of due_at for a run that was just looked at; NULL when there is nothing to wait for.';
@@ -30,6 +30,7 @@ begin
   if not found then
     return false;
   end if;
+  perform tidebase_private.requeue(head);
   perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.lapsed', jsonb_build_object('attempt', head.attempt,
     'token', head.lease_token, 'holder', head.holder, 'expired_at', head.lease_expires_at));
   return true;
@@ -52,6 +53,7 @@ begin
   if head.deadline_at <= clock_timestamp() and head.status not in ('completed', 'cancelled') then
     -- Its children have the same deadline and come up by themselves: reconcile never waits for a lock.
     perform tidebase_private.cancel_one(head, 'the deadline has passed', 'tidebase');
+    update tidebase.runs r set failure_class = 'deadline' where r.run_id = head.run_id;
     counts.deadlines := counts.deadlines + 1;
     return counts;
   end if;
@@ -150,6 +152,24 @@ $$;
 comment on function tidebase_private.look_at_due(integer, boolean) is
   'Looks at the runs that are due. one_by_one: each in a subtransaction of its own, so that one that fails is set back and the others are done.';
 
+create or replace function tidebase_private.reconcile_due(max integer)
+returns tidebase.reconciliation
+language plpgsql volatile
+as $$
+begin
+  begin
+    return tidebase_private.look_at_due(max, one_by_one => false);
+  exception when others then  -- many subtransactions are a burden to everybody: only where there is a reason
+    if tidebase_private.is_passing(sqlstate) then
+      raise;
+    end if;
+  end;
+  return tidebase_private.look_at_due(max, one_by_one => true);
+end
+$$;
+comment on function tidebase_private.reconcile_due(integer) is
+  'Looks at the runs that are due, in one subtransaction if that goes well.';
+
 create or replace function tidebase.reconcile(max integer default 100)
 returns tidebase.reconciliation
 language plpgsql volatile security definer
@@ -160,14 +180,9 @@ begin
   if max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
-  begin
-    return tidebase_private.look_at_due(max, one_by_one => false);
-  exception when others then  -- many subtransactions are a burden to everybody: only where there is a reason
-    if tidebase_private.is_passing(sqlstate) then
-      raise;
-    end if;
-  end;
-  return tidebase_private.look_at_due(max, one_by_one => true);
+  perform tidebase_private.tidy_queues();
+  perform tidebase_private.fire_due(max);
+  return tidebase_private.reconcile_due(max);
 end
 $$;
 comment on function tidebase.reconcile(integer) is
@@ -203,7 +218,7 @@ create or replace view tidebase.stalled_runs with (security_barrier = true) as
         join tidebase.run_heads c on c.run_id = a.child_run_id
         where a.run_id = w.run_id and (c.status in ('completed', 'cancelled', 'failed')
           or c.status = 'running' and c.lease_expires_at <= statement_timestamp()
-          or c.status = 'pending' and coalesce(c.available_at, '-infinity') <= statement_timestamp())))
+          or c.status in ('pending', 'queued') and coalesce(c.available_at, '-infinity') <= statement_timestamp())))
     union all
     select p.run_id, 'not_taken_up' from tidebase.run_heads p
     where lower(p.status) = 'pending'

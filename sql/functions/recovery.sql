@@ -133,8 +133,10 @@ begin
   update runs r set attempts_forgiven = head.attempt, failure_class = null where r.run_id = recover_run.run_id;
   if head.status = 'running' then
     perform tidebase_private.mark_lapsed(head);
-  elsif head.status in ('failed', 'pending') then
-    update run_heads h set status = 'pending', available_at = null where h.run_id = recover_run.run_id;
+  elsif head.status in ('failed', 'pending', 'queued') then
+    update run_heads h set status = tidebase_private.free_status(h), available_at = null where h.run_id = recover_run.run_id
+    returning h.* into head;
+    perform tidebase_private.requeue(head);
   end if;
   perform tidebase_private.wake_parents(run_id);
   if not exists (select from runs r where r.run_id = recover_run.run_id and r.recovery_webhook is not null) then

@@ -33,6 +33,9 @@ begin
   delete from tidebase.watches t
   where t.run_id in (select w.run_id from tidebase.watches w where w.run_id = any (run_ids) for update skip locked);
   delete from tidebase.setbacks t where t.run_id = any (run_ids);
+  delete from tidebase.queue_entries t where t.run_id = any (run_ids);
+  delete from tidebase.slots t where t.run_id = any (run_ids);
+  delete from tidebase.dedupe_keys t where t.run_id = any (run_ids);
   delete from tidebase.awaited t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.edges t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.deliveries t where t.run_id = any (run_ids);

@@ -154,8 +154,12 @@ begin
     -- A step that failed for good fails the run, whichever of several reviews was decided last.
     hopeless := exists (
       select from steps s where s.run_id = resolve_review.run_id and s.status = 'failed' and s.decision = 'fail_hard');
-    update run_heads h set status = case when hopeless then 'failed' else 'pending' end
-    where h.run_id = resolve_review.run_id;
+    update run_heads h set status = case when hopeless then 'failed' else tidebase_private.free_status(h) end
+    where h.run_id = resolve_review.run_id
+    returning h.* into head;
+    if not hopeless then
+      perform tidebase_private.requeue(head);
+    end if;
     update runs r set finished_at = clock_timestamp(), failure_class = 'error' where r.run_id = resolve_review.run_id and hopeless;
     perform tidebase_private.wake_parents(run_id);
   end if;

@@ -187,6 +187,9 @@ begin
   update runs r set result = wanted, error = null, finished_at = clock_timestamp() where r.run_id = complete_run.run_id;
   perform tidebase_private.end_attempt(head, 'completed');
   update gates g set status = 'cancelled' where g.run_id = complete_run.run_id and g.status = 'pending';
+  if head.in_queue then
+    perform tidebase_private.leave_queue(head);  -- where its lease had run out
+  end if;
   perform tidebase_private.emit(head, 'run.completed', jsonb_strip_nulls(jsonb_build_object(
     'attempt', head.attempt, 'token', head.lease_token, 'unfinished', open_steps)));
   perform tidebase_private.wake_parents(run_id);
@@ -224,6 +227,7 @@ begin
   set status = 'failed', lease_expires_at = null, last_seq = h.last_seq + 1, durable_seq = h.last_seq + 1, updated_at = clock_timestamp()
   where h.run_id = head.run_id
   returning h.* into head;
+  perform tidebase_private.leave_queue(head);
   perform tidebase_private.emit(head, 'run.failed',
     jsonb_build_object('attempt', head.attempt, 'token', head.lease_token, 'error', failure, 'status', 'failed'));
   perform tidebase_private.wake_parents(head.run_id);
@@ -254,7 +258,7 @@ begin
   perform tidebase_private.require_payload(error, 'error');
   perform tidebase_private.commit_durably();
   head := tidebase_private.lock_head(run_id);
-  if head.lease_token = token and head.status in ('failed', 'pending', 'review') and exists (
+  if head.lease_token = token and head.status in ('failed', 'pending', 'queued', 'review') and exists (
     select from attempts a where a.run_id = head.run_id and a.attempt = head.attempt and a.outcome = 'failed')
   then
     return row(tidebase_private.last_of_type(run_id, 'run.failed'), head.status, head.available_at)::run_failure;  -- again
@@ -265,16 +269,16 @@ begin
   failures := tidebase_private.attempts_used(head) + 1;
   next_status := case
     when exists (select from steps s where s.run_id = fail_run.run_id and s.status = 'review') then 'review'
-    when coalesce(retryable, true) and failures < coalesce(run.max_attempts, 1) then 'pending'
+    when coalesce(retryable, true) and failures < coalesce(run.max_attempts, 1) then tidebase_private.free_status(head)
     else 'failed'
   end;
-  if next_status = 'pending' then
+  if next_status in ('pending', 'queued') then
     delay := tidebase_private.retry_delay(failures, run.retry_delay, '1 hour');
   end if;
 
   update runs r
   set error = wanted, finished_at = case when next_status = 'failed' then clock_timestamp() end,
-      failure_class = case when next_status = 'failed' then 'error' end
+      failure_class = case when next_status <> 'failed' then null when coalesce(retryable, true) and failures > 1 then 'max_attempts' else 'error' end
   where r.run_id = fail_run.run_id;
   perform tidebase_private.end_attempt(head, 'failed', wanted);
   update run_heads h
@@ -285,12 +289,17 @@ begin
   perform tidebase_private.emit(head, 'run.failed',
     jsonb_build_object('attempt', head.attempt, 'token', head.lease_token, 'error', wanted, 'status', next_status)
       || case when delay is null then '{}' else jsonb_build_object('retry_after', round(extract(epoch from delay), 3)) end);
+  if next_status = 'queued' then
+    perform tidebase_private.requeue(head);
+  elsif head.in_queue then
+    perform tidebase_private.leave_queue(head);
+  end if;
   perform tidebase_private.wake_parents(run_id);
   return row(head.last_seq, next_status, head.available_at)::run_failure;
 end
 $$;
 comment on function tidebase.fail_run(text, bigint, jsonb, boolean) is
-  'Ends this attempt with an error and gives the lease up. status: failed (may still be resumed: acquire_run grants it again, and its checkpoints replay), pending (attempts are left: it may be acquired again from retry_at on), review (a person must decide about a step first). error: any JSON, by convention {type, message}. retryable: false rules further attempts out. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
+  'Ends this attempt with an error and gives the lease up. status: failed (may still be resumed: acquire_run grants it again, and its checkpoints replay), pending, or queued where it belongs to a queue (attempts are left: it may be acquired again from retry_at on), review (a person must decide about a step first). error: any JSON, by convention {type, message}. retryable: false rules further attempts out. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
 
 -- No barrier: it hides no row, and would keep a LIMIT from stopping the search. So does a volatile clock: a statement has one.
 create or replace view tidebase.run_overview as
@@ -322,13 +331,18 @@ create or replace view tidebase.run_overview as
     r.cancel_reason,
     r.cancel_actor,
     r.compacted_at,
-    case when h.status = 'failed' then r.failure_class end as failure_class,
-    r.parent_run_id
+    case when h.status in ('failed', 'cancelled') then r.failure_class end as failure_class,
+    r.parent_run_id,
+    r.queue,
+    r.priority,
+    r.queue_key,
+    r.dedupe_key,
+    r.pinned
   from tidebase.runs r
   join tidebase.run_heads h on h.run_id = r.run_id
   left join tidebase.attempts a on a.run_id = h.run_id and a.attempt = h.attempt;
 comment on view tidebase.run_overview is
-  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder had gone silent when the statement began, and another worker may take over. code_version: of the latest attempt. waiting_for: the gate, the timer or the children for which it was suspended. failure_class: of a failed run, error (its work raised one) or crashed (it lost its worker max_attempts times).';
+  'One row a run: what it was asked, how far it is, who holds it, what came of it. lease_lapsed: the holder had gone silent when the statement began, and another worker may take over. code_version: of the latest attempt. waiting_for: the gate, the timer or the children for which it was suspended. failure_class: of a failed run, error (its work raised one), max_attempts (the last of several attempts did) or crashed (it lost its worker max_attempts times); of a cancelled one, deadline, if that was why. queue: where it waits for a worker, if it was enqueued, with its priority, the key between which the queue is fair (queue_key), its dedupe_key, and whether it is pinned to the code it began with.';
 
 create or replace function tidebase.get_run(run_id text)
 returns setof tidebase.run_overview

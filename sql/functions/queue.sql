@@ -1,0 +1,376 @@
+-- Queues: what waits to be taken up, in which order, and how much of it may be at work at once.
+--
+-- An entry says where to look, the head of its run decides. The highest priority goes first; within it the queue is fair
+-- between keys by start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996): each run of a key gets a place one round behind
+-- the one before it, and whoever comes new gets the round that is being served. So the order is that of one index, and a key
+-- with a million runs delays one with three by a round. A run without a key is a key of its own.
+--
+-- What was taken stays in the index as dead rows, for as long as an old snapshot needs it. So a search begins at a lane's mark,
+-- which moves with what was taken, and from the very beginning only now and then, for those who came late: a run is enqueued
+-- in its caller's transaction, which may commit long after it was given its place.
+
+create or replace function tidebase_private.require_queue(queue text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if not tidebase_private.is_name(queue, 255) then
+    perform tidebase_private.require_name(queue, 'queue', 255);
+  end if;
+end
+$$;
+comment on function tidebase_private.require_queue(text) is 'Raises TB002 unless the text can name a queue.';
+
+create or replace function tidebase_private.require_limit(value integer, parameter text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if value not between 1 and 1000000 then
+    perform tidebase_private.raise_invalid(parameter, 'must be a number from 1 to 1000000, or NULL for no limit');
+  end if;
+end
+$$;
+comment on function tidebase_private.require_limit(integer, text) is 'Raises TB002 unless it is NULL or a limit of a queue.';
+
+-- The round that is being served in a lane: where whoever comes new begins.
+create or replace function tidebase_private.lane_place(queue text, priority integer)
+returns bigint
+language sql stable
+as $$
+  select coalesce((select l.place from tidebase.lanes l where l.queue = lane_place.queue and l.priority = lane_place.priority), 0);
+$$;
+comment on function tidebase_private.lane_place(text, integer) is 'The round that is being served among the runs of a queue with this priority.';
+
+create or replace function tidebase_private.next_place(queue text, priority integer, key text)
+returns bigint
+language sql stable
+as $$
+  select greatest(tidebase_private.lane_place(queue, priority), (
+    select e.place + 1 from tidebase.queue_entries e
+    where e.queue = next_place.queue and e.priority = next_place.priority and e.key = next_place.key and e.place is not null
+    order by e.place desc limit 1));
+$$;
+comment on function tidebase_private.next_place(text, integer, text) is 'The place of a run that comes to a lane now: a round behind the last one of its key.';
+
+-- Wakes who sleeps until something is enqueued. NOTIFY takes a server-wide lock at commit: nobody rings where nobody sleeps,
+-- and a transaction rings once, however much it enqueues.
+create or replace function tidebase_private.ring_queue(queue text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  if exists (
+      select from tidebase.workers w
+      where w.listening_until > clock_timestamp() and w.queues @> array[queue])
+    and pg_notification_queue_usage() < 0.1
+  then
+    perform pg_notify('tidebase_queues', left(queue, 255));
+  end if;
+end
+$$;
+comment on function tidebase_private.ring_queue(text) is 'Notifies the workers of a queue, if one of them sleeps.';
+
+-- A run that is free again goes back to its queue by itself: to the front of its priority, for it was served before.
+create or replace function tidebase_private.requeue(head tidebase.run_heads, behind boolean default false)
+returns void
+language plpgsql volatile
+as $$
+declare
+  run tidebase.runs;
+  free_at timestamptz := coalesce(head.available_at, clock_timestamp());
+begin
+  if not head.in_queue then
+    return;
+  end if;
+  select r.* into run from tidebase.runs r where r.run_id = head.run_id;
+  insert into tidebase.queue_entries (run_id, ready_at, place, priority, pinned, queue, workflow, key, code_version)
+  values (head.run_id, free_at,
+    case when free_at > clock_timestamp() then null
+      when behind then tidebase_private.next_place(run.queue, run.priority, run.queue_key)
+      else tidebase_private.lane_place(run.queue, run.priority) end,
+    run.priority, run.pinned, run.queue, run.workflow, run.queue_key, tidebase_private.version_of(head, run.pinned))
+  on conflict on constraint queue_entries_pkey do update
+  set ready_at = excluded.ready_at, place = excluded.place, code_version = excluded.code_version;
+  perform tidebase_private.ring_queue(run.queue);
+end
+$$;
+comment on function tidebase_private.requeue(tidebase.run_heads, boolean) is
+  'Puts a run that may be taken up, now or from available_at on, back into its queue, if it has one; behind: at the end, as if it came new. The caller holds the head''s lock.';
+
+create or replace function tidebase_private.version_of(head tidebase.run_heads, first boolean)
+returns text
+language sql stable
+as $$
+  select a.code_version from tidebase.attempts a
+  where a.run_id = head.run_id and a.attempt = case when first then 1 else head.attempt end;
+$$;
+comment on function tidebase_private.version_of(tidebase.run_heads, boolean) is 'The code_version of a run''s first or latest attempt.';
+
+create or replace function tidebase_private.leave_queue(head tidebase.run_heads)
+returns void
+language sql volatile
+as $$
+  delete from tidebase.queue_entries e where e.run_id = head.run_id;
+$$;
+comment on function tidebase_private.leave_queue(tidebase.run_heads) is 'Takes a run out of the search. The caller holds the head''s lock.';
+
+-- A status that says: whoever comes may take the run up.
+create or replace function tidebase_private.free_status(head tidebase.run_heads)
+returns text
+language sql immutable
+as $$
+  select case when head.in_queue then 'queued' else 'pending' end;
+$$;
+comment on function tidebase_private.free_status(tidebase.run_heads) is 'What a run is that may be taken up: queued where it belongs to a queue, else pending.';
+
+-- Moves the marks of a queue's lanes to the first entry that is left: from where they are, or (whole) from the beginning, which
+-- also finds priorities that are new, and who came late. What that costs decides when it is done again: a twentieth of the time.
+create or replace function tidebase_private.tend_lanes(queue text, whole boolean)
+returns void
+language plpgsql volatile
+as $$
+declare
+  begun timestamptz := clock_timestamp();
+  at integer;
+  mark record;
+  lane tidebase.lanes;
+begin
+  loop
+    at := (
+      select e.priority from tidebase.queue_entries e
+      where e.queue = tend_lanes.queue and e.place is not null and (at is null or e.priority < at) and whole
+      union all
+      select l.priority from tidebase.lanes l where l.queue = tend_lanes.queue and (at is null or l.priority < at) and not whole
+      order by 1 desc limit 1);
+    exit when at is null;
+    select l.* into lane from tidebase.lanes l where l.queue = tend_lanes.queue and l.priority = at;
+    select e.place, e.ready_at into mark
+    from tidebase.queue_entries e
+    where e.queue = tend_lanes.queue and e.priority = at and e.place is not null
+      and (whole or (e.place, e.ready_at) >= (lane.place, lane.ready_at))
+    order by e.place, e.ready_at limit 1;
+    insert into tidebase.lanes as l (queue, priority, place, ready_at, moved_at, sweep_at)
+    values (tend_lanes.queue, at, coalesce(mark.place, lane.place, 0), coalesce(mark.ready_at, lane.ready_at, '-infinity'),
+      clock_timestamp(), clock_timestamp() + greatest(interval '0.5 seconds', 20 * (clock_timestamp() - begun)))
+    on conflict on constraint lanes_pkey do update
+    set place = excluded.place, ready_at = excluded.ready_at, moved_at = excluded.moved_at,
+        sweep_at = case when whole then excluded.sweep_at else l.sweep_at end;
+  end loop;
+end
+$$;
+comment on function tidebase_private.tend_lanes(text, boolean) is
+  'Moves the marks from which the lanes of a queue are searched. The caller has the advisory lock tend_lanes_alone gives.';
+
+-- An advisory lock, for a collision only puts the work off.
+create or replace function tidebase_private.may_tend_lanes(queue text)
+returns boolean
+language sql volatile
+as $$
+  select pg_try_advisory_xact_lock(hashtext('tidebase.lanes'), hashtext(queue));
+$$;
+comment on function tidebase_private.may_tend_lanes(text) is 'Whether nobody else moves the marks of this queue now: until the end of the transaction it is the caller''s.';
+
+create or replace function tidebase_private.tend_if_due(queue text)
+returns void
+language plpgsql volatile
+as $$
+declare
+  moved_at timestamptz;
+  sweep_at timestamptz;
+begin
+  select min(l.moved_at), min(l.sweep_at) into moved_at, sweep_at from tidebase.lanes l where l.queue = tend_if_due.queue;
+  if coalesce(sweep_at, '-infinity') <= clock_timestamp() then
+    if tidebase_private.may_tend_lanes(queue) then
+      perform tidebase_private.tend_lanes(queue, whole => true);
+    end if;
+  elsif moved_at <= clock_timestamp() - interval '0.2 seconds' and tidebase_private.may_tend_lanes(queue) then
+    perform tidebase_private.tend_lanes(queue, whole => false);
+  end if;
+end
+$$;
+comment on function tidebase_private.tend_if_due(text) is 'Moves the marks of a queue where that was not done for a while.';
+
+create or replace function tidebase.put_queue(
+  queue text, concurrency integer default null, key_concurrency integer default null, rate integer default null,
+  rate_period interval default '1 minute', key_rate integer default null, paused boolean default null,
+  lease interval default null, max_attempts integer default null, retry_delay interval default null)
+returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  rate_period := coalesce(rate_period, '1 minute');
+  perform tidebase_private.require_queue(queue);
+  perform tidebase_private.require_limit(concurrency, 'concurrency');
+  perform tidebase_private.require_limit(key_concurrency, 'key_concurrency');
+  perform tidebase_private.require_limit(rate, 'rate');
+  perform tidebase_private.require_limit(key_rate, 'key_rate');
+  perform tidebase_private.require_interval(rate_period, 'rate_period', '1 second', '31 days');
+  perform tidebase_private.require_interval(coalesce(lease, '1 minute'), 'lease', '1 second', '1 day');
+  perform tidebase_private.require_interval(coalesce(retry_delay, '1 second'), 'retry_delay', '0', '30 days');
+  if max_attempts not between 1 and 1000 then
+    perform tidebase_private.raise_invalid('max_attempts', 'must be a number from 1 to 1000');
+  end if;
+  perform tidebase_private.commit_durably();
+  insert into queues as q
+    (queue, concurrency, key_concurrency, rate, rate_period, key_rate, paused, lease, max_attempts, retry_delay)
+  values (put_queue.queue, put_queue.concurrency, put_queue.key_concurrency, put_queue.rate, put_queue.rate_period,
+    put_queue.key_rate, coalesce(put_queue.paused, false), put_queue.lease, put_queue.max_attempts, put_queue.retry_delay)
+  on conflict on constraint queues_pkey do update
+  set concurrency = excluded.concurrency, key_concurrency = excluded.key_concurrency, rate = excluded.rate,
+      rate_period = excluded.rate_period, key_rate = excluded.key_rate, paused = coalesce(put_queue.paused, q.paused),
+      lease = excluded.lease, max_attempts = excluded.max_attempts, retry_delay = excluded.retry_delay,
+      updated_at = clock_timestamp();
+  -- What is at work already counts: of a queue without a limit nobody has written it down.
+  if coalesce(concurrency, key_concurrency) is not null then
+    insert into slots (run_id, lease_token, queue, key)
+    select h.run_id, h.lease_token, r.queue, r.queue_key
+    from run_heads h
+    join runs r on r.run_id = h.run_id
+    where lower(h.status) = 'running' and h.in_queue and r.queue = put_queue.queue
+    on conflict on constraint slots_pkey do nothing;
+  end if;
+  perform tidebase_private.ring_queue(queue);
+end
+$$;
+comment on function tidebase.put_queue(text, integer, integer, integer, interval, integer, boolean, interval, integer, interval) is
+  'Makes a queue what is said here, also while it runs: what is not given has no limit. concurrency: how many of its runs may be leased at once; key_concurrency: how many with the same key. rate: how many leases may be granted within any rate_period (1 second to 31 days); key_rate: to runs with the same key. Limits are never exceeded, whatever crashes or is taken over; what is leased when a limit is set stays so, and counts. A suspended run takes no place. paused: NULL leaves that as it is; see pause_queue. lease (1 second to 1 day): how long a lease lasts where claim_runs says nothing; max_attempts and retry_delay: of runs that are enqueued without. Errors: TB002.';
+
+create or replace function tidebase_private.set_paused(queue text, paused boolean)
+returns boolean
+language plpgsql volatile
+as $$
+declare
+  changed boolean;
+begin
+  perform tidebase_private.require_queue(queue);
+  perform tidebase_private.commit_durably();
+  insert into tidebase.queues as q (queue, paused) values (set_paused.queue, set_paused.paused)
+  on conflict on constraint queues_pkey do update set paused = excluded.paused, updated_at = clock_timestamp()
+  where q.paused <> excluded.paused;
+  changed := found;
+  if not paused then
+    perform tidebase_private.ring_queue(queue);
+  end if;
+  return changed;
+end
+$$;
+comment on function tidebase_private.set_paused(text, boolean) is 'Pauses a queue or lets it go on; whether that changed something. Errors: TB002.';
+
+create or replace function tidebase.pause_queue(queue text)
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  return tidebase_private.set_paused(queue, true);
+end
+$$;
+comment on function tidebase.pause_queue(text) is
+  'Grants no lease of the queue''s runs any more until resume_queue; what is leased goes on. False when it was paused before. Errors: TB002.';
+
+create or replace function tidebase.resume_queue(queue text)
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  return tidebase_private.set_paused(queue, false);
+end
+$$;
+comment on function tidebase.resume_queue(text) is 'Ends a pause. False when the queue was not paused. Errors: TB002.';
+
+-- What is counted is counted off an index, and no further than to ten thousand. A queue has a row, or a lane, or something
+-- that waits.
+create or replace view tidebase.queue_overview with (security_barrier = true) as
+  with recursive waiting as (
+    (select e.queue from tidebase.queue_entries e order by e.queue limit 1)
+    union all
+    select (select e.queue from tidebase.queue_entries e where e.queue > w.queue order by e.queue limit 1)
+    from waiting w where w.queue is not null),
+  known as (
+    select q.queue from tidebase.queues q
+    union select l.queue from tidebase.lanes l
+    union select w.queue from waiting w where w.queue is not null),
+  alive as (
+    select r.queue, h.status, count(*) as runs
+    from (
+      (select h.run_id, h.status from tidebase.run_heads h where lower(h.status) = 'running' and h.in_queue limit 10000)
+      union all
+      (select h.run_id, h.status from tidebase.run_heads h where lower(h.status) = 'waiting' and h.in_queue limit 10000)
+      union all
+      (select h.run_id, h.status from tidebase.run_heads h where lower(h.status) = 'review' and h.in_queue limit 10000)
+      union all
+      (select h.run_id, h.status from tidebase.run_heads h where lower(h.status) = 'failed' and h.in_queue limit 10000)) h
+    join tidebase.runs r on r.run_id = h.run_id
+    group by r.queue, h.status)
+  select
+    k.queue,
+    ready.runs as ready,
+    delayed.runs as delayed,
+    coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'running'), 0) as running,
+    coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'waiting'), 0) as waiting,
+    coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'review'), 0) as review,
+    coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'failed'), 0) as failed,
+    (
+      select min(front.ready_at)
+      from tidebase.lanes l
+      cross join lateral (
+        select e.ready_at from tidebase.queue_entries e
+        where e.queue = l.queue and e.priority = l.priority and e.place is not null
+          and (e.place, e.ready_at) >= (l.place, l.ready_at)
+        order by e.place, e.ready_at limit 1) front
+      where l.queue = k.queue) as oldest_ready,
+    coalesce(q.paused, false) as paused,
+    q.concurrency,
+    q.key_concurrency,
+    q.rate,
+    q.key_rate,
+    case when coalesce(q.rate, q.key_rate) is not null then q.rate_period end as rate_period,
+    q.lease,
+    q.max_attempts,
+    q.retry_delay,
+    case
+      when ready.runs = 0 then null
+      when q.paused then 'paused'
+      when coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'running'), 0) >= q.concurrency
+        then 'concurrency'
+      when q.rate <= (
+          select count(*) from tidebase.queue_starts s
+          where s.queue = k.queue and s.started_at > statement_timestamp() - q.rate_period)
+        then 'rate'
+      when not exists (
+          select from tidebase.workers w
+          where w.seen_at > statement_timestamp() - interval '1 minute' and w.queues @> array[k.queue])
+        then 'no worker'
+    end as held_back_by
+  from known k
+  left join tidebase.queues q on q.queue = k.queue
+  cross join lateral (
+    select count(*) as runs from (
+      select from tidebase.queue_entries e where e.queue = k.queue and e.place is not null limit 10000) few) ready
+  cross join lateral (
+    select count(*) as runs from (
+      select from tidebase.queue_entries e where e.queue = k.queue and e.place is null limit 10000) few) delayed;
+comment on view tidebase.queue_overview is
+  'One row a queue: how many of its runs are ready, delayed, running, waiting (suspended), in review, failed (no more than 10,000 are counted of each); since when the next ones wait; its limits; held_back_by: what keeps those that are ready from being taken: paused, concurrency, rate, no worker (none was seen for a minute), or NULL.';
+
+create or replace view tidebase.worker_overview with (security_barrier = true) as
+  select
+    w.holder,
+    w.queues,
+    w.code_version,
+    (select count(*) from tidebase.run_heads h where lower(h.status) = 'running' and h.holder = w.holder) as running,
+    w.started_at,
+    w.seen_at
+  from tidebase.workers w
+  where w.seen_at > statement_timestamp() - interval '1 day';
+comment on view tidebase.worker_overview is
+  'Who took runs from queues within a day: from which, with what code, how many it holds, since when, and when it was seen last (noted every few seconds).';
+
+select tidebase_private.allow('function tidebase.put_queue', 'operator');
+select tidebase_private.allow('function tidebase.pause_queue', 'operator');
+select tidebase_private.allow('function tidebase.resume_queue', 'operator');
+select tidebase_private.allow('table tidebase.queue_overview', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('table tidebase.worker_overview', 'worker', 'approver', 'operator', 'reader');

@@ -1,0 +1,204 @@
+-- Queues, workers, schedules: a job is a run.
+-- depends: 0006.kept
+
+-- What a run is to its queue. `in_queue` is in the head, so that whoever frees a run knows without another look that it
+-- goes back to where it came from.
+alter table tidebase.run_heads add column in_queue boolean not null default false;
+comment on column tidebase.run_heads.in_queue is 'Whether the run belongs to a queue: where another run is pending, it is queued.';
+
+alter table tidebase.runs
+  add column queue      text,
+  add column priority   integer,
+  add column queue_key  text,
+  add column dedupe_key text,
+  add column pinned     boolean not null default false,
+  drop constraint run_failure_class_is_known,
+  add constraint run_failure_class_is_known check (failure_class in ('error', 'max_attempts', 'crashed', 'deadline')) not valid;
+comment on column tidebase.runs.queue is 'The queue to which the run belongs; NULL: none, it is worked on by who asks for it.';
+comment on column tidebase.runs.priority is 'Higher ones are taken first.';
+comment on column tidebase.runs.queue_key is 'Whose run it is: a queue is fair between keys, and may limit each.';
+comment on column tidebase.runs.dedupe_key is 'At most one run of a queue that is not over has it; see dedupe_keys.';
+comment on column tidebase.runs.pinned is 'Whether only workers with the code_version of its first attempt may take it up.';
+comment on column tidebase.runs.failure_class is
+  'Of a run that failed: error (its work raised one), max_attempts (the last of several attempts did), crashed (it lost its worker max_attempts times); of a cancelled one: deadline, if that was why.';
+create index runs_by_queue on tidebase.runs (queue, created_at desc, run_id desc) where queue is not null;
+
+create table tidebase.queues (
+  queue           text not null,
+  concurrency     integer,
+  key_concurrency integer,
+  rate            integer,
+  key_rate        integer,
+  rate_period     interval not null default '1 minute',
+  paused          boolean not null default false,
+  lease           interval,
+  max_attempts    integer,
+  retry_delay     interval,
+  created_at      timestamptz not null default clock_timestamp(),
+  updated_at      timestamptz not null default clock_timestamp(),
+  constraint queues_pkey primary key (queue),
+  constraint queue_limits_are_positive check (least(concurrency, key_concurrency, rate, key_rate, max_attempts) >= 1)
+);
+comment on table tidebase.queues is
+  'What a queue may do. A queue without a row has no limits. Whoever takes runs of a limited queue holds the lock of its row, before that of any head.';
+comment on column tidebase.queues.concurrency is 'How many of its runs may be leased at once.';
+comment on column tidebase.queues.key_concurrency is 'How many runs with the same key may be leased at once.';
+comment on column tidebase.queues.rate is 'How many leases may be granted within any rate_period.';
+comment on column tidebase.queues.key_rate is 'How many leases may be granted to runs with the same key within any rate_period.';
+comment on column tidebase.queues.lease is 'How long a lease lasts where claim_runs says nothing.';
+comment on column tidebase.queues.max_attempts is 'Of runs that are enqueued without a number of their own.';
+
+-- The runs that may be taken up, now or later: what claim_runs searches. A row goes when its run is taken, so the table is as
+-- large as what waits. It only says where to look: whether a run may be leased is in its head.
+create table tidebase.queue_entries (
+  run_id       text not null,
+  ready_at     timestamptz not null,
+  place        bigint,
+  priority     integer not null,
+  pinned       boolean not null,
+  queue        text not null,
+  workflow     text not null,
+  key          text,
+  code_version text,
+  constraint queue_entries_pkey primary key (run_id)
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+create index queue_entries_ready on tidebase.queue_entries (queue, priority desc, place, ready_at) where place is not null;
+create index queue_entries_delayed on tidebase.queue_entries (queue, ready_at) where place is null;
+create index queue_entries_by_key on tidebase.queue_entries (queue, priority, key, place) where place is not null and key is not null;
+comment on table tidebase.queue_entries is 'The queued runs, and those whose lease has run out: one row each until it is taken.';
+comment on column tidebase.queue_entries.place is
+  'Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996): the round in which it is this run''s turn among those of its priority. NULL: it is delayed until ready_at.';
+comment on column tidebase.queue_entries.code_version is 'Of the latest attempt; of the first one where the run is pinned. NULL: it was never begun.';
+
+-- Where a search begins: what was taken lies before it, dead but still in the index as long as an old snapshot needs it.
+create table tidebase.lanes (
+  queue     text not null,
+  priority  integer not null,
+  place     bigint not null,
+  ready_at  timestamptz not null,
+  moved_at  timestamptz not null,
+  sweep_at  timestamptz not null,
+  constraint lanes_pkey primary key (queue, priority)
+) with (fillfactor = 50);
+comment on table tidebase.lanes is 'One row for each priority that a queue has seen: how far it is. See tidebase_private.tend_lanes.';
+comment on column tidebase.lanes.place is 'The round that is being served: with ready_at, where the next search begins.';
+comment on column tidebase.lanes.sweep_at is 'When the lane is next looked at from its beginning, for who came late.';
+
+-- The leases of limited queues, and when they were granted. A row means something only while its lease is the run's.
+create table tidebase.slots (
+  run_id      text not null,
+  lease_token bigint not null,
+  queue       text not null,
+  key         text,
+  constraint slots_pkey primary key (run_id)
+);
+create index slots_by_queue on tidebase.slots (queue, key);
+comment on table tidebase.slots is 'Who was given a place in a queue with limits; it is free again when that lease is over.';
+
+create table tidebase.queue_starts (
+  queue      text not null,
+  started_at timestamptz not null,
+  key        text
+);
+create index queue_starts_by_time on tidebase.queue_starts (queue, started_at);
+create index queue_starts_by_key on tidebase.queue_starts (queue, key, started_at) where key is not null;
+comment on table tidebase.queue_starts is 'When leases of queues with a rate were granted, for as long as that counts.';
+
+create table tidebase.dedupe_keys (
+  queue      text not null,
+  dedupe_key text not null,
+  run_id     text not null,
+  latest_at  timestamptz,
+  constraint dedupe_keys_pkey primary key (queue, dedupe_key)
+);
+create index dedupe_keys_by_run on tidebase.dedupe_keys (run_id);
+comment on table tidebase.dedupe_keys is 'Which run has a key; free again when that run is over.';
+comment on column tidebase.dedupe_keys.latest_at is 'Until when the run may be put off by on_duplicate => replace.';
+
+create table tidebase.workers (
+  holder          text not null,
+  queues          text[] not null,
+  code_version    text,
+  started_at      timestamptz not null default clock_timestamp(),
+  seen_at         timestamptz not null default clock_timestamp(),
+  listening_until timestamptz,
+  constraint workers_pkey primary key (holder)
+) with (fillfactor = 50);
+comment on table tidebase.workers is 'Who takes runs from queues, as of its latest calls; written every few seconds at most.';
+comment on column tidebase.workers.listening_until is 'Until when it sleeps and wants to be woken by what is enqueued.';
+
+create table tidebase.claims (
+  request_id text not null,
+  run_ids    text[] not null,
+  tokens     bigint[] not null,
+  claimed_at timestamptz not null default clock_timestamp(),
+  constraint claims_pkey primary key (request_id)
+);
+create index claims_by_age on tidebase.claims (claimed_at);
+comment on table tidebase.claims is 'What claim_runs granted to a call, for an hour: the call is made again when its answer was lost.';
+
+create table tidebase.schedules (
+  schedule        text not null,
+  workflow        text not null,
+  input           jsonb,
+  metadata        jsonb not null,
+  queue           text not null,
+  key             text,
+  priority        integer not null,
+  max_attempts    integer,
+  cron            text,
+  every           interval,
+  timezone        text not null,
+  overlap         text not null,
+  catch_up        text not null,
+  catch_up_window interval not null,
+  jitter          interval not null,
+  enabled         boolean not null,
+  anchor          timestamptz not null,
+  fired_at        timestamptz not null,
+  next_at         timestamptz,
+  last_run_id     text,
+  failure         text,
+  created_at      timestamptz not null default clock_timestamp(),
+  updated_at      timestamptz not null default clock_timestamp(),
+  constraint schedules_pkey primary key (schedule),
+  constraint schedule_goes_by_cron_or_interval check ((cron is null) <> (every is null)),
+  constraint schedule_overlap_is_known check (overlap in ('allow', 'skip', 'cancel')),
+  constraint schedule_catch_up_is_known check (catch_up in ('none', 'last', 'all')),
+  constraint schedule_metadata_is_an_object check (jsonb_typeof(metadata) = 'object')
+);
+create index schedules_due on tidebase.schedules (next_at) where next_at is not null;
+comment on table tidebase.schedules is 'What is enqueued by the clock. One run a fire time: the run''s id is made of the schedule''s name and the time.';
+comment on column tidebase.schedules.anchor is 'From when an interval is counted.';
+comment on column tidebase.schedules.fired_at is 'The fire time up to which everything was fired, or passed over as catch_up and overlap have it.';
+comment on column tidebase.schedules.failure is 'What went wrong when it was to fire last; it is tried again every minute.';
+comment on column tidebase.schedules.next_at is 'When fire_schedules looks at it next; NULL: it is disabled, or never fires again.';
+
+create type tidebase.enqueuing as (
+  run_id       text,
+  deduplicated boolean
+);
+comment on type tidebase.enqueuing is
+  'Answer of enqueue_run: the run''s id, and whether it was there before: by its dedupe_key, or by its id.';
+
+create type tidebase.claim as (
+  run_id      text,
+  token       bigint,
+  attempt     integer,
+  workflow    text,
+  input       jsonb,
+  queue       text,
+  expires_at  timestamptz,
+  checkpoints integer,
+  has_budget  boolean,
+  traceparent text
+);
+comment on type tidebase.claim is
+  'Answer of claim_runs: one lease that was granted, with what acquire_run says of it (see the type lease), and the queue it came from.';
+
+create type tidebase.bulk as (
+  matched integer,
+  done    integer
+);
+comment on type tidebase.bulk is
+  'Answer of cancel_runs, retry_runs and move_runs: how many runs were found, and with how many of them it was done.';
