@@ -24,18 +24,25 @@ from .client.tide import Tidebase
 from .client.tide_async import AsyncTidebase
 from .client.work import Run, RunSession
 from .client.work_async import AsyncRun, AsyncRunSession
+from .client.worker import Worker
+from .client.worker_async import AsyncWorker
 from .domain.calls import (
     Attempt,
+    Bulk,
+    Claim,
     Difference,
+    Enqueuing,
     Event,
     GateDecision,
     GateInfo,
+    QueueInfo,
     Reconciliation,
     Recovery,
     ReviewInfo,
     RunCount,
     RunInfo,
     RunSize,
+    ScheduleInfo,
     Snapshot,
     StalledRun,
     StateVersion,
@@ -45,9 +52,11 @@ from .domain.calls import (
     UsageByStep,
     UsageTotal,
     UsageTotals,
+    WorkerInfo,
 )
 from .domain.child import ChildOptions, ChildSpec
 from .core.errors import (
+    AlreadyQueued,
     BudgetExhausted,
     ChildFailed,
     DatabaseUnavailable,
@@ -78,7 +87,10 @@ from .core.errors import (
     TidebaseError,
     VersionConflict,
 )
+from .domain.enqueue import EnqueueOptions, EnqueueSpec
 from .domain.gate import GateAnswer, GateOpening, GateOptions
+from .domain.queue import QueueOptions
+from .domain.schedule import ScheduleOptions
 from .domain.state import Moment, StateOptions, VersionOptions
 from .domain.step import StepOptions
 from .domain.usage import Budget, UsageOptions
@@ -89,18 +101,25 @@ from .domain.workflow import RunOptions
 from .client.decorators import step
 
 __all__ = [
+    "AlreadyQueued",
     "AsyncRun",
     "AsyncRunSession",
     "AsyncTidebase",
+    "AsyncWorker",
     "Attempt",
     "Budget",
     "BudgetExhausted",
+    "Bulk",
     "ChildFailed",
     "ChildOptions",
     "ChildSpec",
+    "Claim",
     "DatabaseUnavailable",
     "Difference",
     "Dispatcher",
+    "EnqueueOptions",
+    "EnqueueSpec",
+    "Enqueuing",
     "Event",
     "FanoutFailed",
     "GateAnswer",
@@ -119,6 +138,8 @@ __all__ = [
     "NotFound",
     "NotMigrated",
     "NotSerializable",
+    "QueueInfo",
+    "QueueOptions",
     "Reconciliation",
     "Recovery",
     "ReviewInfo",
@@ -137,6 +158,8 @@ __all__ = [
     "RunSession",
     "RunSize",
     "RunSuspendedError",
+    "ScheduleInfo",
+    "ScheduleOptions",
     "Snapshot",
     "StalledRun",
     "StateOptions",
@@ -157,6 +180,8 @@ __all__ = [
     "UsageTotals",
     "VersionConflict",
     "VersionOptions",
+    "Worker",
+    "WorkerInfo",
     "step",
     "verify_webhook_signature",
 ]

@@ -65,7 +65,7 @@ begin
       where w.listening_until > clock_timestamp() and w.queues @> array[queue])
     and pg_notification_queue_usage() < 0.1
   then
-    perform pg_notify('tidebase_queues', left(queue, 255));
+    perform pg_notify('tidebase_events', 'queue:' || queue);
   end if;
 end
 $$;

@@ -24,7 +24,7 @@ from ..domain.workflow import Worker
 if TYPE_CHECKING:
     from ..schema.migrations import MigrationReport
 
-__all__ = ["Face", "Feeds", "Here", "apart", "called", "migrate", "together"]
+__all__ = ["Crew", "Face", "Feeds", "Here", "apart", "called", "migrate", "terminated", "together"]
 
 D = TypeVar("D")
 T = TypeVar("T")
@@ -113,3 +113,63 @@ async def migrate(database: AsyncDatabase, role_prefix: str | None) -> Migration
             return migrations.migrate(connection, role_prefix)
 
     return await asyncio.to_thread(work)
+
+
+class Crew:
+    """What a worker works on at the same time."""
+
+    def __init__(self, size: int, stirred: asyncio.Event) -> None:
+        self._size = size
+        self._stirred = stirred
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def free(self) -> int:
+        return self._size - self.busy
+
+    def start(self, work: Callable[[Any], Coroutine[Any, Any, None]], item: Any) -> None:
+        task = asyncio.create_task(work(item), name=f"tidebase-{item.run_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._stirred.set()
+        if not task.cancelled():
+            task.exception()  # what it was is logged where it was raised
+
+    async def settled(self, seconds: float) -> bool:
+        """Whether all has ended, in so many seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        return not self._tasks
+
+    async def abandon(self, brood: child.Brood) -> None:
+        """Gives up what is at work, and its leases."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def terminated(stop: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT call this; in the main thread alone, where nobody else handles them."""
+    loop, taken = asyncio.get_running_loop(), []
+    defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    for number, default in defaults.items():
+        try:
+            if signal.getsignal(number) is default:
+                loop.add_signal_handler(number, stop)
+                taken.append(number)
+        except (ValueError, RuntimeError, NotImplementedError):
+            break
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -119,3 +121,63 @@ def migrate(database: Database, role_prefix: str | None) -> MigrationReport:
 
     with database.connection() as connection:
         return migrations.migrate(connection, role_prefix)
+
+
+class Crew:
+    """What a worker works on at the same time."""
+
+    def __init__(self, size: int, stirred: threading.Event) -> None:
+        self._size = size
+        self._stirred = stirred
+        self._pool = ThreadPoolExecutor(size, thread_name_prefix="tidebase-worker")
+        self._works: set[Future[None]] = set()
+
+    @property
+    def busy(self) -> int:
+        return len(self._works)
+
+    @property
+    def free(self) -> int:
+        return self._size - self.busy
+
+    def start(self, work: Callable[[Any], None], item: Any) -> None:
+        future = self._pool.submit(work, item)
+        self._works.add(future)
+        future.add_done_callback(self._ended)
+
+    def _ended(self, future: Future[None]) -> None:
+        self._works.discard(future)
+        self._stirred.set()
+
+    def settled(self, seconds: float) -> bool:
+        """Whether all has ended, in so many seconds at most."""
+        wait(list(self._works), timeout=seconds)
+        return not self._works
+
+    def abandon(self, brood: Brood) -> None:
+        """Gives up what is at work, and its leases: each step that is at work ends first, and nothing new begins. What
+        takes longer than the process waits for keeps its lease until that runs out.
+        """
+        for hold in list(brood.holds):
+            hold.follow()
+        self.settled(workflow.PATIENCE_S)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def terminated(stop: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT call this; in the main thread alone, where nobody else handles them."""
+    defaults: dict[signal.Signals, Any] = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+    own = threading.current_thread() is threading.main_thread()
+    taken = [number for number, default in defaults.items() if own and signal.getsignal(number) is default]
+    for number in taken:
+        # In a thread of its own: the one that is interrupted may hold the lock that stop wants.
+        signal.signal(number, lambda *_: threading.Thread(target=stop, daemon=True).start())
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, defaults[number])

@@ -24,6 +24,10 @@ class Registry:
 
         return decorate
 
+    def names(self) -> list[str]:
+        """Those that are registered."""
+        return list(self._workflows)
+
     def find(self, name: str, function: Callable[..., T] | None) -> Callable[..., T]:
         if function is not None:
             return function

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
@@ -15,19 +15,23 @@ from ..core.flow import drive
 from ..core.sessions import Connection
 from ..core.sources import require_psycopg
 from ..domain import calls, workflow
-from ..domain.calls import Difference, Reconciliation
+from ..domain.calls import Difference, Enqueuing, Reconciliation
+from ..domain.enqueue import enqueue, enqueue_many
 from ..domain.heartbeat import Heartbeats
 from ..domain.lease import Hold, new_holder
 from ..domain.workflow import Invocation, RunOptions, Started
 from ._threads import Face, Here, migrate
+from .queues import Queues, Schedules
 from .registry import Registry
 from .runs import GateDesk, Runs
 from .work import Run, RunSession
+from .worker import Worker
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
+    from ..domain.enqueue import EnqueueOptions, EnqueueSpec
     from ..schema.migrations import MigrationReport
 T = TypeVar("T")
 W = TypeVar("W", bound=Callable[..., Any])
@@ -70,6 +74,8 @@ class Tidebase(Face[Database]):
         self.marks_late: bool = self._database.has_connections
         self.runs: Runs = Runs(self._database, self._attach)
         self.gates: GateDesk = GateDesk(self._database)
+        self.queues: Queues = Queues(self._database)
+        self.schedules: Schedules = Schedules(self._database)
 
     @property
     def url(self) -> str:
@@ -145,6 +151,42 @@ class Tidebase(Face[Database]):
         with self._here.working():
             return drive(workflow.execute(self, chosen, invocation), self._database)
 
+    def enqueue(
+        self,
+        workflow_name: str,
+        input: Any = None,
+        *,
+        queue: str = "default",
+        run_id: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueuing:
+        """Makes a run that any worker of the queue may take up; with :meth:`bind` as part of your own transaction.
+
+        Args:
+            run_id: names the run: the same id is the same run. By default a new one is made.
+            options: see :class:`~tidebase.domain.enqueue.EnqueueOptions`: priority, delay_s, key, dedupe_key ...
+
+        Raises:
+            AlreadyQueued: another run has the ``dedupe_key``, and ``on_duplicate`` is reject.
+        """
+        return self._database.execute(enqueue(workflow_name, queue, run_id, input, options))
+
+    def enqueue_many(self, runs: Iterable[EnqueueSpec]) -> Sequence[Enqueuing]:
+        """Enqueues many runs in one call, all or none: dicts with the names of :meth:`enqueue` and ``workflow``."""
+        return self._database.execute(enqueue_many(runs))
+
+    def worker(
+        self,
+        queues: Sequence[str] | Mapping[str, float] = ("default",),
+        *,
+        concurrency: int = 8,
+        poll_s: float = 10.0,
+        drain_s: float = 30.0,
+        versions: Sequence[str] | None = None,
+    ) -> Worker:
+        """A worker for queues, which knows the registered workflows; see :class:`~tidebase.Worker`."""
+        return Worker(self, queues, concurrency=concurrency, poll_s=poll_s, drain_s=drain_s, versions=versions)
+
     def diff(self, run_id: str, other_run_id: str) -> Sequence[Difference]:
         """In what two runs differ, such as a run and its fork; the first step is where they part."""
         return self._database.execute(calls.diff_runs(run_id=run_id, other_run_id=other_run_id))
@@ -214,4 +256,21 @@ class Bound:
 
     def __init__(self, connection: Connection) -> None:
         require_psycopg(connection, psycopg.Connection)
-        self.runs: Runs = Runs(Database(connection, joined=True))
+        self._database = Database(connection, joined=True)
+        self.runs: Runs = Runs(self._database)
+
+    def enqueue(
+        self,
+        workflow_name: str,
+        input: Any = None,
+        *,
+        queue: str = "default",
+        run_id: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueuing:
+        """Makes a run that workers see when the caller's transaction commits; see :meth:`Tidebase.enqueue`."""
+        return self._database.execute(enqueue(workflow_name, queue, run_id, input, options))
+
+    def enqueue_many(self, runs: Iterable[EnqueueSpec]) -> Sequence[Enqueuing]:
+        """Many of them, in one call; see :meth:`Tidebase.enqueue_many`."""
+        return self._database.execute(enqueue_many(runs))

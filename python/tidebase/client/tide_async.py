@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import psycopg
@@ -14,19 +14,23 @@ from ..core.flow import drive_async
 from ..core.sessions import AsyncConnection
 from ..core.sources import require_psycopg
 from ..domain import calls, workflow
-from ..domain.calls import Difference, Reconciliation
+from ..domain.calls import Difference, Enqueuing, Reconciliation
+from ..domain.enqueue import enqueue, enqueue_many
 from ..domain.heartbeat import AsyncHeartbeats
 from ..domain.lease import Hold, new_holder
 from ..domain.workflow import Invocation, RunOptions, Started
 from ._tasks import Face, Here, migrate
+from .queues_async import AsyncQueues, AsyncSchedules
 from .registry import Registry
 from .runs_async import AsyncGateDesk, AsyncRuns
 from .work_async import AsyncRun, AsyncRunSession
+from .worker_async import AsyncWorker
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
     from typing_extensions import Unpack
 
+    from ..domain.enqueue import EnqueueOptions, EnqueueSpec
     from ..schema.migrations import MigrationReport
 
 T = TypeVar("T")
@@ -74,6 +78,8 @@ class AsyncTidebase(Face[AsyncDatabase]):
         self.marks_late: bool = self._database.has_connections
         self.runs: AsyncRuns = AsyncRuns(self._database, self._attach)
         self.gates: AsyncGateDesk = AsyncGateDesk(self._database)
+        self.queues: AsyncQueues = AsyncQueues(self._database)
+        self.schedules: AsyncSchedules = AsyncSchedules(self._database)
 
     @property
     def url(self) -> str:
@@ -149,6 +155,42 @@ class AsyncTidebase(Face[AsyncDatabase]):
         async with self._here.working():
             return await drive_async(workflow.execute(self, chosen, invocation), self._database)
 
+    async def enqueue(
+        self,
+        workflow_name: str,
+        input: Any = None,
+        *,
+        queue: str = "default",
+        run_id: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueuing:
+        """Makes a run that any worker of the queue may take up; with :meth:`bind` as part of your own transaction.
+
+        Args:
+            run_id: names the run: the same id is the same run. By default a new one is made.
+            options: see :class:`~tidebase.domain.enqueue.EnqueueOptions`: priority, delay_s, key, dedupe_key ...
+
+        Raises:
+            AlreadyQueued: another run has the ``dedupe_key``, and ``on_duplicate`` is reject.
+        """
+        return await self._database.execute(enqueue(workflow_name, queue, run_id, input, options))
+
+    async def enqueue_many(self, runs: Iterable[EnqueueSpec]) -> Sequence[Enqueuing]:
+        """Enqueues many runs in one call, all or none: dicts with the names of :meth:`enqueue` and ``workflow``."""
+        return await self._database.execute(enqueue_many(runs))
+
+    def worker(
+        self,
+        queues: Sequence[str] | Mapping[str, float] = ("default",),
+        *,
+        concurrency: int = 8,
+        poll_s: float = 10.0,
+        drain_s: float = 30.0,
+        versions: Sequence[str] | None = None,
+    ) -> AsyncWorker:
+        """A worker for queues, which knows the registered workflows; see :class:`~tidebase.AsyncWorker`."""
+        return AsyncWorker(self, queues, concurrency=concurrency, poll_s=poll_s, drain_s=drain_s, versions=versions)
+
     async def diff(self, run_id: str, other_run_id: str) -> Sequence[Difference]:
         """In what two runs differ, such as a run and its fork; the first step is where they part."""
         return await self._database.execute(calls.diff_runs(run_id=run_id, other_run_id=other_run_id))
@@ -221,4 +263,21 @@ class AsyncBound:
 
     def __init__(self, connection: AsyncConnection) -> None:
         require_psycopg(connection, psycopg.AsyncConnection)
-        self.runs: AsyncRuns = AsyncRuns(AsyncDatabase(connection, joined=True))
+        self._database = AsyncDatabase(connection, joined=True)
+        self.runs: AsyncRuns = AsyncRuns(self._database)
+
+    async def enqueue(
+        self,
+        workflow_name: str,
+        input: Any = None,
+        *,
+        queue: str = "default",
+        run_id: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> Enqueuing:
+        """Makes a run that workers see when the caller's transaction commits; see :meth:`AsyncTidebase.enqueue`."""
+        return await self._database.execute(enqueue(workflow_name, queue, run_id, input, options))
+
+    async def enqueue_many(self, runs: Iterable[EnqueueSpec]) -> Sequence[Enqueuing]:
+        """Many of them, in one call; see :meth:`AsyncTidebase.enqueue_many`."""
+        return await self._database.execute(enqueue_many(runs))

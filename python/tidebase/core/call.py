@@ -119,6 +119,11 @@ def scalar(name: str, /, **parameters: str) -> Function[Any]:
     return Function(name, "select {}", lambda rows: rows[0][0], **parameters)
 
 
+def scalars(name: str, /, **parameters: str) -> Function[list[Any]]:
+    """A function that returns a set of values."""
+    return Function(name, "select * from {}", lambda rows: [row[0] for row in rows], **parameters)
+
+
 def rows_of(view: str, row: type[R], order: str, **where: Any) -> Call[list[R]]:
     """Rows of a view, those with these values; the names are the code's own, never a caller's."""
     given = {name: value for name, value in where.items() if value is not None}

@@ -39,22 +39,24 @@ class AsyncDoorbell:
         self._closed = Event()
 
     @contextmanager
-    def listening(self, run_id: str) -> Iterator[Event]:
-        """An event that is set when the bell rings for the run, for as long as the block takes. Clear it, look, wait
-        for it: whatever comes after the look ends the wait.
+    def listening(self, *run_ids: str) -> Iterator[Event]:
+        """An event that is set when the bell rings for one of the runs, for as long as the block takes. Clear it, look,
+        wait for it: whatever comes after the look ends the wait. A queue is rung for as ``queue:`` and its name.
         """
         rung = Event()
         with self._lock:
-            self._waiting[run_id].add(rung)
+            for run_id in run_ids:
+                self._waiting[run_id].add(rung)
             if not is_alive(self._listener) and self._database.has_connections:
                 self._listener = spawn(self._listen, self._closed, name="tidebase-doorbell")
         try:
             yield rung
         finally:
             with self._lock:
-                self._waiting[run_id].discard(rung)
-                if not self._waiting[run_id]:
-                    del self._waiting[run_id]
+                for run_id in run_ids:
+                    self._waiting[run_id].discard(rung)
+                    if not self._waiting[run_id]:
+                        del self._waiting[run_id]
 
     async def wait(self, run_id: str, seconds: float) -> None:
         """Returns when the bell rings for the run, or when the time is over."""

@@ -100,8 +100,12 @@ class VersionConflict(TidebaseError):
     """TB011: the state has another version than expected."""
 
 
+class AlreadyQueued(TidebaseError):
+    """TB013: another run of the queue has the dedupe key and is not over; ``detail`` has its ``run_id``."""
+
+
 class NotFound(TidebaseError, LookupError):
-    """TB012: there is no such gate, stream, snapshot or child."""
+    """TB012: there is no such gate, stream, snapshot, child or schedule."""
 
 
 class Interruption(BaseException):
@@ -233,6 +237,7 @@ _BY_SQLSTATE: dict[str, type[TidebaseError]] = {
     "TB010": BudgetExhausted,
     "TB011": VersionConflict,
     "TB012": NotFound,
+    "TB013": AlreadyQueued,
     "TB014": RunNeedsReview,
     "42501": NotEntitled,  # insufficient_privilege
     "3F000": NotMigrated,  # invalid_schema_name

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from ..core.call import Audience, Call, Function, Json, Value, audience_of, columns, many, one, reader, rows_of, scalar
+from .bulk import Bulk, cancel_runs, move_runs, retry_runs
 from .cancel import cancel_run
 from .child import Child, TreeNode, create_child, run_tree, suspend_for_children
+from .claim import Claim, claim_runs, next_ready
 from .diff import Difference, diff_runs
+from .enqueue import Enqueuing, enqueue_run, enqueue_runs
 from .event import Event, Watch, append_event, read_events, watch_run
 from .fork import fork_run
 from .gate import (
@@ -35,6 +38,7 @@ from .lease import (
     run_attempts,
     withdraw_grant,
 )
+from .queue import QueueInfo, WorkerInfo, pause_queue, put_queue, queue_overview, resume_queue, worker_overview
 from .reconcile import Reconciliation, StalledRun, reconcile, stalled_runs
 from .recovery import Delivery, Recovery, claim_deliveries, finish_delivery, recover_run, recovery_history
 from .retention import RunSize, compact_run, purge_runs, run_sizes
@@ -51,6 +55,15 @@ from .run import (
     get_run,
     list_runs,
     runs_by_id,
+)
+from .schedule import (
+    ScheduleInfo,
+    backfill_schedule,
+    delete_schedule,
+    next_fires,
+    put_schedule,
+    schedule_overview,
+    trigger_schedule,
 )
 from .snapshot import Snapshot, create_snapshot, list_snapshots
 from .state import StateVersion, get_state, list_state_versions, patch_state, restore_state, save_state, set_state
@@ -88,11 +101,14 @@ from .usage import (
 __all__ = [
     "Attempt",
     "Audience",
+    "Bulk",
     "Call",
     "Checkpoint",
     "Child",
+    "Claim",
     "Delivery",
     "Difference",
+    "Enqueuing",
     "Event",
     "Function",
     "GateDecision",
@@ -100,6 +116,7 @@ __all__ = [
     "GateRow",
     "Json",
     "Lease",
+    "QueueInfo",
     "Reconciliation",
     "Recovery",
     "Renewal",
@@ -108,6 +125,7 @@ __all__ = [
     "RunFailure",
     "RunInfo",
     "RunSize",
+    "ScheduleInfo",
     "Snapshot",
     "StalledRun",
     "StateVersion",
@@ -122,14 +140,18 @@ __all__ = [
     "UsageTotals",
     "Value",
     "Watch",
+    "WorkerInfo",
     "acquire_run",
     "append_event",
     "audience_of",
+    "backfill_schedule",
     "begin_step",
     "behind_gate",
     "behind_run",
     "cancel_run",
+    "cancel_runs",
     "claim_deliveries",
+    "claim_runs",
     "columns",
     "compact_run",
     "complete_run",
@@ -139,7 +161,10 @@ __all__ = [
     "create_run",
     "create_snapshot",
     "decide_gate",
+    "delete_schedule",
     "diff_runs",
+    "enqueue_run",
+    "enqueue_runs",
     "fail_run",
     "fail_step",
     "find_run",
@@ -158,10 +183,17 @@ __all__ = [
     "list_state_versions",
     "load_checkpoints",
     "many",
+    "move_runs",
+    "next_fires",
+    "next_ready",
     "one",
     "open_gate",
     "patch_state",
+    "pause_queue",
     "purge_runs",
+    "put_queue",
+    "put_schedule",
+    "queue_overview",
     "read_events",
     "reader",
     "reconcile",
@@ -174,6 +206,8 @@ __all__ = [
     "renew_leases",
     "resolve_review",
     "restore_state",
+    "resume_queue",
+    "retry_runs",
     "review_inbox",
     "rows_of",
     "run_attempts",
@@ -183,6 +217,7 @@ __all__ = [
     "runs_by_id",
     "save_state",
     "scalar",
+    "schedule_overview",
     "set_budget",
     "set_state",
     "stalled_runs",
@@ -191,10 +226,12 @@ __all__ = [
     "step_timeline",
     "suspend_for_children",
     "suspend_run",
+    "trigger_schedule",
     "usage_by_model",
     "usage_by_step",
     "usage_records",
     "usage_totals",
     "watch_run",
     "withdraw_grant",
+    "worker_overview",
 ]

@@ -16,7 +16,8 @@ class RunInfo:
 
     ``lease_lapsed``: the holder has gone silent and another worker may take over. ``code_version``: of the latest
     attempt. ``finished_at``: None while the run may go on by itself. ``failure_class``: of a failed run, error (its
-    work raised one) or crashed (it lost its worker ``max_attempts`` times).
+    work raised one), max_attempts (the last of several attempts did) or crashed (it lost its worker ``max_attempts``
+    times); of a cancelled one deadline, if that was why. ``queue``: where it waits for a worker, if it was enqueued.
     """
 
     run_id: str
@@ -48,6 +49,11 @@ class RunInfo:
     compacted_at: datetime | None
     failure_class: str | None
     parent_run_id: str | None
+    queue: str | None
+    priority: int | None
+    queue_key: str | None
+    dedupe_key: str | None
+    pinned: bool
 
 
 @dataclass(frozen=True)

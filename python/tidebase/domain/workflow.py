@@ -29,6 +29,7 @@ from ..core.errors import (
 from ..core.flow import Flow, Invoke, Surely
 from ..core.mark import Answer
 from ..core.options import check
+from ..core.tracing import Trace
 from .acquire import acquire
 from .lease import Departure, Hold, Lease, new_request_id, release_run, withdraw_grant
 from .recall import Recall
@@ -187,19 +188,24 @@ def start(worker: Worker, invocation: Invocation, again: bool = False, request_i
     )
     if lease.outcome == "completed":
         return Started(lease, None, Checkpoints())
+    return (yield from granted(worker, lease, invocation.run_id, trace, worker.lease_s))
+
+
+def granted(worker: Worker, lease: Lease, run_id: str, trace: Trace, lease_s: float) -> Flow[Started]:
+    """A lease was granted: what is there of the run is read, and its work may begin."""
     assert lease.token is not None and lease.attempt is not None
     rows = None
     if lease.checkpoints or lease.attempt > 1:
-        rows = yield load_checkpoints(run_id=invocation.run_id, unfinished=True)
+        rows = yield load_checkpoints(run_id=run_id, unfinished=True)
     # A budget that is used up is to stop a step before it is executed.
     marks_late = worker.marks_late and not lease.has_budget
-    hold = Hold(invocation.run_id, lease.token, lease.attempt, worker.lease_s, trace=trace, marks_late=marks_late)
+    hold = Hold(run_id, lease.token, lease.attempt, lease_s, trace=trace, marks_late=marks_late)
     trace.granted(lease.attempt or 0, lease.token or 0, lease.checkpoints or 0, lease.traceparent)
     log.info("run %s: attempt %d, %d checkpoints", hold.run_id, hold.attempt, lease.checkpoints or 0)
     return Started(lease, hold, Checkpoints(rows))
 
 
-class _Again(Exception):
+class Again(Exception):
     """This attempt is over, and there is to be another one."""
 
 
@@ -213,8 +219,8 @@ def execute(worker: Worker, function: Callable[..., T], invocation: Invocation) 
         request_id = new_request_id()
         try:
             started = yield from start(worker, invocation, again, request_id)
-            return (yield from _attempt(worker, function, invocation, started))
-        except _Again:
+            return (yield from attempt(worker, function, invocation, started))
+        except Again:
             again = True
         except BaseException as error:
             if not isinstance(error, (Exception, GeneratorExit)):
@@ -231,7 +237,8 @@ def withdraw(run_id: str, request_id: str) -> Flow[None]:
         log.warning("run %s: its lease was not given back: %s", run_id, refusal)
 
 
-def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, started: Started) -> Flow[T]:
+def attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, started: Started) -> Flow[T]:
+    """Works on a run that is leased, to its result. Raises Again when there is to be another attempt."""
     returns = codec.returned_type(function)
     hold = started.hold
     if hold is None:
@@ -258,7 +265,7 @@ def _attempt(worker: Worker, function: Callable[..., T], invocation: Invocation,
         except Exception as error:
             yield Answer(hold.in_flight.settled())
             if (yield from _failed(worker, hold, error)):
-                raise _Again from error
+                raise Again from error
             raise
         yield Answer(hold.in_flight.settled())
         if hold.departure is not None:
@@ -317,7 +324,7 @@ def _departed(worker: Worker, hold: Hold, departure: Departure) -> Flow[Exceptio
     if waits is not False:
         return departure.error
     yield from release(hold)  # what the run would have waited for has come
-    return _Again()
+    return Again()
 
 
 def _decoded(text: str | None, expected: Any, run_id: str, what: str) -> Any:

@@ -1,0 +1,182 @@
+# Made by python/tools/faces.py out of worker_async.py: change that, and run `make faces`.
+"""A worker for threads: takes up what its queues have, and works on it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from ..core._threads import ring
+from ..core.database import Database
+from ..core.errors import (
+    InvalidArgument,
+    LeaseLostError,
+    RunCancelledError,
+    RunNeedsReview,
+    RunSuspendedError,
+    TidebaseError,
+)
+from ..core.flow import drive
+from ..domain import calls
+from ..domain.child import Brood
+from ..domain.claim import Claim, bell_of, claim_runs, next_ready, work_on
+from ..domain.lease import new_request_id
+from ._threads import Crew, terminated
+
+if TYPE_CHECKING:
+    from .tide import Tidebase
+log = logging.getLogger("tidebase.worker")
+#: How often a worker reconciles, in seconds, give or take a half: leases and timers that ran out, schedules.
+RECONCILE_S = 10.0
+
+
+class Worker:
+    """Takes up runs of its queues, as many at once as it has hands for, and works on each as ``tide.run`` would.
+
+    What becomes of a run is in the database: one that fails is queued again while it has attempts left; one that
+    suspends itself takes no hand, and comes back when its gate or timer is settled; one whose worker dies is taken over
+    when its lease has run out. Only workflows that are registered with the tide are taken.
+
+    Args:
+        tide: whose workflows it knows and whose database it is.
+        queues: the first one first; or with weights, ``{"mail": 3, "reports": 1}``: then each comes first so often.
+        concurrency: how many runs it works on at once.
+        poll_s: how often it looks for itself, in seconds. What is enqueued wakes it; through a pooler that drops LISTEN
+            nothing does: say 1 there.
+        drain_s: when it is to stop, how long what is at work may go on, in seconds; then the leases are given up.
+        versions: from which code versions it takes runs over; None: from any.
+    """
+
+    def __init__(
+        self,
+        tide: Tidebase,
+        queues: Sequence[str] | Mapping[str, float] = ("default",),
+        *,
+        concurrency: int = 8,
+        poll_s: float = 10.0,
+        drain_s: float = 30.0,
+        versions: Sequence[str] | None = None,
+    ) -> None:
+        if isinstance(queues, str):
+            queues = (queues,)
+        if not queues:
+            raise InvalidArgument("a worker needs a queue", hint='For instance queues=["default"].')
+        if concurrency < 1:
+            raise InvalidArgument("concurrency must be at least 1")
+        if poll_s <= 0 or drain_s < 0:
+            raise InvalidArgument("poll_s must be more than 0, and drain_s not less")
+        weights = queues if isinstance(queues, Mapping) else None
+        if weights is not None and min(weights.values()) <= 0:
+            raise InvalidArgument("the weight of a queue must be more than 0")
+        self._tide = tide
+        self._database: Database = tide._database
+        self._brood = Brood(tide)
+        self._weights = weights
+        self._stopping = False
+        self._rung: Any = None
+        self._reconciled_at = time.monotonic()
+        self.queues = list(queues)
+        self.concurrency = concurrency
+        self.poll_s = poll_s
+        self.drain_s = drain_s
+        self.versions = None if versions is None else list(versions)
+
+    def stop(self) -> None:
+        """Takes nothing up any more: ``run`` returns when what is at work has ended, or ``drain_s`` is over."""
+        self._stopping = True
+        if self._rung is not None:
+            self._rung.set()
+
+    def run(self) -> None:
+        """Works until :meth:`stop` is called; where nobody else handles them, SIGTERM and SIGINT call it."""
+        log.info("worker %s: queues %s, concurrency %d", self._tide.holder, ", ".join(self.queues), self.concurrency)
+        with self._database.doorbell.listening(*map(bell_of, self.queues)) as rung, terminated(self.stop):
+            self._rung = rung
+            crew = Crew(self.concurrency, rung)
+            try:
+                idle = False
+                while not self._stopping:
+                    rung.clear()
+                    self._reconcile_now_and_then()
+                    free = crew.free
+                    claims = self._claim(free, idle) if free else []
+                    for claim in claims:
+                        crew.start(self._work, claim)
+                    if free and (not claims) and (not idle):
+                        idle = True  # it is known to sleep from now on: what came in between is found by one more look
+                        continue
+                    idle = idle and (not claims)
+                    if len(claims) == free or idle:
+                        ring(rung, self._patience(idle))
+            finally:
+                self._drain(crew)
+
+    def _claim(self, free: int, idle: bool) -> list[Claim]:
+        try:
+            return self._database.execute(
+                claim_runs(
+                    queues=self._order(),
+                    holder=self._tide.holder,
+                    max=free,
+                    ttl=timedelta(seconds=self._tide.lease_s),
+                    workflows=self._tide._registry.names(),
+                    code_version=self._tide.code_version,
+                    versions=self.versions,
+                    request_id=new_request_id(),
+                    listen_for=timedelta(seconds=min(3 * self.poll_s, 3600)) if idle else None,
+                )
+            )
+        except TidebaseError as error:
+            log.warning("worker %s: nothing could be claimed, trying again: %s", self._tide.holder, error)
+            return []
+
+    def _order(self) -> list[str]:
+        """The queues, the one that comes first first."""
+        weights = self._weights
+        if weights is None:
+            return self.queues
+        # A random order in which each comes first by its weight (Efraimidis and Spirakis, 2006).
+        return sorted(weights, key=lambda queue: random.random() ** (1 / weights[queue]), reverse=True)
+
+    def _patience(self, idle: bool) -> float:
+        """How long to sleep, if nobody rings."""
+        if not idle:
+            return self.poll_s
+        try:
+            due: datetime | None = self._database.execute(next_ready(queues=self.queues))
+        except TidebaseError as error:
+            log.warning("worker %s: %s", self._tide.holder, error)
+            return self.poll_s
+        if due is None:
+            return self.poll_s
+        return min(max((due - datetime.now(timezone.utc)).total_seconds(), 0.005), self.poll_s)
+
+    def _reconcile_now_and_then(self) -> None:
+        if time.monotonic() < self._reconciled_at:
+            return
+        self._reconciled_at = time.monotonic() + RECONCILE_S * random.uniform(0.5, 1.5)
+        try:
+            self._database.execute(calls.reconcile())
+        except TidebaseError as error:
+            log.warning("worker %s: could not reconcile: %s", self._tide.holder, error)
+
+    def _work(self, claim: Claim) -> None:
+        function: Callable[..., Any] = self._tide._registry.find(claim.workflow, None)
+        try:
+            with self._tide._here.working():
+                drive(work_on(self._brood, function, claim, self._tide.lease_s), self._database)
+        except (RunSuspendedError, RunNeedsReview, RunCancelledError, LeaseLostError) as end:
+            log.info("run %s: %s", claim.run_id, end)
+        except Exception as error:  # it is recorded, and the run queued again if it has attempts left
+            log.warning("run %s failed: %s: %s", claim.run_id, type(error).__name__, error)
+
+    def _drain(self, crew: Crew) -> None:
+        """What is at work may end; what takes too long gives its lease up, for another worker to go on at once."""
+        if not crew.settled(self.drain_s):
+            log.warning("worker %s: gives up %d runs that are at work", self._tide.holder, crew.busy)
+            crew.abandon(self._brood)
+        log.info("worker %s: stopped", self._tide.holder)
