@@ -189,7 +189,7 @@ select is((tidebase.acquire_run('patient', 'w')).outcome, 'failed', 'one that la
 -- looking
 select columns_are('tidebase', 'run_overview', '{run_id,workflow,status,attempt,lease_token,holder,lease_expires_at,lease_lapsed,steps_completed,last_seq,
   code_version,input,metadata,result,error,created_at,updated_at,finished_at,waiting_for,available_at,deadline_at,max_attempts,recovery_webhook,
-  cancelled_at,cancel_reason,cancel_actor,compacted_at,failure_class,parent_run_id}', 'run_overview has its columns');
+  cancelled_at,cancel_reason,cancel_actor,compacted_at,failure_class,parent_run_id,queue,priority,queue_key,dedupe_key,pinned}', 'run_overview has its columns');
 select throws_ok($$select tidebase.get_run('none')$$, 'TB001', null, 'an unknown run is not found');
 select throws_ok($$select tidebase.get_run(null)$$, 'TB001', null, 'nor is none');
 select tidebase.create_run('wf', run_id => 'seen');

@@ -209,9 +209,9 @@ begin
     select e.* from tidebase.queue_entries e
     join tidebase.run_heads h on h.run_id = e.run_id
     where e.queue = lane.queue and e.priority = lane.priority and e.place is not null
-      and (e.place, e.ready_at) >= (lane.place, lane.ready_at)
+      and (e.place, e.turn) >= (lane.place, lane.turn)
       and tidebase_private.fits(e, workflows, lock_entries.code_version, versions)
-    order by e.place, e.ready_at
+    order by e.place, e.turn
     limit max
     for no key update skip locked;
 end
@@ -238,9 +238,9 @@ begin
   for entry in
     select e.* from tidebase.queue_entries e
     where e.queue = lane.queue and e.priority = lane.priority and e.place is not null
-      and (e.place, e.ready_at) >= (lane.place, lane.ready_at)
+      and (e.place, e.turn) >= (lane.place, lane.turn)
       and tidebase_private.fits(e, workflows, choose_by_key.code_version, versions)
-    order by e.place, e.ready_at
+    order by e.place, e.turn
     limit 4 * max + 100
   loop
     left_of_key := coalesce((room ->> entry.key)::integer, tidebase_private.room_of_key(queue, entry.key, entry.run_id));
@@ -309,11 +309,11 @@ language sql volatile
 set enable_seqscan = off
 as $$
   with mine as (
-    select e.run_id, e.place, e.ready_at from tidebase.queue_entries e
+    select e.run_id, e.place, e.turn from tidebase.queue_entries e
     join tidebase.run_heads h on h.run_id = e.run_id
     where e.run_id = any (chosen)
     for no key update skip locked)
-  select coalesce(array_agg(m.run_id order by m.place, m.ready_at), '{}') from mine m;
+  select coalesce(array_agg(m.run_id order by m.place, m.turn), '{}') from mine m;
 $$;
 comment on function tidebase_private.lock_chosen(text[]) is 'Those of these runs whose entry and head nobody else has, with their locks.';
 
@@ -443,8 +443,8 @@ begin
     from tidebase.lanes l
     cross join lateral (
       select e.ready_at from tidebase.queue_entries e
-      where e.queue = l.queue and e.priority = l.priority and e.place is not null and (e.place, e.ready_at) >= (l.place, l.ready_at)
-      order by e.place, e.ready_at limit 1) front
+      where e.queue = l.queue and e.priority = l.priority and e.place is not null and (e.place, e.turn) >= (l.place, l.turn)
+      order by e.place, e.turn limit 1) front
     where l.queue = lanes_in_order.queue and front.ready_at <= clock_timestamp() - interval '1 minute'
     order by front.ready_at limit 1;
   end if;
@@ -456,7 +456,8 @@ $$;
 comment on function tidebase_private.lanes_in_order(text) is 'The lanes of a queue in the order in which a claim looks at them.';
 
 create or replace function tidebase_private.claim_from_queue(
-  queue tidebase.queues, max integer, holder text, ttl interval, workflows text[], code_version text, versions text[], request_id text)
+  queue tidebase.queues, max integer, holder text, ttl interval, workflows text[], code_version text, versions text[], request_id text,
+  whole boolean)
 returns text[]
 language plpgsql volatile
 as $$
@@ -475,10 +476,12 @@ begin
     perform tidebase_private.take_slots(queue, taken);
     room := least(max - cardinality(taken), tidebase_private.room_of(queue));
   end if;
-  perform tidebase_private.promote(queue.queue);
-  perform tidebase_private.tend_if_due(queue.queue);
   for lane in select * from tidebase_private.lanes_in_order(queue.queue) loop
     exit when room <= 0;
+    if whole and lane.sweep_at <= clock_timestamp() + interval '0.5 seconds' then  -- to look at the whole lane is cheap
+      lane.place := -1;
+      lane.turn := '-infinity';
+    end if;
     more := tidebase_private.claim_from_lane(queue, lane, room, holder, ttl, workflows, code_version, versions, request_id);
     if limited and cardinality(more) > 0 then
       perform tidebase_private.take_slots(queue, more);
@@ -489,8 +492,8 @@ begin
   return taken;
 end
 $$;
-comment on function tidebase_private.claim_from_queue(tidebase.queues, integer, text, interval, text[], text, text[], text) is
-  'Leases up to max runs of one queue. The caller holds the queue''s lock, if it has limits.';
+comment on function tidebase_private.claim_from_queue(tidebase.queues, integer, text, interval, text[], text, text[], text, boolean) is
+  'Leases up to max runs of one queue; whole: also looks before the marks, for who came late. The caller holds the queue''s lock, if it has limits.';
 
 -- What a worker is and does, for people and for the doorbell: written every few seconds at most.
 create or replace function tidebase_private.note_worker(holder text, queues text[], code_version text, listen_for interval)
@@ -573,6 +576,8 @@ begin
   from (select distinct u.queue from unnest(queues) u (queue) order by u.queue) q;
 
   for round in 1..2 loop
+    perform tidebase_private.promote(q.queue), tidebase_private.tend_if_due(q.queue)
+    from (select distinct u.queue from unnest(queues) u (queue) order by u.queue) q;
     for at in 1..cardinality(queues) loop
       exit when cardinality(taken) >= max;
       declare
@@ -581,12 +586,13 @@ begin
       begin
         own_ttl := coalesce(ttl, queue.lease, '1 minute');
         taken := taken || tidebase_private.claim_from_queue(queue, max - cardinality(taken), holder, own_ttl, workflows,
-          code_version, versions, request_id);
+          code_version, versions, request_id, whole => round = 2);
       end;
     end loop;
     exit when cardinality(taken) > 0 or round = 2;
-    -- Nothing: perhaps somebody's lease has run out, a timer or a schedule's time has come.
-    exit when tidebase_private.fire_due(50) + (tidebase_private.reconcile_due(50)).runs = 0;
+    -- Nothing: perhaps somebody's lease has run out, a timer or a schedule's time has come, or somebody came late.
+    perform tidebase_private.fire_due(50);
+    perform tidebase_private.reconcile_due(50);
   end loop;
   if request_id is not null and cardinality(taken) > 0 then
     insert into claims (request_id, run_ids, tokens)
@@ -628,15 +634,19 @@ comment on function tidebase.next_ready(text[]) is
 -- What has served its time.
 create or replace function tidebase_private.tidy_queues()
 returns void
-language sql volatile
+language plpgsql volatile
 as $$
+declare
+  as_of timestamptz := clock_timestamp();  -- a volatile function in the condition would rule out the index
+begin
   delete from tidebase.claims c
   where c.request_id in (
-    select o.request_id from tidebase.claims o where o.claimed_at < now() - interval '1 hour'
+    select o.request_id from tidebase.claims o where o.claimed_at < as_of - interval '1 hour'
     order by o.claimed_at limit 1000 for update skip locked);
   delete from tidebase.workers w
   where w.holder in (
-    select o.holder from tidebase.workers o where o.seen_at < now() - interval '1 day' limit 1000 for update skip locked);
+    select o.holder from tidebase.workers o where o.seen_at < as_of - interval '1 day' limit 1000 for update skip locked);
+end
 $$;
 comment on function tidebase_private.tidy_queues() is 'Forgets the answers of claims after an hour, and workers after a day.';
 

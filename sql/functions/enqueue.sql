@@ -35,12 +35,13 @@ language plpgsql volatile
 as $$
 declare
   waits boolean := coalesce(run_at > clock_timestamp(), false);
+  moment timestamptz := case when waits then run_at else clock_timestamp() end;
 begin
   update tidebase.run_heads h
   set status = 'queued', in_queue = true, available_at = case when waits then run_at end
   where h.run_id = join_queue.run_id;
-  insert into tidebase.queue_entries (run_id, ready_at, place, priority, pinned, queue, workflow, key)
-  select r.run_id, case when waits then run_at else clock_timestamp() end,
+  insert into tidebase.queue_entries (run_id, ready_at, turn, place, priority, pinned, queue, workflow, key)
+  select r.run_id, moment, moment,
     case when not waits then tidebase_private.next_place(join_queue.queue, join_queue.priority, join_queue.key) end,
     join_queue.priority, r.pinned, join_queue.queue, r.workflow, join_queue.key
   from tidebase.runs r where r.run_id = join_queue.run_id;
@@ -326,8 +327,8 @@ begin
       select w.run_id, 2, 'run.enqueued', jsonb_strip_nulls(jsonb_build_object('queue', w.queue, 'priority', w.priority, 'key', w.key))
       from wanted w),
     entered as (
-      insert into tidebase.queue_entries (run_id, ready_at, place, priority, pinned, queue, workflow, key)
-      select w.run_id, w.created_at,
+      insert into tidebase.queue_entries (run_id, ready_at, turn, place, priority, pinned, queue, workflow, key)
+      select w.run_id, w.created_at, w.created_at,
         l.place + case when w.key is null then 0 else row_number() over (partition by w.queue, w.priority, w.key order by w.place) - 1 end,
         w.priority, w.pinned, w.queue, w.workflow, w.key
       from wanted w

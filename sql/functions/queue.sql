@@ -78,20 +78,22 @@ language plpgsql volatile
 as $$
 declare
   run tidebase.runs;
+  lane tidebase.lanes;
   free_at timestamptz := coalesce(head.available_at, clock_timestamp());
 begin
   if not head.in_queue then
     return;
   end if;
   select r.* into run from tidebase.runs r where r.run_id = head.run_id;
-  insert into tidebase.queue_entries (run_id, ready_at, place, priority, pinned, queue, workflow, key, code_version)
-  values (head.run_id, free_at,
+  select l.* into lane from tidebase.lanes l where l.queue = run.queue and l.priority = run.priority;
+  insert into tidebase.queue_entries (run_id, ready_at, turn, place, priority, pinned, queue, workflow, key, code_version)
+  values (head.run_id, free_at, case when behind or free_at > clock_timestamp() then free_at else coalesce(lane.turn, '-infinity') end,
     case when free_at > clock_timestamp() then null
       when behind then tidebase_private.next_place(run.queue, run.priority, run.queue_key)
-      else tidebase_private.lane_place(run.queue, run.priority) end,
+      else coalesce(lane.place, 0) end,
     run.priority, run.pinned, run.queue, run.workflow, run.queue_key, tidebase_private.version_of(head, run.pinned))
   on conflict on constraint queue_entries_pkey do update
-  set ready_at = excluded.ready_at, place = excluded.place, code_version = excluded.code_version;
+  set ready_at = excluded.ready_at, turn = excluded.turn, place = excluded.place, code_version = excluded.code_version;
   perform tidebase_private.ring_queue(run.queue);
 end
 $$;
@@ -124,53 +126,63 @@ as $$
 $$;
 comment on function tidebase_private.free_status(tidebase.run_heads) is 'What a run is that may be taken up: queued where it belongs to a queue, else pending.';
 
+-- A priority that a queue has not seen: between those that it has, so that nothing of theirs is looked at.
+create or replace function tidebase_private.open_lanes(queue text)
+returns integer
+language plpgsql volatile
+set enable_seqscan = off
+as $$
+declare
+  opened integer;
+begin
+  insert into tidebase.lanes (queue, priority, place, turn, moved_at, sweep_at)
+  select open_lanes.queue, fresh.priority, 0, '-infinity', clock_timestamp(), clock_timestamp()
+  from (
+    select 100000 as above, coalesce(max(l.priority), -100000) as below from tidebase.lanes l where l.queue = open_lanes.queue
+    union all
+    select l.priority, lead(l.priority, 1, -100000) over (order by l.priority desc) from tidebase.lanes l where l.queue = open_lanes.queue) gap
+  cross join lateral (
+    select e.priority from tidebase.queue_entries e
+    where e.queue = open_lanes.queue and e.place is not null and e.priority < gap.above and e.priority > gap.below
+    order by e.priority desc limit 1) fresh
+  on conflict on constraint lanes_pkey do nothing;
+  get diagnostics opened = row_count;
+  return opened;
+end
+$$;
+comment on function tidebase_private.open_lanes(text) is
+  'Makes lanes for priorities that are new in a queue, one in each gap between those that are there; how many. Call it until it makes none.';
+
 -- Moves the marks of a queue's lanes to the first entry that is left: from where they are, or (whole) from the beginning, which
--- also finds priorities that are new, and who came late. What that costs decides when it is done again: a twentieth of the time.
+-- also finds who came late. What that costs decides when it is done again: it takes a twentieth of the time.
 create or replace function tidebase_private.tend_lanes(queue text, whole boolean)
 returns void
 language plpgsql volatile
+set enable_seqscan = off
 as $$
 declare
   begun timestamptz := clock_timestamp();
-  at integer;
-  mark record;
   lane tidebase.lanes;
+  mark tidebase.queue_entries;
 begin
-  loop
-    at := (
-      select e.priority from tidebase.queue_entries e
-      where e.queue = tend_lanes.queue and e.place is not null and (at is null or e.priority < at) and whole
-      union all
-      select l.priority from tidebase.lanes l where l.queue = tend_lanes.queue and (at is null or l.priority < at) and not whole
-      order by 1 desc limit 1);
-    exit when at is null;
-    select l.* into lane from tidebase.lanes l where l.queue = tend_lanes.queue and l.priority = at;
-    select e.place, e.ready_at into mark
+  for lane in select l.* from tidebase.lanes l where l.queue = tend_lanes.queue order by l.priority loop
+    select e.* into mark
     from tidebase.queue_entries e
-    where e.queue = tend_lanes.queue and e.priority = at and e.place is not null
-      and (whole or (e.place, e.ready_at) >= (lane.place, lane.ready_at))
-    order by e.place, e.ready_at limit 1;
-    insert into tidebase.lanes as l (queue, priority, place, ready_at, moved_at, sweep_at)
-    values (tend_lanes.queue, at, coalesce(mark.place, lane.place, 0), coalesce(mark.ready_at, lane.ready_at, '-infinity'),
-      clock_timestamp(), clock_timestamp() + greatest(interval '0.5 seconds', 20 * (clock_timestamp() - begun)))
-    on conflict on constraint lanes_pkey do update
-    set place = excluded.place, ready_at = excluded.ready_at, moved_at = excluded.moved_at,
-        sweep_at = case when whole then excluded.sweep_at else l.sweep_at end;
+    where e.queue = lane.queue and e.priority = lane.priority and e.place is not null
+      and (e.place, e.turn) >= (case when whole then -1 else lane.place end, case when whole then '-infinity' else lane.turn end)
+    order by e.place, e.turn limit 1;
+    update tidebase.lanes l
+    set place = coalesce(mark.place, lane.place), turn = coalesce(mark.turn, lane.turn), moved_at = clock_timestamp(),
+        sweep_at = case when whole
+          then clock_timestamp() + greatest(interval '0.5 seconds', 20 * (clock_timestamp() - begun)) else l.sweep_at end
+    where l.queue = lane.queue and l.priority = lane.priority;
   end loop;
 end
 $$;
 comment on function tidebase_private.tend_lanes(text, boolean) is
-  'Moves the marks from which the lanes of a queue are searched. The caller has the advisory lock tend_lanes_alone gives.';
+  'Moves the marks from which the lanes of a queue are searched. The caller has the locks of the lanes.';
 
--- An advisory lock, for a collision only puts the work off.
-create or replace function tidebase_private.may_tend_lanes(queue text)
-returns boolean
-language sql volatile
-as $$
-  select pg_try_advisory_xact_lock(hashtext('tidebase.lanes'), hashtext(queue));
-$$;
-comment on function tidebase_private.may_tend_lanes(text) is 'Whether nobody else moves the marks of this queue now: until the end of the transaction it is the caller''s.';
-
+-- Where somebody else is at it, it is left to him.
 create or replace function tidebase_private.tend_if_due(queue text)
 returns void
 language plpgsql volatile
@@ -178,18 +190,26 @@ as $$
 declare
   moved_at timestamptz;
   sweep_at timestamptz;
+  known bigint;
+  mine bigint;
 begin
-  select min(l.moved_at), min(l.sweep_at) into moved_at, sweep_at from tidebase.lanes l where l.queue = tend_if_due.queue;
-  if coalesce(sweep_at, '-infinity') <= clock_timestamp() then
-    if tidebase_private.may_tend_lanes(queue) then
-      perform tidebase_private.tend_lanes(queue, whole => true);
-    end if;
-  elsif moved_at <= clock_timestamp() - interval '0.2 seconds' and tidebase_private.may_tend_lanes(queue) then
-    perform tidebase_private.tend_lanes(queue, whole => false);
+  loop
+    exit when tidebase_private.open_lanes(queue) = 0;
+  end loop;
+  select min(l.moved_at), min(l.sweep_at), count(*) into moved_at, sweep_at, known
+  from tidebase.lanes l where l.queue = tend_if_due.queue;
+  if known = 0 or sweep_at > clock_timestamp() and moved_at > clock_timestamp() - interval '0.2 seconds' then
+    return;
+  end if;
+  select count(*) into mine from (
+    select from tidebase.lanes l where l.queue = tend_if_due.queue for no key update skip locked) locked;
+  if mine = known then
+    perform tidebase_private.tend_lanes(queue, whole => sweep_at <= clock_timestamp());
   end if;
 end
 $$;
-comment on function tidebase_private.tend_if_due(text) is 'Moves the marks of a queue where that was not done for a while.';
+comment on function tidebase_private.tend_if_due(text) is
+  'Moves the marks of a queue where that was not done for a while. A claim does so for its queues in the order of their names.';
 
 create or replace function tidebase.put_queue(
   queue text, concurrency integer default null, key_concurrency integer default null, rate integer default null,
@@ -319,8 +339,8 @@ create or replace view tidebase.queue_overview with (security_barrier = true) as
       cross join lateral (
         select e.ready_at from tidebase.queue_entries e
         where e.queue = l.queue and e.priority = l.priority and e.place is not null
-          and (e.place, e.ready_at) >= (l.place, l.ready_at)
-        order by e.place, e.ready_at limit 1) front
+          and (e.place, e.turn) >= (l.place, l.turn)
+        order by e.place, e.turn limit 1) front
       where l.queue = k.queue) as oldest_ready,
     coalesce(q.paused, false) as paused,
     q.concurrency,

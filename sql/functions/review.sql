@@ -102,6 +102,7 @@ set enable_seqscan = off
 as $$
 declare
   head run_heads;
+  freed run_heads;
   reviewed steps;
   hopeless boolean;
   earlier events;
@@ -156,9 +157,9 @@ begin
       select from steps s where s.run_id = resolve_review.run_id and s.status = 'failed' and s.decision = 'fail_hard');
     update run_heads h set status = case when hopeless then 'failed' else tidebase_private.free_status(h) end
     where h.run_id = resolve_review.run_id
-    returning h.* into head;
+    returning h.* into freed;
     if not hopeless then
-      perform tidebase_private.requeue(head);
+      perform tidebase_private.requeue(freed);
     end if;
     update runs r set finished_at = clock_timestamp(), failure_class = 'error' where r.run_id = resolve_review.run_id and hopeless;
     perform tidebase_private.wake_parents(run_id);

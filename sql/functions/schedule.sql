@@ -269,12 +269,13 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
 begin
+  perform tidebase_private.require_name(name, 'name', 200);
   perform tidebase_private.commit_durably();
   delete from schedules s where s.schedule = delete_schedule.name;
   return found;
 end
 $$;
-comment on function tidebase.delete_schedule(text) is 'Removes a schedule; the runs that it made stay. False when there was none.';
+comment on function tidebase.delete_schedule(text) is 'Removes a schedule; the runs that it made stay. False when there was none. Errors: TB002.';
 
 create or replace function tidebase.trigger_schedule(name text, run_id text default null, input jsonb default null)
 returns text

@@ -13,7 +13,7 @@ alter table tidebase.runs
   add column dedupe_key text,
   add column pinned     boolean not null default false,
   drop constraint run_failure_class_is_known,
-  add constraint run_failure_class_is_known check (failure_class in ('error', 'max_attempts', 'crashed', 'deadline')) not valid;
+  add constraint run_failure_class_is_known check (failure_class in ('error', 'max_attempts', 'crashed', 'deadline'));
 comment on column tidebase.runs.queue is 'The queue to which the run belongs; NULL: none, it is worked on by who asks for it.';
 comment on column tidebase.runs.priority is 'Higher ones are taken first.';
 comment on column tidebase.runs.queue_key is 'Whose run it is: a queue is fair between keys, and may limit each.';
@@ -53,6 +53,7 @@ comment on column tidebase.queues.max_attempts is 'Of runs that are enqueued wit
 create table tidebase.queue_entries (
   run_id       text not null,
   ready_at     timestamptz not null,
+  turn         timestamptz not null,
   place        bigint,
   priority     integer not null,
   pinned       boolean not null,
@@ -62,12 +63,13 @@ create table tidebase.queue_entries (
   code_version text,
   constraint queue_entries_pkey primary key (run_id)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-create index queue_entries_ready on tidebase.queue_entries (queue, priority desc, place, ready_at) where place is not null;
+create index queue_entries_ready on tidebase.queue_entries (queue, priority desc, place, turn) where place is not null;
 create index queue_entries_delayed on tidebase.queue_entries (queue, ready_at) where place is null;
 create index queue_entries_by_key on tidebase.queue_entries (queue, priority, key, place) where place is not null and key is not null;
 comment on table tidebase.queue_entries is 'The queued runs, and those whose lease has run out: one row each until it is taken.';
 comment on column tidebase.queue_entries.place is
   'Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996): the round in which it is this run''s turn among those of its priority. NULL: it is delayed until ready_at.';
+comment on column tidebase.queue_entries.turn is 'The order within a round: when the run became ready; of one that was served before, the front.';
 comment on column tidebase.queue_entries.code_version is 'Of the latest attempt; of the first one where the run is pinned. NULL: it was never begun.';
 
 -- Where a search begins: what was taken lies before it, dead but still in the index as long as an old snapshot needs it.
@@ -75,13 +77,13 @@ create table tidebase.lanes (
   queue     text not null,
   priority  integer not null,
   place     bigint not null,
-  ready_at  timestamptz not null,
+  turn      timestamptz not null,
   moved_at  timestamptz not null,
   sweep_at  timestamptz not null,
   constraint lanes_pkey primary key (queue, priority)
 ) with (fillfactor = 50);
 comment on table tidebase.lanes is 'One row for each priority that a queue has seen: how far it is. See tidebase_private.tend_lanes.';
-comment on column tidebase.lanes.place is 'The round that is being served: with ready_at, where the next search begins.';
+comment on column tidebase.lanes.place is 'The round that is being served: with turn, where the next search begins.';
 comment on column tidebase.lanes.sweep_at is 'When the lane is next looked at from its beginning, for who came late.';
 
 -- The leases of limited queues, and when they were granted. A row means something only while its lease is the run's.
