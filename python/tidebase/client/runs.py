@@ -11,8 +11,10 @@ from ..core.database import Database
 from ..core.errors import TidebaseError, only
 from ..core.flow import drive
 from ..domain import calls, gate, state, workflow
+from ..domain.bulk import chosen
 from ..domain.calls import (
     Attempt,
+    Bulk,
     Event,
     GateDecision,
     GateInfo,
@@ -121,6 +123,87 @@ class Runs:
         """
         self._database.execute(calls.cancel_run(run_id=run_id, reason=reason, actor=actor, cascade=cascade))
         return self.get(run_id)
+
+    def cancel_many(
+        self,
+        *,
+        queue: str | None = None,
+        workflow: str | None = None,
+        status: str | None = None,
+        failure_class: str | None = None,
+        older_than: timedelta | None = None,
+        metadata: dict[str, Any] | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+        dry_run: bool = False,
+        max: int | None = None,
+    ) -> Bulk:
+        """Cancels up to ``max`` (by default 1,000) runs that are not over: those that the filters find, of which at
+        least one must be given. Call it again while it finds as many. ``dry_run`` only counts.
+        """
+        return self._database.execute(
+            calls.cancel_runs(
+                **chosen(queue, workflow, older_than, metadata),
+                status=status,
+                failure_class=failure_class,
+                reason=reason,
+                actor=actor,
+                dry_run=dry_run,
+                max=max,
+            )
+        )
+
+    def retry_many(
+        self,
+        *,
+        queue: str | None = None,
+        workflow: str | None = None,
+        failure_class: str | None = None,
+        older_than: timedelta | None = None,
+        metadata: dict[str, Any] | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+        dry_run: bool = False,
+        max: int | None = None,
+    ) -> Bulk:
+        """Lets failed runs be taken up again, with all their attempts; see :meth:`cancel_many`. What is completed of
+        them is not done again.
+        """
+        return self._database.execute(
+            calls.retry_runs(
+                **chosen(queue, workflow, older_than, metadata),
+                failure_class=failure_class,
+                reason=reason,
+                actor=actor,
+                dry_run=dry_run,
+                max=max,
+            )
+        )
+
+    def move_many(
+        self,
+        to_queue: str,
+        *,
+        queue: str | None = None,
+        workflow: str | None = None,
+        older_than: timedelta | None = None,
+        metadata: dict[str, Any] | None = None,
+        priority: int | None = None,
+        actor: str | None = None,
+        dry_run: bool = False,
+        max: int | None = None,
+    ) -> Bulk:
+        """Puts runs that wait for a worker into another queue; see :meth:`cancel_many`. What is at work stays."""
+        return self._database.execute(
+            calls.move_runs(
+                to_queue=to_queue,
+                **chosen(queue, workflow, older_than, metadata),
+                priority=priority,
+                actor=actor,
+                dry_run=dry_run,
+                max=max,
+            )
+        )
 
     def recover(self, run_id: str, reason: str = "manual", *, actor: str | None = None) -> Recovery:
         """Makes a run that was left by its worker, or failed, acquirable at once; tells its webhook, if it has one.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from datetime import timedelta
+from typing import Any
 
 from ..core import codec
 from ..core.call import one
-from ..core.options import check
 
 
 @dataclass(frozen=True)
@@ -18,27 +18,16 @@ class Bulk:
     done: int
 
 
-class RunFilter(TypedDict, total=False):
-    """Which runs are meant; at least one of these must be said.
-
-    Attributes:
-        queue: those of this queue.
-        workflow: those of this workflow.
-        older_than: those that were made longer ago than this (a timedelta).
-        metadata: those whose metadata contain this.
-    """
-
-    queue: str
-    workflow: str
-    older_than: Any
-    metadata: dict[str, Any]
-
-
-def chosen(given: RunFilter) -> dict[str, Any]:
-    """The parameters of a filter."""
-    check(RunFilter, given, "a filter")
-    metadata = given.get("metadata")
-    return {**given, "metadata": None if metadata is None else codec.encode(metadata)}
+def chosen(
+    queue: str | None, workflow: str | None, older_than: timedelta | None, metadata: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The parameters of the filters that all of them have."""
+    return {
+        "queue": queue,
+        "workflow": workflow,
+        "older_than": older_than,
+        "metadata": None if metadata is None else codec.encode(metadata),
+    }
 
 
 cancel_runs = one(
