@@ -1,6 +1,7 @@
 drop type tidebase.bulk;
 drop type tidebase.claim;
 drop type tidebase.enqueuing;
+drop type tidebase_private.cron;
 drop table tidebase.schedules;
 drop table tidebase.claims;
 drop table tidebase.workers;

@@ -176,6 +176,18 @@ comment on column tidebase.schedules.fired_at is 'The fire time up to which ever
 comment on column tidebase.schedules.failure is 'What went wrong when it was to fire last; it is tried again every minute.';
 comment on column tidebase.schedules.next_at is 'When fire_schedules looks at it next; NULL: it is disabled, or never fires again.';
 
+create type tidebase_private.cron as (
+  minutes    integer[],
+  hours      integer[],
+  days       integer[],
+  months     integer[],
+  weekdays   integer[],
+  either_day boolean,
+  fixed      boolean
+);
+comment on type tidebase_private.cron is
+  'A cron expression, read. days: -1 is the last of the month, -2 the last from Monday to Friday; weekdays: 0 (Sunday) to 6, 100 + 10 * day + n is the nth of the month, with n = 9 the last. either_day: one of the two is enough. fixed: a time of day, no interval.';
+
 create type tidebase.enqueuing as (
   run_id       text,
   deduplicated boolean

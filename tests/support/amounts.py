@@ -41,3 +41,6 @@ SUBSCRIBERS = Amount(150, 500)
 FOLLOWED_RUNS = Amount(20, 50)
 EVENTS = Amount(100, 200)
 STREAMS = Amount(400, 1000)
+
+#: Random cron expressions, each compared with another implementation.
+CRON_EXPRESSIONS = Amount(100, 3000)

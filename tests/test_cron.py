@@ -1,0 +1,197 @@
+"""Cron expressions in the database, compared with cronsim, an implementation that follows Debian's cron to the letter."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+import pytest
+from cronsim import CronSim, CronSimError
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from .conftest import first_on_every_version
+from .support import amounts
+
+Db = psycopg.Connection[Any]
+UTC = timezone.utc
+
+#: Half hours, clocks put back at midnight, a day that was skipped, summer time interrupted by Ramadan ...
+ZONES = (
+    "UTC Europe/Berlin Europe/London Europe/Dublin Europe/Istanbul America/New_York America/St_Johns America/Sao_Paulo"
+    " America/Santiago America/Havana America/Asuncion America/Caracas Africa/Casablanca Africa/Cairo Asia/Kolkata"
+    " Asia/Tehran Asia/Beirut Asia/Gaza Australia/Lord_Howe Pacific/Apia Pacific/Auckland Antarctica/Troll"
+).split()
+#: A decade with all that.
+BEGIN, END = datetime(2010, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
+
+EXPRESSIONS = (
+    "30 2 * * *",
+    "0 0 * * *",
+    "0,30 0-3 * * *",
+    "15 1,2,3 1-7 * MON",
+    "0 3 L * *",
+    "59 23 LW * *",
+    "0 12 * * 5L",
+    "0 8 * * MON#2",
+    "7 4 13 * FRI",
+    "0 0 29 2 *",
+    "0 */6 * * *",
+    "45 * * * *",
+    "*/20 1-3 * * *",
+    "*/30 * 28-31 mar,OCT sun",
+)
+
+
+def ours(db: Db, expression: str, zone: str, after: datetime, n: int) -> list[datetime]:
+    query = "select extract(epoch from f)::float8 from tidebase.next_fires(%s, %s, %s, %s) f"
+    return [datetime.fromtimestamp(row[0], UTC) for row in db.execute(query, [expression, zone, after, n])]
+
+
+def theirs(expression: str, zone: str, after: datetime, n: int) -> list[datetime]:
+    """As cronsim has it. It may name a moment that is over already, or a local time that there is not: not these."""
+    found: list[datetime] = []
+    iterator = CronSim(expression, after.astimezone(ZoneInfo(zone)))
+    last = after
+    while len(found) < n:
+        local = next(iterator)
+        moment = local.astimezone(UTC)
+        if moment <= last or moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None) != local.replace(tzinfo=None):
+            continue
+        found.append(moment)
+        last = moment
+    return found
+
+
+def changes(zone: str) -> list[datetime]:
+    """When the clocks are changed in the decade, to the hour."""
+    there, moment, found = ZoneInfo(zone), BEGIN, []
+    while moment < END:
+        after = moment + timedelta(hours=12)
+        if moment.astimezone(there).utcoffset() != after.astimezone(there).utcoffset():
+            while moment.astimezone(there).utcoffset() == (moment + timedelta(hours=1)).astimezone(there).utcoffset():
+                moment += timedelta(hours=1)
+            found.append(moment)
+        moment = after
+    return found
+
+
+def agrees(db: Db, zone: str, moment: datetime) -> bool:
+    """Whether the server's data about a time zone are Python's, around a moment."""
+    for hours in range(-48, 49, 6):
+        at = moment + timedelta(hours=hours)
+        row = db.execute("select extract(epoch from (%s at time zone %s) - (%s at time zone 'UTC'))", [at, zone, at])
+        offset = at.astimezone(ZoneInfo(zone)).utcoffset()
+        if offset is None or float(row.fetchone()[0]) != offset.total_seconds():  # type: ignore[index]
+            return False
+    return True
+
+
+@pytest.mark.parametrize("zone", first_on_every_version(ZONES))
+def test_when_clocks_are_changed_it_fires_as_debians_cron_does(db: Db, zone: str) -> None:
+    moments = [moment for moment in changes(zone) if agrees(db, zone, moment)]
+    for moment in moments[:2] + moments[2::5] or [BEGIN]:  # the first two, and every fifth: they are alike
+        for expression in EXPRESSIONS:
+            after = moment - timedelta(hours=30, minutes=7)
+            expected = theirs(expression, zone, after, 8)
+            assert ours(db, expression, zone, after, 8) == expected, (expression, zone, after)
+
+
+def test_ten_years_of_days(db: Db) -> None:
+    for expression in EXPRESSIONS:
+        expected = theirs(expression, "Europe/Berlin", BEGIN, 300)
+        assert ours(db, expression, "Europe/Berlin", BEGIN, 300) == expected
+
+
+def _field(lowest: int, highest: int, names: tuple[str, ...] = ()) -> st.SearchStrategy[str]:
+    number = st.integers(lowest, highest).map(str)
+    value = st.one_of(number, st.sampled_from(names)) if names else number
+    span = st.tuples(st.integers(lowest, highest), st.integers(lowest, highest)).map(lambda p: f"{min(p)}-{max(p)}")
+    step = st.tuples(st.one_of(st.just("*"), number, span), st.integers(1, 70)).map(lambda p: f"{p[0]}/{p[1]}")
+    one = st.one_of(value, span, step)
+    return st.one_of(st.just("*"), one, st.lists(one, min_size=2, max_size=4).map(",".join))
+
+
+expressions = st.tuples(
+    _field(0, 59),
+    _field(0, 23),
+    st.one_of(_field(1, 31), st.sampled_from(["L", "LW", "1,L", "*"])),
+    _field(1, 12, ("jan", "Feb", "DEC")),
+    st.one_of(_field(0, 7, ("sun", "Mon", "SAT")), st.sampled_from(["5L", "0#1", "mon#5", "7#2", "1,3#2", "*"])),
+).map(" ".join)
+
+
+@settings(max_examples=amounts.CRON_EXPRESSIONS.test, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(expressions, st.sampled_from(ZONES), st.integers(0, 10 * 365 * 24 * 60))
+@example("0 0 31 2,4 *", "UTC", 0)
+@example("0 0 * * 1-5/2", "UTC", 0)
+def test_any_expression_fires_as_cronsim_says(db: Db, expression: str, zone: str, minutes: int) -> None:
+    after = BEGIN + timedelta(minutes=minutes)
+    if not agrees(db, zone, after):
+        return
+    try:
+        expected = theirs(expression, zone, after, 3)
+    except (CronSimError, RuntimeError, StopIteration):
+        with pytest.raises(psycopg.Error) as caught:
+            ours(db, expression, zone, after, 3)
+        assert caught.value.sqlstate == "TB002"
+        return
+    assert ours(db, expression, zone, after, 3) == expected
+
+
+@pytest.mark.parametrize(
+    "expression",
+    first_on_every_version(
+        [
+            "",
+            " ",
+            "* * * *",
+            "* * * * * *",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 8",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "1--2 * * * *",
+            "1,,2 * * * *",
+            "٣ * * * *",
+            "99999999999999 * * * *",
+            "*/99999999999999 * * * *",
+            "a * * * *",
+            "* * * foo *",
+            "0 0 31 2 *",
+            "0 0 30 feb *",
+            "* * L-3 * *",
+            "* * * * 1#6",
+            "* * * * L",
+            "@reboot",
+            "@",
+            "'; drop table tidebase.runs; --",
+            "x" * 10_000_000,
+            "* " * 500,
+        ]
+    ),
+)
+def test_what_is_no_expression_is_refused_in_words(db: Db, expression: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        ours(db, expression, "UTC", BEGIN, 1)
+    assert caught.value.sqlstate == "TB002"
+    assert caught.value.diag.message_primary is not None and len(caught.value.diag.message_primary) < 200
+
+
+@pytest.mark.parametrize("zone", ["", "Europe/Nowhere", "x" * 10_000, "'", "<+3>-3", "posixrules; --"])
+def test_a_time_zone_that_nobody_knows_is_refused(db: Db, zone: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        ours(db, "* * * * *", zone, BEGIN, 1)
+    assert caught.value.sqlstate == "TB002"
+
+
+@pytest.mark.parametrize("after", ["infinity", "-infinity", "294276-12-31", "4713-01-01 BC"])
+def test_the_ends_of_time_are_refused(db: Db, after: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        db.execute("select tidebase.next_fires('* * * * *', 'UTC', %s::timestamptz)", [after]).fetchall()
+    assert caught.value.sqlstate == "TB002"
