@@ -263,16 +263,23 @@ $$;
 comment on function tidebase_private.next_shown(tidebase_private.cron, text, timestamptz) is
   'The next moment of an expression that goes by the minute or the hour.';
 
-create or replace function tidebase_private.next_fire(cron text, timezone text, after timestamptz)
+create or replace function tidebase_private.next_moment(wanted tidebase_private.cron, timezone text, after timestamptz)
 returns timestamptz
 language plpgsql stable
 as $$
-declare
-  wanted tidebase_private.cron := tidebase_private.read_cron(cron);
 begin
   return case when wanted.fixed then tidebase_private.next_fixed(wanted, timezone, after)
     else tidebase_private.next_shown(wanted, timezone, after) end;
 end
+$$;
+comment on function tidebase_private.next_moment(tidebase_private.cron, text, timestamptz) is
+  'The first moment after another that an expression means in a time zone; NULL: none in 50 years.';
+
+create or replace function tidebase_private.next_fire(cron text, timezone text, after timestamptz)
+returns timestamptz
+language sql stable
+as $$
+  select tidebase_private.next_moment(tidebase_private.read_cron(cron), timezone, after);
 $$;
 comment on function tidebase_private.next_fire(text, text, timestamptz) is
   'The first moment after another that a cron expression means in a time zone; NULL: none in 50 years.';
@@ -289,6 +296,16 @@ end
 $$;
 comment on function tidebase_private.require_cron(text) is 'Raises TB002 unless it is a cron expression that fires at all.';
 
+create or replace function tidebase_private.raise_timezone(timezone text)
+returns void
+language plpgsql stable
+as $$
+begin
+  perform tidebase_private.raise_invalid('timezone', format('must be a name that Postgres knows (pg_timezone_names), and not %L', left(timezone, 40)));
+end
+$$;
+comment on function tidebase_private.raise_timezone(text) is 'Raises TB002.';
+
 create or replace function tidebase_private.require_timezone(timezone text)
 returns void
 language plpgsql stable
@@ -296,9 +313,15 @@ as $$
 begin
   if not tidebase_private.is_name(timezone, 100) then
     perform tidebase_private.raise_invalid('timezone', 'must be a name such as Europe/Berlin');
-  elsif timezone ~ '[^A-Za-z0-9_+/-]' or not exists (select from pg_timezone_names z where lower(z.name) = lower(timezone)) then
-    perform tidebase_private.raise_invalid('timezone', format('must be a name that Postgres knows (pg_timezone_names), and not %L', left(timezone, 40)));
+  elsif timezone ~ '[^A-Za-z0-9_+/-]'
+    -- UTC+3 and the like would be taken for a rule of POSIX, with the sign the other way round. All names are read from files.
+    or timezone ~ '[0-9]' and timezone !~ '/' and not exists (select from pg_timezone_names z where lower(z.name) = lower(timezone))
+  then
+    perform tidebase_private.raise_timezone(timezone);
   end if;
+  perform clock_timestamp() at time zone timezone;
+exception when invalid_parameter_value then
+  perform tidebase_private.raise_timezone(timezone);
 end
 $$;
 comment on function tidebase_private.require_timezone(text) is 'Raises TB002 unless Postgres knows the time zone.';
@@ -310,6 +333,7 @@ set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
   at timestamptz := coalesce(after, clock_timestamp());
+  wanted tidebase_private.cron;
 begin
   timezone := coalesce(timezone, 'UTC');
   n := coalesce(n, 1);
@@ -319,8 +343,9 @@ begin
   if n not between 1 and 1000 then
     perform tidebase_private.raise_invalid('n', 'must be a number from 1 to 1000');
   end if;
+  wanted := tidebase_private.read_cron(cron);
   for number in 1..n loop
-    at := tidebase_private.next_fire(cron, timezone, at);
+    at := tidebase_private.next_moment(wanted, timezone, at);
     exit when at is null or at >= '9999-12-31 00:00+00';
     return next at;
   end loop;
