@@ -449,8 +449,10 @@ begin
     order by front.ready_at limit 1;
   end if;
   return query
-    select l.* from tidebase.lanes l where l.queue = lanes_in_order.queue
-    order by (l.priority is not distinct from starved) desc, l.priority desc;
+    select * from (
+      select distinct on (l.priority) l.* from tidebase.lanes l where l.queue = lanes_in_order.queue
+      order by l.priority, l.place, l.turn) one
+    order by (one.priority is not distinct from starved) desc, one.priority desc;
 end
 $$;
 comment on function tidebase_private.lanes_in_order(text) is 'The lanes of a queue in the order in which a claim looks at them.';

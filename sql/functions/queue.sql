@@ -38,7 +38,7 @@ create or replace function tidebase_private.lane_place(queue text, priority inte
 returns bigint
 language sql stable
 as $$
-  select coalesce((select l.place from tidebase.lanes l where l.queue = lane_place.queue and l.priority = lane_place.priority), 0);
+  select coalesce((select min(l.place) from tidebase.lanes l where l.queue = lane_place.queue and l.priority = lane_place.priority), 0);
 $$;
 comment on function tidebase_private.lane_place(text, integer) is 'The round that is being served among the runs of a queue with this priority.';
 
@@ -85,7 +85,7 @@ begin
     return;
   end if;
   select r.* into run from tidebase.runs r where r.run_id = head.run_id;
-  select l.* into lane from tidebase.lanes l where l.queue = run.queue and l.priority = run.priority;
+  select l.* into lane from tidebase.lanes l where l.queue = run.queue and l.priority = run.priority order by l.place, l.turn limit 1;
   insert into tidebase.queue_entries (run_id, ready_at, turn, place, priority, pinned, queue, workflow, key, code_version)
   values (head.run_id, free_at, case when behind or free_at > clock_timestamp() then free_at else coalesce(lane.turn, '-infinity') end,
     case when free_at > clock_timestamp() then null
@@ -135,12 +135,13 @@ as $$
 declare
   opened integer;
 begin
-  insert into tidebase.lanes (queue, priority, place, turn, moved_at, sweep_at)
-  select open_lanes.queue, fresh.priority, 0, '-infinity', clock_timestamp(), clock_timestamp()
+  insert into tidebase.lanes (queue, priority, opened_by, place, turn, moved_at, sweep_at)
+  select open_lanes.queue, fresh.priority, pg_backend_pid(), 0, '-infinity', clock_timestamp(), clock_timestamp()
   from (
     select 100000 as above, coalesce(max(l.priority), -100000) as below from tidebase.lanes l where l.queue = open_lanes.queue
     union all
-    select l.priority, lead(l.priority, 1, -100000) over (order by l.priority desc) from tidebase.lanes l where l.queue = open_lanes.queue) gap
+    select l.priority, lead(l.priority, 1, -100000) over (order by l.priority desc)
+    from (select distinct k.priority from tidebase.lanes k where k.queue = open_lanes.queue) l) gap
   cross join lateral (
     select e.priority from tidebase.queue_entries e
     where e.queue = open_lanes.queue and e.place is not null and e.priority < gap.above and e.priority > gap.below
@@ -175,7 +176,7 @@ begin
     set place = coalesce(mark.place, lane.place), turn = coalesce(mark.turn, lane.turn), moved_at = clock_timestamp(),
         sweep_at = case when whole
           then clock_timestamp() + greatest(interval '0.5 seconds', 20 * (clock_timestamp() - begun)) else l.sweep_at end
-    where l.queue = lane.queue and l.priority = lane.priority;
+    where l.queue = lane.queue and l.priority = lane.priority and l.opened_by = lane.opened_by;
   end loop;
 end
 $$;
@@ -204,6 +205,8 @@ begin
   select count(*) into mine from (
     select from tidebase.lanes l where l.queue = tend_if_due.queue for no key update skip locked) locked;
   if mine = known then
+    delete from tidebase.lanes l using tidebase.lanes k
+    where l.queue = tend_if_due.queue and k.queue = l.queue and k.priority = l.priority and k.opened_by < l.opened_by;
     perform tidebase_private.tend_lanes(queue, whole => sweep_at <= clock_timestamp());
   end if;
 end

@@ -76,13 +76,15 @@ comment on column tidebase.queue_entries.code_version is 'Of the latest attempt;
 create table tidebase.lanes (
   queue     text not null,
   priority  integer not null,
+  opened_by integer not null,
   place     bigint not null,
   turn      timestamptz not null,
   moved_at  timestamptz not null,
   sweep_at  timestamptz not null,
-  constraint lanes_pkey primary key (queue, priority)
+  constraint lanes_pkey primary key (queue, priority, opened_by)
 ) with (fillfactor = 50);
 comment on table tidebase.lanes is 'One row for each priority that a queue has seen: how far it is. See tidebase_private.tend_lanes.';
+comment on column tidebase.lanes.opened_by is 'The process of the server that made the row: two who open a lane at the same moment do not wait for each other, and make two.';
 comment on column tidebase.lanes.place is 'The round that is being served: with turn, where the next search begins.';
 comment on column tidebase.lanes.sweep_at is 'When the lane is next looked at from its beginning, for who came late.';
 

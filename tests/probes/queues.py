@@ -1,0 +1,397 @@
+"""Probes of queues: who is given what, what comes back, what limits let through, what is fair, what the clock fires.
+
+Each returns the violations that it found; see ``kernel`` for the leases, checkpoints and the log.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from .support import Connection, attempt, call, call_rows, connect, expire, new_run, poll, queue, together, value, values
+
+
+def _named(what: str) -> str:
+    """A queue of this probe's own."""
+    return f"{what} {uuid.uuid4().hex[:12]}"
+
+
+def _enqueue(connection: Connection, name: str, run_id: str | None = None, **more: Any) -> str:
+    arguments = {"workflow": "probe", "queue": name, "run_id": run_id or uuid.uuid4().hex, **more}
+    return str(call(connection, "enqueue_run", **arguments)["run_id"])
+
+
+def _claim(connection: Connection, name: str, most: int = 1, **more: Any) -> list[dict[str, Any]]:
+    return call_rows(connection, "claim_runs", **{"queues": [name], "holder": "probe", "max": most, **more})
+
+
+def _overview(connection: Connection, name: str) -> str:
+    return str(value(connection, "select q::text from tidebase.queue_overview q where queue = %s", name))
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------
+
+
+def each_once(url: str) -> list[str]:
+    """Many claimers at once, each with its batches: every run is granted once, and completed once."""
+    name, found = _named("once"), []
+    with connect(url) as connection:
+        runs = [{"workflow": "probe", "queue": name, "key": str(n % 7)} for n in range(300)]
+        wanted = {row["run_id"] for row in call_rows(connection, "enqueue_runs", runs=psycopg.types.json.Jsonb(runs))}
+
+    def work(mine: Connection, number: int) -> list[str]:
+        done = []
+        while rows := _claim(mine, name, 1 + number % 5):
+            for row in rows:
+                code, answer = attempt(mine, "complete_run", run_id=row["run_id"], token=row["token"])
+                if code != "ok":
+                    found.append(f"{row['run_id']} was granted and not to be completed: {code}: {answer}")
+                done.append(str(row["run_id"]))
+        return done
+
+    taken = Counter(run_id for done in together(url, 8, work) for run_id in done)
+    found += [f"{run_id} was granted {times} times" for run_id, times in taken.items() if times > 1]
+    with connect(url) as connection:
+        if set(taken) != wanted:
+            # Whoever finds nothing while others hold what is left goes home: what they gave back would be left over.
+            found += [f"{len(wanted - set(taken))} runs were left over: {_overview(connection, name)}"]
+    return found
+
+
+def claims_wait_for_nobody(url: str) -> list[str]:
+    """While one claim, or somebody at work on a run, is not over, another passes over what that has, and gets the rest."""
+    name, found = _named("waits"), []
+    with connect(url) as first, connect(url) as second, connect(url) as third:
+        ids = [_enqueue(first, name) for _ in range(4)]
+        with first.transaction(), third.transaction():
+            mine = [row["run_id"] for row in _claim(first, name)]
+            third.execute("select from tidebase.run_heads where run_id = %s for no key update", [ids[1]])
+            second.execute("set lock_timeout = '2s'")
+            code, theirs = attempt(second, "claim_runs", queues=[name], holder="second", max=1)
+            got = [theirs["run_id"]] if code == "ok" and theirs else []
+            if code != "ok" or mine != ids[:1] or got != ids[2:3]:
+                found.append(f"one has {mine}, a head of {ids} is locked, another claim is answered {code}: {got or theirs}")
+    return found
+
+
+def only_what_is_free(url: str) -> list[str]:
+    """An entry only says where to look: what its run is says whether it is granted."""
+    name, found = _named("free"), []
+    with connect(url) as connection:
+        for what in ("complete_run", "cancel_run", None):
+            run_id = _enqueue(connection, name)
+            (row,) = _claim(connection, name)
+            if what == "complete_run":
+                call(connection, what, run_id=run_id, token=row["token"])
+            elif what is not None:
+                call(connection, what, run_id=run_id)
+            connection.execute(
+                "insert into tidebase.queue_entries (run_id, ready_at, turn, place, priority, pinned, queue, workflow)"
+                " values (%s, now(), '-infinity', 0, 0, false, %s, 'probe') on conflict do nothing",
+                [run_id, name],
+            )
+            before = value(connection, "select status from tidebase.run_overview where run_id = %s", run_id)
+            if given := _claim(connection, name, 10):
+                found.append(f"a run that is {before} was granted: {given}")
+    return found
+
+
+# -- what comes back --------------------------------------------------------------------------------------------------
+
+
+def _released(connection: Connection, run_id: str, token: int) -> None:
+    call(connection, "release_run", run_id=run_id, token=token)
+
+
+def _failed(connection: Connection, run_id: str, token: int) -> None:
+    call(connection, "fail_run", run_id=run_id, token=token)
+    connection.execute("update tidebase.run_heads set available_at = now() where run_id = %s", [run_id])
+    connection.execute("update tidebase.queue_entries set ready_at = now() where run_id = %s", [run_id])
+
+
+def _decided(connection: Connection, run_id: str, token: int) -> None:
+    secret = call(connection, "open_gate", run_id=run_id, token=token, name="g")["secret"]
+    call(connection, "suspend_run", run_id=run_id, token=token, name="g")
+    call(connection, "decide_gate", run_id=run_id, name="g", decision="approved", secret=secret)
+
+
+def _child_ended(connection: Connection, run_id: str, token: int) -> None:
+    child = call(connection, "create_child", run_id=run_id, token=token, name="c", workflow="probe")["run_id"]
+    lease = call(connection, "acquire_run", run_id=child, holder="probe")
+    call(connection, "suspend_for_children", run_id=run_id, token=token, names=["c"])
+    call(connection, "complete_run", run_id=child, token=lease["token"])
+
+
+def _lapsed(connection: Connection, run_id: str, token: int) -> None:
+    expire(connection, run_id)
+    connection.execute("update tidebase.run_heads set due_at = now() where run_id = %s", [run_id])
+
+
+def _reviewed(connection: Connection, run_id: str, token: int) -> None:
+    arguments = {"run_id": run_id, "token": token, "name": "s"}
+    call(connection, "begin_step", **arguments, side_effects=["mail"])
+    call(connection, "fail_step", **arguments)
+    call(connection, "fail_run", run_id=run_id, token=token)
+    call(connection, "resolve_review", run_id=run_id, step="s", decision="retry")
+
+
+def _recovered(connection: Connection, run_id: str, token: int) -> None:
+    call(connection, "fail_run", run_id=run_id, token=token, retryable=False)
+    call(connection, "recover_run", run_id=run_id)
+
+
+def _retried(connection: Connection, run_id: str, token: int) -> None:
+    call(connection, "fail_run", run_id=run_id, token=token, retryable=False)
+    name = value(connection, "select queue from tidebase.run_overview where run_id = %s", run_id)
+    call(connection, "retry_runs", queue=name)
+
+
+RETURNS: dict[str, Callable[[Connection, str, int], None]] = {
+    "was released": _released,
+    "failed and has attempts left": _failed,
+    "had its gate decided": _decided,
+    "had its child completed": _child_ended,
+    "lost its worker": _lapsed,
+    "was reviewed": _reviewed,
+    "was recovered": _recovered,
+    "was retried": _retried,
+}
+
+
+def comes_back(url: str) -> list[str]:
+    """A run of a queue that may go on returns there by itself, whatever it waited for."""
+    found = []
+    with connect(url) as connection:
+        for what, bring in RETURNS.items():
+            name = _named("back")
+            run_id = _enqueue(connection, name)
+            (row,) = _claim(connection, name)
+            bring(connection, run_id, row["token"])
+            again = _claim(connection, name)
+            if [r["run_id"] for r in again] != [run_id] or again[0]["token"] <= row["token"]:
+                found.append(f"a run that {what} was not granted again: {again}; {_overview(connection, name)}")
+    return found
+
+
+def late_comers(url: str) -> list[str]:
+    """What is enqueued in a transaction that commits late is found, although the queue has gone on meanwhile."""
+    name, found = _named("late"), []
+    with connect(url) as late, connect(url) as connection:
+        with late.transaction():
+            _enqueue(late, name, f"{name}: late")
+            for _ in range(5):
+                _enqueue(connection, name)
+            call(connection, "put_queue", queue=name, concurrency=1)
+            (row,) = _claim(connection, name)
+            # The mark moves to what is left, behind the one who comes late.
+            connection.execute("update tidebase.lanes set moved_at = '-infinity', sweep_at = 'infinity' where queue = %s", [name])
+            _claim(connection, name)
+        call(connection, "complete_run", run_id=row["run_id"], token=row["token"])
+        call(connection, "put_queue", queue=name)
+        connection.execute("update tidebase.lanes set sweep_at = now() where queue = %s", [name])
+        left = [r["run_id"] for r in _claim(connection, name, 10)]
+        left += [r["run_id"] for r in _claim(connection, name, 10)]
+        if f"{name}: late" not in left:
+            found.append(f"who came late was not found: {left}; {_overview(connection, name)}")
+    return found
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def limits_hold(url: str) -> list[str]:
+    """Two who claim at the same moment: the second counts what the first was given."""
+    found = []
+    for limit in ({"concurrency": 1}, {"key_concurrency": 1}, {"rate": 1}, {"key_rate": 1}):
+        name = _named("limit")
+        with connect(url) as first, connect(url) as second, connect(url) as observer, queue(url) as line:
+            call(first, "put_queue", queue=name, **limit)
+            for _ in range(3):
+                _enqueue(first, name, key="k")
+            with first.transaction():
+                mine = _claim(first, name, 3)
+                theirs = line.add(lambda connection, name=name: _claim(connection, name, 3))  # type: ignore[misc]
+                line.settle(observer)
+            given = len(mine) + len(theirs.result()) + len(_claim(second, name, 3))
+            if given != 1:
+                found.append(f"{limit}: {given} were granted")
+            waiting = value(first, "select run_id from tidebase.queue_entries where queue = %s limit 1", name)
+            outcome = call(first, "acquire_run", run_id=waiting, holder="probe")["outcome"]
+            if outcome != "queued":
+                found.append(f"{limit}: by its id another one is {outcome}")
+    return found
+
+
+def limits_under_fire(url: str) -> list[str]:
+    """Claimers, crashes, take-overs and suspensions: at no moment of the log were more at work than the limit allows."""
+    name, found = _named("fire"), []
+    with connect(url) as connection:
+        call(connection, "put_queue", queue=name, concurrency=3, key_concurrency=2)
+        for n in range(60):
+            _enqueue(connection, name, f"{name}: {n}", key=str(n % 4), max_attempts=50)
+
+    def work(mine: Connection, number: int) -> None:
+        for turn in range(40):
+            for row in _claim(mine, name, 2, ttl="1 hour"):
+                fate = (number + turn) % 4
+                held = {"run_id": row["run_id"], "token": row["token"]}
+                if fate == 0:  # it dies, and the time of its lease passes
+                    expire(mine, row["run_id"])
+                    mine.execute("update tidebase.run_heads set due_at = now() where run_id = %s", [row["run_id"]])
+                elif fate == 1:
+                    attempt(mine, "open_gate", **held, name="g")
+                    attempt(mine, "suspend_run", **held, name="g")
+                    attempt(mine, "cancel_run", run_id=row["run_id"])
+                elif fate == 2:
+                    attempt(mine, "release_run", **held)
+                else:
+                    attempt(mine, "complete_run", **held)
+
+    together(url, 6, work)
+    with connect(url) as connection:
+        rows = connection.execute(
+            """select e.created_at, e.type, e.run_id, r.queue_key from tidebase.events e
+            join tidebase.runs r on r.run_id = e.run_id
+            where r.queue = %s and e.type in ('run.started', 'run.released', 'run.completed', 'run.suspended', 'run.cancelled')
+            order by e.created_at, e.seq""",
+            [name],
+        ).fetchall()
+        at_work: dict[str, str] = {}
+        for _, kind, run_id, key in rows:
+            if kind == "run.started":
+                at_work[run_id] = key
+            else:
+                at_work.pop(run_id, None)
+            by_key = max(Counter(at_work.values()).values(), default=0)
+            if len(at_work) > 3 or by_key > 2:
+                found.append(f"{len(at_work)} were at work, {by_key} of one key")
+                break
+    return found
+
+
+# -- order ------------------------------------------------------------------------------------------------------------
+
+
+def small_keys_are_served(url: str) -> list[str]:
+    """One key with hundreds of runs, enqueued first, and twenty with three: these are done within twice their number."""
+    name, found = _named("fair"), []
+    with connect(url) as connection:
+        for key, count in [("large", 400), *((f"small {n}", 3) for n in range(20))]:
+            runs = [{"workflow": "probe", "queue": name, "key": key}] * count
+            call_rows(connection, "enqueue_runs", runs=psycopg.types.json.Jsonb(runs))
+        first = _claim(connection, name, 126)
+        query = "select count(*) from tidebase.runs where run_id = any(%s) and queue_key like 'small%%'"
+        small = value(connection, query, [row["run_id"] for row in first])
+        if small != 60:
+            found.append(f"of 60 runs of small keys {small} are among the first 126")
+        one_by_one = [_enqueue(connection, name, key="late") for _ in range(3)]
+        query = "select queue_key from tidebase.runs where run_id = %s"
+        order = [value(connection, query, row["run_id"]) for row in _claim(connection, name, 6)]
+        if order.count("late") < 3 or len(one_by_one) != 3:
+            found.append(f"who comes new is served in turn with who is there, not behind: {order}")
+    return found
+
+
+def a_low_priority_is_served(url: str) -> list[str]:
+    """While higher ones keep coming, what has waited for more than a minute has its turn now and then."""
+    name, found = _named("low"), []
+    with connect(url) as connection:
+        low = _enqueue(connection, name, priority=-1)
+        connection.execute("update tidebase.queue_entries set ready_at = now() - interval '2 minutes' where run_id = %s", [low])
+        for _ in range(300):  # an eighth of all claims: it is missed by all of them once in 10 ** 17 times
+            _enqueue(connection, name, priority=1)
+            if [row["run_id"] for row in _claim(connection, name)] == [low]:
+                return found
+        found.append("300 claims passed over a run that had waited for two minutes")
+    return found
+
+
+# -- one of a kind ----------------------------------------------------------------------------------------------------
+
+
+def one_of_a_key(url: str) -> list[str]:
+    """Two who enqueue the same key at the same moment: one run."""
+    name, found = _named("dedupe"), []
+    with connect(url) as first, connect(url) as observer, queue(url) as line:
+        with first.transaction():
+            mine = _enqueue(first, name, dedupe_key="k")
+            other = line.add(lambda connection: call(connection, "enqueue_run", workflow="probe", queue=name, dedupe_key="k"))
+            line.settle(observer)
+        answer = other.result()
+        there = values(first, "select run_id from tidebase.runs where queue = %s", name)
+        if answer["run_id"] != mine or not answer["deduplicated"] or there != [mine]:
+            found.append(f"a key has {there}, the second was answered {answer}")
+    return found
+
+
+def fires_once(url: str) -> list[str]:
+    """Two who look at the clock at the same moment: one run for each time."""
+    name, found = _named("clock"), []
+    with connect(url) as first, connect(url) as second:
+        call(first, "put_schedule", name=name, workflow="probe", every="1 minute", queue=name, catch_up="all")
+        first.execute(
+            "update tidebase.schedules set fired_at = now() - interval '10 minutes', anchor = now() - interval '1 hour',"
+            " next_at = now() - interval '9 minutes' where schedule = %s",
+            [name],
+        )
+        with first.transaction():
+            call(first, "reconcile")
+            second.execute("set lock_timeout = '2s'")
+            code, error = attempt(second, "reconcile")
+            if code != "ok":
+                found.append(f"the second waits for the first: {code}: {error}")
+        call(second, "reconcile")
+        times = values(first, "select run_id from tidebase.runs where queue = %s", name)
+        if len(times) not in (10, 11) or len(set(times)) != len(times):
+            found.append(f"ten minutes made {len(times)} runs: {times}")
+        first.execute("update tidebase.schedules set fired_at = now() - interval '5 minutes', next_at = now() where schedule = %s", [name])
+        call(first, "reconcile")
+        again = values(first, "select run_id from tidebase.runs where queue = %s", name)
+        if not set(times) <= set(again) or len(again) > len(times) + 1:
+            found.append(f"the same minutes made other runs: {len(times)} became {len(again)}")
+    return found
+
+
+def wakes_who_sleeps(url: str) -> list[str]:
+    """Who says that it listens is rung for at the commit of what is enqueued; nobody else is."""
+    name, found = _named("bell"), []
+    with connect(url) as sleeper, connect(url) as connection:
+        sleeper.execute("listen tidebase_events")
+        _enqueue(connection, name)
+        if [n.payload for n in sleeper.notifies(timeout=0)]:
+            found.append("the bell rang for nobody")
+        _claim(sleeper, name, 10, listen_for="1 minute", holder=name)
+        _enqueue(connection, name)
+        heard: list[str] = []
+
+        def rung() -> bool:
+            heard.extend(n.payload for n in sleeper.notifies(timeout=0.05))
+            return f"queue:{name}" in heard
+
+        try:
+            poll("the bell rings", rung)
+        except TimeoutError:
+            found.append(f"the bell did not ring: {heard}")
+    return found
+
+
+def bulk_waits_for_nobody(url: str) -> list[str]:
+    """Bulk calls pass over what somebody is at, and never do to all what was meant for some."""
+    name, found = _named("bulk"), []
+    with connect(url) as first, connect(url) as second:
+        ids = [_enqueue(first, name) for _ in range(3)]
+        alone = new_run(first)
+        with first.transaction():
+            first.execute("select from tidebase.run_heads where run_id = %s for no key update", [ids[0]])
+            second.execute("set lock_timeout = '2s'")
+            for function, more in (("move_runs", {"to_queue": name, "priority": 3}), ("cancel_runs", {})):
+                code, answer = attempt(second, function, queue=name, **more)
+                if code != "ok" or (answer["matched"], answer["done"]) != (3, 2):
+                    found.append(f"{function} beside a lock: {code}: {answer}")
+        if value(first, "select status from tidebase.run_overview where run_id = %s", alone) != "pending":
+            found.append("a run of no queue was cancelled")
+    return found
