@@ -16,6 +16,7 @@ import pytest
 from .conftest import on_newest
 from .probes import gates as probe_gates
 from .probes import kernel as probes
+from .probes import queues as probe_queues
 from .probes import state as probe_state
 from .probes import waiting as probe_waiting
 from .probes import workers as probe_workers
@@ -167,7 +168,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.replaced_while_waiting,
     ),
     "a release repeated does not compare the token": (
-        (Edit("release_run", "head.status = 'pending' and head.lease_token = token", "true"),),
+        (Edit("release_run", "head.status in ('pending', 'queued') and head.lease_token = token", "true"),),
         probes.zombie,
     ),
     "a run's end repeated does not compare the token": (
@@ -188,6 +189,102 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "what was done when the lease was given up is refused": (
         (Edit("fence_done", "h.status not in ('completed', 'cancelled')", "h.status = 'running'"),),
         probes.paid_for,
+    ),
+    # queues: who is given what, what comes back, limits, order, the clock
+    "a claim waits for what another one has": (
+        (Edit("lock_entries", "for no key update skip locked", "for no key update"),),
+        probe_queues.claims_wait_for_nobody,
+    ),
+    "a claim believes the entry": (
+        (Edit("grant_runs", "where h.run_id = any (chosen) and h.status = 'queued'", "where h.run_id = any (chosen)"),),
+        probe_queues.only_what_is_free,
+    ),
+    "a claim leaves the entry": (
+        (Edit("grant_runs", "delete from tidebase.queue_entries e using granting g where e.run_id = g.run_id",
+              "delete from tidebase.queue_entries e using granting g where false"),
+         Edit("grant_runs", "and h.status = 'queued'", "and h.status in ('queued', 'running')")),
+        probe_queues.each_once,
+    ),
+    **{
+        f"a run that {what} does not come back": (
+            (Edit(function, f"perform tidebase_private.requeue({head});", "null;"),),
+            probe_queues.comes_back,
+        )
+        for what, function, head in (
+            ("is released", "give_up", "head"),
+            ("fails", "fail_run", "head"),
+            ("has its gate decided", "settle_gate", "head"),
+            ("has its child completed", "go_on", "head"),
+            ("loses its worker", "mark_lapsed", "head"),
+            ("is reviewed", "resolve_review", "freed"),
+            ("is recovered", "recover_run", "head"),
+            ("is retried", "retry_runs", "head"),
+        )
+    },
+    "a claim does not look whose lease has run out": (
+        (Edit("claim_runs", "perform tidebase_private.reconcile_due(50);", "null;"),),
+        probe_queues.comes_back,
+    ),
+    "a lane is searched from its mark only": (
+        (Edit("tend_if_due", "whole => sweep_at <= clock_timestamp()", "whole => false"),
+         Edit("claim_runs", "whole => round = 2", "whole => false")),
+        probe_queues.late_comers,
+    ),
+    "a limited queue is not locked": (
+        (Edit("lock_queue", "lock_queue.queue for no key update;", "lock_queue.queue;"),),
+        probe_queues.limits_hold,
+    ),
+    "slots are not counted": ((Edit("room_of", "room := queue.concurrency - (", "room := queue.concurrency - 0 * ("),),
+                              probe_queues.limits_hold),
+    "slots of a key are not counted": (
+        (Edit("room_of_key", "room := queue.key_concurrency - (", "room := queue.key_concurrency - 0 * ("),),
+        probe_queues.limits_hold,
+    ),
+    "what began is not counted": (
+        (Edit("take_slots", "insert into tidebase.queue_starts (queue, started_at, key)\n    select",
+              "insert into tidebase.queue_starts (queue, started_at, key)\n    select distinct"),
+         Edit("take_slots", "where r.run_id = any (take_slots.run_ids);", "where false;")),
+        probe_queues.limits_hold,
+    ),
+    "who asks by the id is not held to the limits": (
+        (Edit("acquire_run", "elsif queue.paused then", "elsif false then"),),
+        probe_queues.limits_hold,
+    ),
+    "a slot is free when its lease has run out": (
+        (Edit("free_slots", "and h.lease_token = t.lease_token", "and h.lease_token = t.lease_token"
+              " and h.lease_expires_at > clock_timestamp()"),),
+        probe_queues.limits_under_fire,
+    ),
+    "a key's runs have no distance": (
+        (Edit("next_place", "select e.place + 1 from", "select e.place from"),
+         Edit("enqueue_all", "then 0 else row_number()", "then 0 else 0 * row_number()")),
+        probe_queues.small_keys_are_served,
+    ),
+    "a low priority starves": (
+        (Edit("lanes_in_order", "random() < 0.125", "false"),),
+        probe_queues.a_low_priority_is_served,
+    ),
+    "a key is anybody's": (
+        (Edit("take_dedupe_key", "exit when found;  -- else it was purged in between", "return null;"),),
+        probe_queues.one_of_a_key,
+    ),
+    "two fire the same time": (
+        (Edit("fire_due", "for no key update skip locked", ""),
+         Edit("fire_id", "format('sched:%s:%s', name", "format('sched:%s:%s', gen_random_uuid()")),
+        probe_queues.fires_once,
+    ),
+    "the bell of a queue does not ring": (
+        (Edit("ring_queue", "perform pg_notify", "perform concat"),),
+        probe_queues.wakes_who_sleeps,
+    ),
+    "the bell of a queue rings for nobody": (
+        (Edit("ring_queue", "w.listening_until > clock_timestamp() and w.queues @> array[queue]", "true"),
+         Edit("ring_queue", "if exists (", "if not exists (")),
+        probe_queues.wakes_who_sleeps,
+    ),
+    "bulk waits for who is at work": (
+        (Edit("lock_runs", "for no key update skip locked", "for no key update"),),
+        probe_queues.bulk_waits_for_nobody,
     ),
     # parents that wait, workers that die, tokens that come again
     **{

@@ -12,7 +12,20 @@ from typing import Any
 
 import psycopg
 
-from .support import Connection, attempt, call, call_rows, connect, expire, new_run, poll, queue, together, value, values
+from .support import (
+    Connection,
+    attempt,
+    call,
+    call_rows,
+    connect,
+    expire,
+    new_run,
+    poll,
+    queue,
+    together,
+    value,
+    values,
+)
 
 
 def _named(what: str) -> str:
@@ -63,7 +76,7 @@ def each_once(url: str) -> list[str]:
 
 
 def claims_wait_for_nobody(url: str) -> list[str]:
-    """While one claim, or somebody at work on a run, is not over, another passes over what that has, and gets the rest."""
+    """While one claim, or somebody at work on a run, is not over, another passes over that, and gets the rest."""
     name, found = _named("waits"), []
     with connect(url) as first, connect(url) as second, connect(url) as third:
         ids = [_enqueue(first, name) for _ in range(4)]
@@ -74,7 +87,9 @@ def claims_wait_for_nobody(url: str) -> list[str]:
             code, theirs = attempt(second, "claim_runs", queues=[name], holder="second", max=1)
             got = [theirs["run_id"]] if code == "ok" and theirs else []
             if code != "ok" or mine != ids[:1] or got != ids[2:3]:
-                found.append(f"one has {mine}, a head of {ids} is locked, another claim is answered {code}: {got or theirs}")
+                found.append(
+                    f"one has {mine}, a head of {ids} is locked, another claim is answered {code}: {got or theirs}"
+                )
     return found
 
 
@@ -188,7 +203,9 @@ def late_comers(url: str) -> list[str]:
             call(connection, "put_queue", queue=name, concurrency=1)
             (row,) = _claim(connection, name)
             # The mark moves to what is left, behind the one who comes late.
-            connection.execute("update tidebase.lanes set moved_at = '-infinity', sweep_at = 'infinity' where queue = %s", [name])
+            connection.execute(
+                "update tidebase.lanes set moved_at = '-infinity', sweep_at = 'infinity' where queue = %s", [name]
+            )
             _claim(connection, name)
         call(connection, "complete_run", run_id=row["run_id"], token=row["token"])
         call(connection, "put_queue", queue=name)
@@ -227,7 +244,7 @@ def limits_hold(url: str) -> list[str]:
 
 
 def limits_under_fire(url: str) -> list[str]:
-    """Claimers, crashes, take-overs and suspensions: at no moment of the log were more at work than the limit allows."""
+    """Claimers, crashes, take-overs and suspensions: at no moment of the log were more at work than is allowed."""
     name, found = _named("fire"), []
     with connect(url) as connection:
         call(connection, "put_queue", queue=name, concurrency=3, key_concurrency=2)
@@ -256,7 +273,8 @@ def limits_under_fire(url: str) -> list[str]:
         rows = connection.execute(
             """select e.created_at, e.type, e.run_id, r.queue_key from tidebase.events e
             join tidebase.runs r on r.run_id = e.run_id
-            where r.queue = %s and e.type in ('run.started', 'run.released', 'run.completed', 'run.suspended', 'run.cancelled')
+            where r.queue = %s
+              and e.type in ('run.started', 'run.released', 'run.completed', 'run.suspended', 'run.cancelled')
             order by e.created_at, e.seq""",
             [name],
         ).fetchall()
@@ -277,7 +295,7 @@ def limits_under_fire(url: str) -> list[str]:
 
 
 def small_keys_are_served(url: str) -> list[str]:
-    """One key with hundreds of runs, enqueued first, and twenty with three: these are done within twice their number."""
+    """One key with hundreds of runs, enqueued first, and twenty with three: these are done soon."""
     name, found = _named("fair"), []
     with connect(url) as connection:
         for key, count in [("large", 400), *((f"small {n}", 3) for n in range(20))]:
@@ -301,7 +319,9 @@ def a_low_priority_is_served(url: str) -> list[str]:
     name, found = _named("low"), []
     with connect(url) as connection:
         low = _enqueue(connection, name, priority=-1)
-        connection.execute("update tidebase.queue_entries set ready_at = now() - interval '2 minutes' where run_id = %s", [low])
+        connection.execute(
+            "update tidebase.queue_entries set ready_at = now() - interval '2 minutes' where run_id = %s", [low]
+        )
         for _ in range(300):  # an eighth of all claims: it is missed by all of them once in 10 ** 17 times
             _enqueue(connection, name, priority=1)
             if [row["run_id"] for row in _claim(connection, name)] == [low]:
@@ -319,7 +339,9 @@ def one_of_a_key(url: str) -> list[str]:
     with connect(url) as first, connect(url) as observer, queue(url) as line:
         with first.transaction():
             mine = _enqueue(first, name, dedupe_key="k")
-            other = line.add(lambda connection: call(connection, "enqueue_run", workflow="probe", queue=name, dedupe_key="k"))
+            other = line.add(
+                lambda connection: call(connection, "enqueue_run", workflow="probe", queue=name, dedupe_key="k")
+            )
             line.settle(observer)
         answer = other.result()
         there = values(first, "select run_id from tidebase.runs where queue = %s", name)
@@ -334,8 +356,8 @@ def fires_once(url: str) -> list[str]:
     with connect(url) as first, connect(url) as second:
         call(first, "put_schedule", name=name, workflow="probe", every="1 minute", queue=name, catch_up="all")
         first.execute(
-            "update tidebase.schedules set fired_at = now() - interval '10 minutes', anchor = now() - interval '1 hour',"
-            " next_at = now() - interval '9 minutes' where schedule = %s",
+            "update tidebase.schedules set fired_at = now() - interval '10 minutes', next_at = now(),"
+            " anchor = now() - interval '1 hour' where schedule = %s",
             [name],
         )
         with first.transaction():
@@ -348,7 +370,11 @@ def fires_once(url: str) -> list[str]:
         times = values(first, "select run_id from tidebase.runs where queue = %s", name)
         if len(times) not in (10, 11) or len(set(times)) != len(times):
             found.append(f"ten minutes made {len(times)} runs: {times}")
-        first.execute("update tidebase.schedules set fired_at = now() - interval '5 minutes', next_at = now() where schedule = %s", [name])
+        first.execute(
+            "update tidebase.schedules set fired_at = now() - interval '5 minutes', next_at = now()"
+            " where schedule = %s",
+            [name],
+        )
         call(first, "reconcile")
         again = values(first, "select run_id from tidebase.runs where queue = %s", name)
         if not set(times) <= set(again) or len(again) > len(times) + 1:

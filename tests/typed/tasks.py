@@ -16,9 +16,12 @@ from tidebase import (
     AsyncRun,
     AsyncRunSession,
     AsyncTidebase,
+    AsyncWorker,
     Attempt,
+    Bulk,
     ChildSpec,
     Difference,
+    Enqueuing,
     Event,
     FanoutFailed,
     GateAnswer,
@@ -26,12 +29,14 @@ from tidebase import (
     GateInfo,
     GateOpening,
     LeaseLost,
+    QueueInfo,
     Reconciliation,
     Recovery,
     ReviewInfo,
     RunCount,
     RunInfo,
     RunSize,
+    ScheduleInfo,
     Snapshot,
     StalledRun,
     StateVersion,
@@ -43,6 +48,7 @@ from tidebase import (
     UsageByStep,
     UsageTotal,
     UsageTotals,
+    WorkerInfo,
     step,
     verify_webhook_signature,
 )
@@ -247,6 +253,8 @@ async def way_in(connection: psycopg.AsyncConnection[Any]) -> None:
     assert_type(await tide.workflow("again")(summarize)(AsyncRun.__new__(AsyncRun), {}), list[str])
     assert_type(await registered(AsyncRun.__new__(AsyncRun), 1), list[str])
     assert_type(tide.bind(connection), AsyncBound)
+    assert_type(await AsyncBound(connection).enqueue("summarize"), Enqueuing)
+    assert_type(await AsyncBound(connection).enqueue_many([]), Sequence[Enqueuing])
     assert_type(AsyncBound(connection).runs, AsyncRuns)
     assert_type(tide.url, str)
     assert_type(await tide.diff("r", "s"), Sequence[Difference])
@@ -265,3 +273,30 @@ async def errors(run: AsyncRun) -> None:
         assert_type(error.sqlstate, str | None)
         assert_type(error.detail, dict[str, Any])
         assert_type(error.run_id, str | None)
+
+
+async def queues() -> None:
+    assert_type(await tide.enqueue("summarize"), Enqueuing)
+    assert_type(await tide.enqueue("summarize", 1, queue="q", run_id="r", delay_s=5, dedupe_key="d"), Enqueuing)
+    assert_type(await tide.enqueue_many([{"workflow": "summarize", "input": 1, "key": "k"}]), Sequence[Enqueuing])
+    assert_type(await tide.queues.put("q", concurrency=3, rate=10, rate_period_s=60), QueueInfo)
+    assert_type(await tide.queues.get("q"), QueueInfo)
+    assert_type(await tide.queues.list(), Sequence[QueueInfo])
+    assert_type(await tide.queues.pause("q"), bool)
+    assert_type(await tide.queues.resume("q"), bool)
+    assert_type(await tide.queues.workers(), Sequence[WorkerInfo])
+    assert_type(await tide.runs.cancel_many(queue="q", dry_run=True), Bulk)
+    assert_type(await tide.runs.retry_many(failure_class="crashed"), Bulk)
+    assert_type(await tide.runs.move_many("other", queue="q"), Bulk)
+    assert_type(await tide.schedules.put("s", "summarize", cron="* * * * *", timezone="Europe/Berlin"), ScheduleInfo)
+    assert_type(await tide.schedules.get("s"), ScheduleInfo)
+    assert_type(await tide.schedules.list(), Sequence[ScheduleInfo])
+    assert_type(await tide.schedules.delete("s"), bool)
+    assert_type(await tide.schedules.trigger("s", run_id="r", input=1), str)
+    now = datetime.now(timezone.utc)
+    assert_type(await tide.schedules.backfill("s", now, now, max=3), Sequence[str])
+    assert_type(await tide.schedules.next_fires("* * * * *", n=3), Sequence[datetime])
+    worker = tide.worker({"q": 2, "other": 1}, concurrency=4)
+    assert_type(worker, AsyncWorker)
+    assert_type(await AsyncWorker(tide, ["q"]).run(), None)
+    assert_type(AsyncWorker(tide).stop(), None)

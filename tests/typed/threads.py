@@ -14,9 +14,11 @@ from typing_extensions import assert_type
 
 from tidebase import (
     Attempt,
+    Bulk,
     ChildSpec,
     Difference,
     Dispatcher,
+    Enqueuing,
     Event,
     FanoutFailed,
     GateAnswer,
@@ -24,6 +26,7 @@ from tidebase import (
     GateInfo,
     GateOpening,
     LeaseLost,
+    QueueInfo,
     Reconciliation,
     Recovery,
     ReviewInfo,
@@ -32,6 +35,7 @@ from tidebase import (
     RunInfo,
     RunSession,
     RunSize,
+    ScheduleInfo,
     Snapshot,
     StalledRun,
     StateVersion,
@@ -44,6 +48,8 @@ from tidebase import (
     UsageByStep,
     UsageTotal,
     UsageTotals,
+    Worker,
+    WorkerInfo,
     step,
     verify_webhook_signature,
 )
@@ -236,6 +242,8 @@ def way_in(connection: psycopg.Connection[Any]) -> None:
     assert_type(tide.workflow("again")(summarize)(Run.__new__(Run), {}), list[str])
     assert_type(registered(Run.__new__(Run), 1), list[str])
     assert_type(tide.bind(connection), Bound)
+    assert_type(Bound(connection).enqueue("summarize"), Enqueuing)
+    assert_type(Bound(connection).enqueue_many([]), Sequence[Enqueuing])
     assert_type(Bound(connection).runs, Runs)
     assert_type(tide.url, str)
     assert_type(tide.diff("r", "s"), Sequence[Difference])
@@ -256,3 +264,30 @@ def errors(run: Run) -> None:
         assert_type(error.sqlstate, str | None)
         assert_type(error.detail, dict[str, Any])
         assert_type(error.run_id, str | None)
+
+
+def queues() -> None:
+    assert_type(tide.enqueue("summarize"), Enqueuing)
+    assert_type(tide.enqueue("summarize", 1, queue="q", run_id="r", delay_s=5, dedupe_key="d"), Enqueuing)
+    assert_type(tide.enqueue_many([{"workflow": "summarize", "input": 1, "key": "k"}]), Sequence[Enqueuing])
+    assert_type(tide.queues.put("q", concurrency=3, rate=10, rate_period_s=60), QueueInfo)
+    assert_type(tide.queues.get("q"), QueueInfo)
+    assert_type(tide.queues.list(), Sequence[QueueInfo])
+    assert_type(tide.queues.pause("q"), bool)
+    assert_type(tide.queues.resume("q"), bool)
+    assert_type(tide.queues.workers(), Sequence[WorkerInfo])
+    assert_type(tide.runs.cancel_many(queue="q", dry_run=True), Bulk)
+    assert_type(tide.runs.retry_many(failure_class="crashed"), Bulk)
+    assert_type(tide.runs.move_many("other", queue="q"), Bulk)
+    assert_type(tide.schedules.put("s", "summarize", cron="* * * * *", timezone="Europe/Berlin"), ScheduleInfo)
+    assert_type(tide.schedules.get("s"), ScheduleInfo)
+    assert_type(tide.schedules.list(), Sequence[ScheduleInfo])
+    assert_type(tide.schedules.delete("s"), bool)
+    assert_type(tide.schedules.trigger("s", run_id="r", input=1), str)
+    now = datetime.now(timezone.utc)
+    assert_type(tide.schedules.backfill("s", now, now, max=3), Sequence[str])
+    assert_type(tide.schedules.next_fires("* * * * *", n=3), Sequence[datetime])
+    worker = tide.worker({"q": 2, "other": 1}, concurrency=4)
+    assert_type(worker, Worker)
+    assert_type(Worker(tide, ["q"]).run(), None)
+    assert_type(Worker(tide).stop(), None)

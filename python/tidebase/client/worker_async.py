@@ -80,11 +80,11 @@ class AsyncWorker:
         self._stopping = False
         self._rung: Any = None
         self._reconciled_at = time.monotonic()
-        self.queues = list(queues)
-        self.concurrency = concurrency
-        self.poll_s = poll_s
-        self.drain_s = drain_s
-        self.versions = None if versions is None else list(versions)
+        self.queues: list[str] = list(queues)
+        self.concurrency: int = concurrency
+        self.poll_s: float = poll_s
+        self.drain_s: float = drain_s
+        self.versions: list[str] | None = None if versions is None else list(versions)
 
     def stop(self) -> None:
         """Takes nothing up any more: ``run`` returns when what is at work has ended, or ``drain_s`` is over."""

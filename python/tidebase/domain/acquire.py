@@ -71,6 +71,8 @@ def acquire(
         held = lease.outcome == "held"
         hopeless = (not is_dead(lease.holder) or seen not in (None, lease.expires_at)) if held else not patient
         if hopeless if give_up is None else time.monotonic() >= give_up:
+            if lease.outcome == "queued":
+                raise (yield from _queued(run_id))
             raise _held(run_id, lease) if held else (yield from _waiting(run_id, lease))
         if seen is None and held:
             log.warning("run %s is held by %s until %s: waiting for that", run_id, lease.holder, lease.expires_at)
@@ -82,6 +84,15 @@ def _in_review(run_id: str) -> Flow[RunNeedsReview]:
     reviews: list[ReviewInfo] = yield review_inbox(run_id)
     hint = f"{to_review(run_id, reviews[0].step)}; or call tide.runs.resolve_review." if reviews else "Call again."
     return RunNeedsReview(f"run {run_id!r} waits for a person's review", detail={"run_id": run_id}, hint=hint)
+
+
+def _queued(run_id: str) -> Flow[RunSuspendedError]:
+    run: RunInfo = yield get_run(run_id=run_id)
+    return RunSuspendedError(
+        f"run {run_id!r} waits in queue {run.queue!r}, which is paused or has no room for it now",
+        detail={"run_id": run_id, "queue": run.queue},
+        hint=f"See what holds it back: {command('queue', run.queue or '')}; --resume ends a pause. Or give wait_s.",
+    )
 
 
 def _waiting(run_id: str, lease: Lease) -> Flow[RunSuspendedError]:

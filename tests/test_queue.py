@@ -1,0 +1,286 @@
+"""Queues through the package: what is enqueued is worked on, once; what is asked wrongly is refused in words."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidebase import AlreadyQueued, AsyncRun, AsyncTidebase, InvalidArgument, NotFound, Run, Tidebase
+
+from .probes.support import poll, value
+
+ON_NEWEST = True
+
+Db = psycopg.Connection[Any]
+
+
+@contextmanager
+def at_work(tide: Tidebase, *queues: str, **options: Any) -> Iterator[Any]:
+    """A worker in a thread, for as long as the block takes."""
+    worker = tide.worker(queues or ("default",), **{"poll_s": 0.2, "drain_s": 5, **options})
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def status(tide: Tidebase, run_id: str) -> str:
+    return tide.runs.get(run_id).status
+
+
+def test_what_is_enqueued_is_worked_on(tide: Tidebase) -> None:
+    @tide.workflow("double")
+    def double(run: Run, input: int) -> int:
+        return run.step("double", lambda: 2 * input)
+
+    ids = [tide.enqueue("double", n).run_id for n in range(5)]
+    ids += [made.run_id for made in tide.enqueue_many([{"workflow": "double", "input": n} for n in range(5, 20)])]
+    with at_work(tide):
+        poll("all are done", lambda: all(status(tide, run_id) == "completed" for run_id in ids))
+    assert [tide.runs.get(run_id).result for run_id in ids] == [2 * n for n in range(20)]
+    assert {tide.runs.get(run_id).attempt for run_id in ids} == {1}
+    (worker,) = tide.queues.workers()
+    assert (worker.holder, worker.queues, worker.running) == (tide.holder, ["default"], 0)
+
+
+async def test_a_worker_of_tasks_works_as_one_of_threads(atide: AsyncTidebase) -> None:
+    @atide.workflow("double")
+    async def double(run: AsyncRun, input: int) -> int:
+        return await run.step("double", lambda: 2 * input)
+
+    ids = [made.run_id for made in await atide.enqueue_many([{"workflow": "double", "input": n} for n in range(20)])]
+    worker = atide.worker(poll_s=0.2)
+    working = asyncio.create_task(worker.run())
+    while (await atide.runs.get(ids[-1])).status != "completed" or (await atide.queues.get("default")).running:
+        await asyncio.sleep(0.02)
+    worker.stop()
+    await working
+    assert [(await atide.runs.get(run_id)).result for run_id in ids] == [2 * n for n in range(20)]
+
+
+def test_a_run_is_enqueued_if_and_only_if_the_callers_transaction_commits(tide: Tidebase, db: Db) -> None:
+    with db.transaction():
+        made = tide.bind(db).enqueue("w", run_id="kept")
+    with pytest.raises(ZeroDivisionError), db.transaction():
+        tide.bind(db).enqueue("w", run_id="gone")
+        raise ZeroDivisionError
+    assert not made.deduplicated
+    assert [run.run_id for run in tide.runs.list()] == ["kept"]
+
+
+def test_what_fails_is_tried_again_and_then_it_is_a_dead_letter(tide: Tidebase) -> None:
+    tries: list[int] = []
+
+    @tide.workflow("fails")
+    def fails(run: Run, input: None) -> None:
+        tries.append(1)
+        raise ValueError("no")
+
+    run_id = tide.enqueue("fails", max_attempts=3, retry_delay_s=0.01).run_id
+    with at_work(tide):
+        poll("it is given up", lambda: status(tide, run_id) == "failed")
+        run = tide.runs.get(run_id)
+        assert (len(tries), run.attempt, run.failure_class) == (3, 3, "max_attempts")
+        assert tide.queues.get("default").failed == 1
+        assert tide.runs.retry_many(queue="default", dry_run=True).matched == 1
+        assert tide.runs.retry_many(queue="default").done == 1
+        poll("it is given up again", lambda: (status(tide, run_id), len(tries)) == ("failed", 6))
+
+
+def test_who_waits_for_a_gate_takes_no_hand_and_comes_back(tide: Tidebase) -> None:
+    @tide.workflow("asks")
+    def asks(run: Run, input: str) -> str:
+        run.step("before", lambda: 1)
+        return run.gate("ok", "Go on?", suspend=True).decision or "" if input == "ask" else "at once"
+
+    with at_work(tide, concurrency=1):
+        waits = tide.enqueue("asks", "ask").run_id
+        poll("it waits", lambda: status(tide, waits) == "waiting")
+        other = tide.enqueue("asks", "no").run_id
+        poll("the hand is free", lambda: status(tide, other) == "completed")
+        tide.gates.decide(waits, "ok", "approved")
+        poll("it came back", lambda: status(tide, waits) == "completed")
+    assert tide.runs.get(waits).result == "approved"
+
+
+def test_limits_are_kept_and_may_change_meanwhile(tide: Tidebase, db: Db) -> None:
+    free, at_once, most = threading.Semaphore(0), 0, 0
+    lock = threading.Lock()
+
+    @tide.workflow("slow")
+    def slow(run: Run, input: None) -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once, most = at_once + 1, max(most, at_once + 1)
+        free.acquire()
+        with lock:
+            at_once -= 1
+
+    tide.queues.put("q", concurrency=2)
+    tide.enqueue_many([{"workflow": "slow", "queue": "q"}] * 12)
+    with at_work(tide, "q", concurrency=10):
+        poll("two are at work", lambda: tide.queues.get("q").held_back_by == "concurrency")
+        for _ in range(4):
+            free.release()
+        poll("four are done", lambda: tide.queues.get("q").ready == 6)
+        assert most == 2
+        tide.queues.put("q", concurrency=5)
+        poll("five are at work", lambda: tide.queues.get("q").running == 5)
+        tide.queues.pause("q")
+        for _ in range(20):
+            free.release()
+        poll("none is at work", lambda: tide.queues.get("q").running == 0)
+        assert tide.queues.get("q").ready > 0 and tide.queues.get("q").held_back_by == "paused"
+        tide.queues.resume("q")
+        poll("all are done", lambda: tide.queues.get("q").ready == 0)
+    assert most == 5
+
+
+def test_a_worker_that_stops_lets_its_runs_go_on_and_takes_no_more(tide: Tidebase) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @tide.workflow("slow")
+    def slow(run: Run, input: None) -> str:
+        begun.set()
+        go_on.wait(60)
+        return "done"
+
+    first = tide.enqueue("slow").run_id
+    with at_work(tide, concurrency=1, drain_s=60) as worker:
+        assert begun.wait(60)
+        worker.stop()
+        second = tide.enqueue("slow").run_id
+        go_on.set()
+    assert (status(tide, first), status(tide, second)) == ("completed", "queued")
+
+
+def test_what_takes_longer_than_the_drain_is_given_up_without_counting(tide: Tidebase) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @tide.workflow("slow")
+    def slow(run: Run, input: None) -> str:
+        begun.set()
+        run.step("long", lambda: go_on.wait(60) and "paid")
+        return run.step("next", lambda: "done")
+
+    run_id = tide.enqueue("slow").run_id
+    with at_work(tide, concurrency=1, drain_s=0) as worker:
+        assert begun.wait(60)
+        worker.stop()
+        poll("it is to go", lambda: all(hold.departure for hold in worker._brood.holds) and worker._brood.holds)
+        go_on.set()
+    assert status(tide, run_id) == "queued"
+    with at_work(tide):
+        poll("another goes on", lambda: status(tide, run_id) == "completed")
+    run = tide.runs.get(run_id)
+    assert (run.attempt, run.result, [step.attempt for step in tide.runs.steps(run_id)]) == (2, "done", [1, 1])
+    assert [attempt.outcome for attempt in tide.runs.attempts(run_id)] == ["released", "completed"]
+
+
+def test_a_worker_takes_only_what_it_knows(tide: Tidebase) -> None:
+    tide.workflow("known")(lambda run, input: None)
+    strange, known = tide.enqueue("strange").run_id, tide.enqueue("known").run_id
+    with at_work(tide):
+        poll("what it knows is done", lambda: status(tide, known) == "completed")
+    assert status(tide, strange) == "queued"
+
+
+def test_a_delayed_run_is_taken_up_in_time_by_one_who_sleeps(tide: Tidebase) -> None:
+    tide.workflow("w")(lambda run, input: None)
+    with at_work(tide, poll_s=3600):
+        poll("it sleeps", lambda: tide.queues.workers())
+        run_id = tide.enqueue("w", delay_s=0.3).run_id
+        now = tide.enqueue("w").run_id  # wakes it, so that it hears of the other
+        poll("both are done", lambda: {status(tide, run_id), status(tide, now)} == {"completed"})
+
+
+def test_one_of_a_key(tide: Tidebase) -> None:
+    first = tide.enqueue("w", 1, dedupe_key="k")
+    assert tide.enqueue("w", 2, dedupe_key="k") == type(first)(first.run_id, True)
+    with pytest.raises(AlreadyQueued) as caught:
+        tide.enqueue("w", 3, dedupe_key="k", on_duplicate="reject")
+    assert caught.value.sqlstate == "TB013" and caught.value.detail["run_id"] == first.run_id
+    tide.enqueue("w", 4, dedupe_key="k", on_duplicate="replace", delay_s=60, max_wait_s=600)
+    run = tide.runs.get(first.run_id)
+    assert run.input == 4 and run.available_at is not None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"queue": ""},
+        {"queue": "x" * 256},
+        {"priority": 40_000},
+        {"delay_s": -1},
+        {"delay_s": 1, "run_at": datetime(2100, 1, 1, tzinfo=timezone.utc)},
+        {"key": " "},
+        {"dedupe_key": ""},
+        {"on_duplicate": "ignore"},
+        {"max_wait_s": 3},
+        {"max_attempts": 0},
+        {"metadata": []},
+    ],
+)
+def test_what_is_enqueued_wrongly_is_refused(tide: Tidebase, wrong: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        tide.enqueue("w", **wrong)
+    with pytest.raises(InvalidArgument) as caught:
+        tide.enqueue_many([{"workflow": "w"}, {"workflow": "w", **wrong}])
+    assert "runs[1]" in str(caught.value)
+    assert tide.runs.list() == []
+
+
+def test_words_that_nobody_knows_are_refused(tide: Tidebase) -> None:
+    with pytest.raises(TypeError, match="is it 'priority'"):
+        tide.enqueue("w", priorty=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="is it 'queue'"):
+        tide.enqueue_many([{"workflow": "w", "quue": "q"}])  # type: ignore[typeddict-unknown-key]
+    with pytest.raises(TypeError, match="is it 'concurrency'"):
+        tide.queues.put("q", concurency=3)  # type: ignore[call-arg]
+    for wrong in ({"queues": []}, {"concurrency": 0}, {"poll_s": 0}, {"queues": {"q": 0}}):
+        with pytest.raises(InvalidArgument):
+            tide.worker(**wrong)
+    with pytest.raises(NotFound):
+        tide.queues.get("never heard of")
+
+
+def test_weights_let_each_queue_come_first_at_times(tide: Tidebase) -> None:
+    worker = tide.worker({"often": 9, "seldom": 1})
+    first = [worker._order()[0] for _ in range(500)]
+    assert first.count("often") > first.count("seldom") > 0
+
+
+def test_runs_are_moved_and_cancelled_in_bulk(tide: Tidebase) -> None:
+    tide.enqueue_many([{"workflow": "w", "queue": "a", "metadata": {"tenant": n % 2}} for n in range(6)])
+    assert tide.runs.move_many("b", queue="a", metadata={"tenant": 1}, priority=7).done == 3
+    assert {run.priority for run in tide.runs.list() if run.queue == "b"} == {7}
+    assert tide.runs.cancel_many(queue="a", dry_run=True).matched == 3
+    assert tide.runs.cancel_many(queue="a", reason="no more").done == 3
+    assert tide.runs.cancel_many(older_than=timedelta(days=1)).matched == 0
+    with pytest.raises(InvalidArgument, match="by mistake"):
+        tide.runs.cancel_many()
+
+
+def test_by_its_id_a_run_of_a_queue_is_worked_on_where_there_is_room(tide: Tidebase) -> None:
+    made = tide.enqueue("w", 5)
+    assert tide.run("w", lambda run, input: input + 1, run_id=made.run_id) == 6
+    tide.queues.pause("default")
+    held = tide.enqueue("w", 5).run_id
+    with pytest.raises(Exception, match="queue") as caught:
+        tide.run("w", lambda run, input: input, run_id=held)
+    assert "resume" in str(caught.value) or "room" in str(caught.value)
+
+
+def test_a_schema_without_queues_of_its_own_has_none(tide: Tidebase, db: Db) -> None:
+    assert tide.queues.list() == [] and tide.queues.workers() == [] and tide.schedules.list() == []
+    assert value(db, "select count(*) from tidebase.claim_runs()") == 0
