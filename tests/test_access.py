@@ -915,6 +915,13 @@ GIVEN: dict[str, Any] = {
     "request_id": "grant",
     "run_ids": ["target"],
     "tokens": [1],
+    "runs": [{"workflow": "w"}],
+    "queues": ["q"],
+    "queue": "no such queue",
+    "to_queue": "other",
+    "since": "2024-01-01 00:00+00",
+    "until": "2024-01-01 01:00+00",
+    "cron": "0 0 * * *",
 }
 
 

@@ -68,6 +68,10 @@ USES: dict[str, list[Use]] = {
         lambda run, tide, given: run.state.get(**given),
         lambda run, tide, given: tide.runs.state("r", **given),
     ],
+    "EnqueueOptions": [lambda run, tide, given: tide.enqueue("other", **given)],
+    "EnqueueSpec": [lambda run, tide, given: tide.enqueue_many([{"workflow": "other", **given}])],
+    "QueueOptions": [lambda run, tide, given: tide.queues.put("q", **given)],
+    "ScheduleOptions": [lambda run, tide, given: tide.schedules.put("s", "other", every_s=60, **given)],
     "UsageOptions": [lambda run, tide, given: run.usage.record(model="m", **given)],
     "Budget": [
         lambda run, tide, given: tide.runs.create("other", budget=given),

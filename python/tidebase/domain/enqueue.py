@@ -130,7 +130,7 @@ def enqueue_many(runs: Iterable[EnqueueSpec]) -> Call[list[Enqueuing]]:
 
 
 def _as_json(run: Mapping[str, Any]) -> dict[str, Any]:
-    check(_Spec, run, "a run")
+    check(EnqueueSpec, run, "a run")
     given = {_SECONDS.get(name, name): value for name, value in run.items() if value is not None}
     for name in _SECONDS.values():
         if name in given:
@@ -143,9 +143,3 @@ def _as_json(run: Mapping[str, Any]) -> dict[str, Any]:
         given["budget"] = {name: str(value) if name == "cost_usd" else value for name, value in given["budget"].items()}
     return given
 
-
-class _Spec(TypedDict):
-    """The names of EnqueueSpec, its own and those that it has from EnqueueOptions."""
-
-
-_Spec.__annotations__ = {**EnqueueOptions.__annotations__, **EnqueueSpec.__annotations__}
