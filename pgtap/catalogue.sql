@@ -5,22 +5,23 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
-  '{accounts,attempts,awaited,claims,dedupe_keys,deliveries,edges,events,gate_votes,gates,lanes,queue_entries,queue_starts,queues,recoveries,reviews,run_heads,
-    runs,schedules,setbacks,slots,state_streams,state_versions,steps,usage,watches,workers}'::text[], 'these are the tables');
+  '{accounts,attempts,awaited,channels,claims,dedupe_keys,deliveries,edges,events,gate_votes,gates,lanes,queue_entries,queue_starts,queues,recoveries,
+    reviews,run_heads,runs,schedules,setbacks,slots,state_streams,state_versions,steps,usage,watches,workers}'::text[], 'these are the tables');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
   '{gate_inbox,gate_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_overview,run_setbacks,run_sizes,schedule_overview,stalled_runs,
     step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
-  '{bulk,checkpoint,child,claim,enqueuing,event,gate_decision,gate_opening,lease,reconciliation,renewal,run_count,run_difference,run_failure,snapshot,state,
-    step_failure,step_start,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
+  '{bulk,channel,channel_delivery,checkpoint,child,claim,enqueuing,event,gate_decision,gate_opening,lease,reconciliation,renewal,run_count,run_difference,
+    run_failure,snapshot,state,step_failure,step_start,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
-  '{acquire_run,append_event,backfill_schedule,begin_step,cancel_run,cancel_runs,check_invariants,claim_deliveries,claim_runs,compact_run,complete_run,
-    complete_step,count_runs,create_child,create_run,create_snapshot,decide_gate,delete_schedule,diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,
-    find_run,finish_delivery,finish_recovery,fork_run,get_gate,get_gate_secret,get_run,get_state,list_gates,list_runs,list_snapshots,list_state_versions,
-    load_checkpoints,move_runs,new_run_id,next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,purge_runs,put_queue,put_schedule,read_events,
-    reconcile,record_recovery,record_step,record_usage,recover_run,release_run,renew_lease,renew_leases,resolve_review,restore_state,resume_queue,retry_runs,
+  '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,claim_deliveries,
+    claim_runs,compact_run,complete_run,complete_step,count_runs,create_child,create_run,create_snapshot,decide_gate,delete_schedule,diff_runs,
+    enqueue_run,enqueue_runs,fail_run,fail_step,find_run,finish_channel_delivery,finish_delivery,finish_recovery,fork_run,get_gate,get_gate_secret,
+    get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,move_runs,new_run_id,next_fires,
+    next_ready,open_gate,patch_state,pause_queue,protocol,purge_runs,put_queue,put_schedule,read_events,reconcile,record_recovery,record_step,
+    record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,resolve_review,restore_state,resume_queue,retry_channel,retry_runs,
     run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,suspend_run,trigger_schedule,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
@@ -59,8 +60,8 @@ select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace
 select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  '{check_invariants,count_runs,diff_runs,find_run,get_run,get_state,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,next_ready,
-    run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
+  '{check_invariants,count_runs,diff_runs,find_run,get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,
+    load_checkpoints,next_ready,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(

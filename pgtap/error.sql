@@ -27,7 +27,8 @@ insert into failing values
   ('TB009', '{run_id,gate}', $$select tidebase.decide_gate('r', 'g', 'approved', secret => 'x')$$),
   ('TB012', '{run_id,gate}', $$select tidebase.get_gate('r', 'g')$$),
   ('TB012', '{run_id,recovery}', $$select tidebase.finish_recovery('r', 1, 'failed')$$),
-  ('TB012', '{run_id,delivery}', $$select tidebase.finish_delivery('r', 1, 1, true)$$);
+  ('TB012', '{run_id,delivery}', $$select tidebase.finish_delivery('r', 1, 1, true)$$),
+  ('TB012', '{run_id,channel}', $$select tidebase.remove_channel('r', 1)$$);
 create temp table failed as select f.*, e.* from failing f, lateral pg_temp.error_of(f.statement) e (got, message, detail, hint);
 
 select is(got, state, format('%s raises %s: %s', statement, state, coalesce(message, 'no error'))) from failed;
@@ -51,6 +52,7 @@ select is((pg_temp.error_of($$select tidebase.begin_step('r', 1, 's', '2')$$)).d
 create temp table run_calls (statement text);
 insert into run_calls values
   ($$select tidebase.acquire_run(%L, 'w')$$),
+  ($$select tidebase.add_channel(%L, 'https://x')$$),
   ($$select tidebase.append_event(%L, 1, 'x')$$),
   ($$select tidebase.begin_step(%L, 1, 'x')$$),
   ($$select tidebase.cancel_run(%L)$$),
@@ -60,9 +62,11 @@ insert into run_calls values
   ($$select tidebase.decide_gate(%L, 'g', 'approved')$$),
   ($$select tidebase.fail_run(%L, 1)$$),
   ($$select tidebase.fail_step(%L, 1, 'x')$$),
+  ($$select tidebase.finish_channel_delivery(%L, 1, 1, true)$$),
   ($$select tidebase.finish_delivery(%L, 1, 1, true)$$),
   ($$select tidebase.finish_recovery(%L, 1, 'failed')$$),
   ($$select tidebase.get_run(%L)$$),
+  ($$select tidebase.list_channels(%L)$$),
   ($$select tidebase.load_checkpoints(%L)$$),
   ($$select tidebase.open_gate(%L, 1, 'g')$$),
   ($$select tidebase.read_events(%L)$$),
@@ -70,8 +74,10 @@ insert into run_calls values
   ($$select tidebase.record_step(%L, 1, 'x')$$),
   ($$select tidebase.recover_run(%L)$$),
   ($$select tidebase.release_run(%L, 1)$$),
+  ($$select tidebase.remove_channel(%L, 1)$$),
   ($$select tidebase.renew_lease(%L, 1)$$),
   ($$select tidebase.resolve_review(%L, 'x', 'retry')$$),
+  ($$select tidebase.retry_channel(%L, 1)$$),
   ($$select tidebase.start_timer(%L, 1, 'g', '1 hour')$$),
   ($$select tidebase.suspend_for_children(%L, 1, '{c}')$$),
   ($$select tidebase.suspend_run(%L, 1, 'g')$$),

@@ -22,6 +22,7 @@ select tidebase.set_state('r', 1, value) from unnest(array['1', '2', '3']::jsonb
 select tidebase.record_usage('r', 1, input_tokens => 3, cost_usd => 0.5);
 select tidebase.record_usage(child.run_id, (tidebase.acquire_run(child.run_id, 'w')).token, input_tokens => 4, cost_usd => 0.25)
 from tidebase.create_child('r', 1, 'child', 'wf') child;
+select tidebase.add_channel('r', 'https://all.example');
 select tidebase.create_run('wf', run_id => 'bare');
 select tidebase.create_run('wf', run_id => 'over');
 select tidebase.acquire_run('over', 'w');
@@ -104,6 +105,11 @@ insert into wrong values
   ('an event has a place in the log', $$insert into tidebase.events (run_id, seq, type, payload) values ('nobody', 1, 'x', '{}')$$),
   ('an edge leads to one child, as the log says', $$insert into tidebase.edges (run_id, name, child_run_id, edge_type) values ('r', 'another', 'bare', 'child')$$),
   ('an edge leads to one child, as the log says', $$update tidebase.edges set child_run_id = 'bare'$$),
+  ('a channel has told what is in the log', $$update tidebase.channels set delivered_seq = 1000$$),
+  ('a channel has told what is in the log', $$update tidebase.channels set sending_seq = 1000, delivered_seq = 999$$),
+  ('a channel has told what is in the log', $$update tidebase.channels set run_id = 'nobody'$$),
+  ('a channel is done when its run is over, and all of it is told', $$update tidebase.channels set status = 'delivered', next_at = null, finished_at = created_at$$),
+  ('a channel is done when its run is over, and all of it is told', $$update tidebase.channels set run_id = 'over', status = 'delivered', next_at = null, finished_at = created_at$$),
   ('what was used adds up', $$update tidebase.accounts set input_tokens = input_tokens + 1$$),
   ('what was used adds up', $$update tidebase.accounts set cost_usd = cost_usd + 0.000001$$),
   ('what was used adds up', $$delete from tidebase.usage where run_id = 'r'$$),

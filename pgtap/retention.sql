@@ -168,6 +168,7 @@ select tidebase.resolve_review('full', 's', 'accept', '1');
 select tidebase.open_gate('full', pg_temp.token('full'), 'g', required_approvals => 2);
 select tidebase.decide_gate('full', 'g', 'approved', 'ann');
 select tidebase.record_recovery('full');
+select tidebase.add_channel('full', 'https://hook.example');
 select tidebase.record_usage('full', pg_temp.token('full'), output_tokens => 1);
 select tidebase.set_state('full', pg_temp.token('full'), '{"a": 1}');
 select tidebase.acquire_run(c.run_id, 'w') from tidebase.create_child('full', pg_temp.token('full'), 'c', 'wf') c;

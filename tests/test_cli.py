@@ -203,6 +203,7 @@ CALLS = (
     ["recover", "r"],
     ["fork", "r"],
     ["budget", "r", "--none"],
+    ["channels", "r"],
     ["size", "r"],
     ["compact", "r"],
     ["purge", "--older-than", "1d"],

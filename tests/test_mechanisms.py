@@ -607,6 +607,28 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("finish_delivery", "or sent.attempts is distinct from attempt", ""),),
         probe_gates.one_delivery,
     ),
+    # channels
+    "two dispatchers get the same event": (
+        (Edit("hand_out", "case when wanted is not null then ttl else '0' end", "interval '0'"),),
+        probe_gates.told_in_order,
+    ),
+    "a claim waits for whoever has a channel": (
+        (Edit("claim_channel_deliveries", "skip locked", ""),),
+        probe_gates.told_in_order,
+    ),
+    "the report of a former attempt moves a channel on": (
+        (Edit("finish_channel_delivery", "or chosen.attempts is distinct from attempt", ""),),
+        probe_gates.told_in_order,
+    ),
+    "an attempt is reported twice": (
+        (Edit("finish_channel_delivery", "chosen.sending_seq is null or", ""),
+         Edit("finish_channel_delivery", "delivered_seq = c.sending_seq,", "delivered_seq = c.delivered_seq + 1,")),
+        probe_gates.told_in_order,
+    ),
+    "a channel is done before its run is over": (
+        (Edit("rest", "head.status in ('completed', 'cancelled') and", ""),),
+        probe_gates.told_in_order,
+    ),
     # I7: state
     "a version is numbered before the lock is held": (
         (Edit("write_state", "last := tidebase_private.last_version(wanted.run_id, wanted.stream);", "last := known;"),

@@ -30,19 +30,24 @@ select tidebase.fail_run('failed', 1, retryable => false), tidebase.complete_run
 select tidebase.record_recovery('hooked'), tidebase.claim_deliveries();
 update tidebase.deliveries set attempts = 8;
 select tidebase.record_recovery('r');
+select tidebase.add_channel(id, 'http://channel.test') from unnest(array['hooked', 'r']) id;
+update tidebase.channels set attempts = 7, sending_seq = 1, next_at = next_at + interval '1 h' where run_id = 'hooked';
 update tidebase.runs set finished_at = finished_at - interval '1 day' where finished_at is not null;
 """
 
 #: A call of each function with a default that is not NULL, with nothing but what it needs.
 CALLS = {
     "acquire_run": "run_id => 'free', holder => 'h'",
+    "add_channel": "run_id => 'free', url => 'http://channel.test'",
     "append_event": "run_id => 'r', token => 1, type => 'x'",
     "cancel_run": "run_id => 'r'",
+    "claim_channel_deliveries": "",
     "claim_deliveries": "",
     "create_child": "run_id => 'r', token => 1, name => 'new', workflow => 'w'",
     "create_snapshot": "run_id => 'r', token => 1, label => 'new'",
     "fail_run": "run_id => 'r', token => 1",
     "fail_step": "run_id => 'r', token => 1, name => 'plain'",
+    "finish_channel_delivery": "run_id => 'hooked', channel => 1, attempt => 7, delivered => true",
     "finish_delivery": "run_id => 'hooked', delivery => 1, attempt => 8, delivered => false",
     "get_state": "run_id => 'r'",
     "list_gates": "",

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -31,51 +30,17 @@ from tidebase.domain.webhook import (
 
 from .support.gate import Db, broken_logs, create_run, events, row, value
 from .support.patience import PATIENCE_S
+from .support.receiver import Receiver
 
 ON_NEWEST = True
 
 SECRET = "whsec"
 
 
-class Receiver:
-    """A web server in a thread that keeps what it gets and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.answers: list[tuple[int, dict[str, str], bytes]] = []
-        self.meanwhile: Any = None
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                outer.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                if outer.meanwhile is not None:
-                    outer.meanwhile()
-                status, headers, answer = outer.answers.pop(0) if outer.answers else (200, {}, b"thanks")
-                self.send_response(status)
-                for name, text in headers.items():
-                    self.send_header(name, text)
-                self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            do_GET = do_POST
-
-            def log_message(self, format: str, *args: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}/hook"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    receiver = Receiver()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    with Receiver() as receiver:
+        yield receiver
 
 
 def recover(tide: Tidebase, db: Db, url: str, run_id: str = "r") -> None:

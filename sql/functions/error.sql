@@ -5,7 +5,7 @@
 --   TB003 lease lost               TB009 not entitled
 --   TB004 run cancelled            TB010 budget exhausted
 --   TB005 run is final             TB011 version conflict
---   TB006 input mismatch           TB012 gate, stream, snapshot, child or schedule not found
+--   TB006 input mismatch           TB012 gate, stream, snapshot, child, schedule or channel not found
 --   TB013 duplicate                TB014 a step's effect is undecided
 
 create or replace function tidebase_private.raise(code text, message text, detail jsonb, hint text)

@@ -151,6 +151,16 @@ as $$
   where (of_run is null or d.run_id = of_run) and d.edge_type <> 'fork'
     and (told.times is distinct from 1 or told.child_run_id <> d.child_run_id)
   union all
+  select c.run_id, rule.invariant, to_jsonb(c) - 'secret'
+  from tidebase.channels c
+  left join tidebase.run_heads h on h.run_id = c.run_id
+  cross join lateral (values
+    ('a channel has told what is in the log', greatest(c.delivered_seq, c.sending_seq) <= h.last_seq),
+    ('a channel is done when its run is over, and all of it is told',
+      c.status <> 'delivered' or h.status in ('completed', 'cancelled') and c.delivered_seq = h.last_seq)
+  ) rule (invariant, holds)
+  where (of_run is null or c.run_id = of_run) and not coalesce(rule.holds, false)
+  union all
   select w.run_id, 'a run waits only for children of its own', to_jsonb(w)
   from tidebase.awaited w
   where (of_run is null or w.run_id = of_run) and not exists (
@@ -181,7 +191,7 @@ as $$
       select from tidebase.edges d
       where d.run_id = a.run_id and not exists (select from tidebase.runs r where r.run_id = d.child_run_id));
 $$;
-comment on function tidebase_private.broken_rows(text) is 'What is wrong about gates, streams, events, edges and accounts; see check_invariants.';
+comment on function tidebase_private.broken_rows(text) is 'What is wrong about gates, streams, events, edges, channels and accounts; see check_invariants.';
 
 create or replace function tidebase_private.check_invariants(of_run text default null)
 returns table (run_id text, invariant text, detail jsonb)

@@ -159,10 +159,7 @@ declare
 begin
   max := coalesce(max, 10);
   ttl := coalesce(ttl, '1 minute');
-  if max not between 1 and 1000 then
-    perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
-  end if;
-  perform tidebase_private.require_interval(ttl, 'ttl', '1 second', '1 day');
+  perform tidebase_private.require_claim(max, ttl);
   return query
     update deliveries d
     set attempts = d.attempts + 1, next_at = clock_timestamp() + ttl

@@ -38,6 +38,7 @@ begin
   delete from tidebase.dedupe_keys t where t.run_id = any (run_ids);
   delete from tidebase.awaited t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.edges t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
+  delete from tidebase.channels t where t.run_id = any (run_ids);
   delete from tidebase.deliveries t where t.run_id = any (run_ids);
   delete from tidebase.recoveries t where t.run_id = any (run_ids);
   delete from tidebase.reviews t where t.run_id = any (run_ids);

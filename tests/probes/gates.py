@@ -390,3 +390,85 @@ def one_delivery(url: str, dispatchers: int = 6) -> list[str]:
         if call(connection, "finish_delivery", **stale) != "pending":
             found.append("the report of an attempt that was taken over was believed")
         return found
+
+
+class Receiver:
+    """What the channels of some runs are told, in the order in which it arrives."""
+
+    def __init__(self, runs: list[str]) -> None:
+        self.told: dict[str, list[int]] = {run_id: [] for run_id in runs}
+
+    def tell(self, mine: Connection, delivery: Any, **more: Any) -> Any:
+        """Sends an event and reports it; the next one."""
+        self.told[delivery["run_id"]].append(delivery["seq"])
+        return report(mine, delivery, **more)
+
+    def tell_all(self, mine: Connection) -> None:
+        """Takes its turn as a dispatcher until nothing is due."""
+        due = {"rung": list(self.told), "ttl": "1 hour", "max": 1}
+        while (delivery := call(mine, "claim_channel_deliveries", **due)) is not None:
+            while delivery is not None:
+                delivery = self.tell(mine, delivery)
+
+    def missed(self, connection: Connection) -> list[str]:
+        """Whose log was not told from end to end, each event once."""
+        logs = dict(connection.execute("select run_id, last_seq from tidebase.run_heads").fetchall())
+        return [
+            f"{run_id} was told {seqs} of {logs[run_id]}"
+            for run_id, seqs in self.told.items()
+            if seqs != list(range(1, logs[run_id] + 1))
+        ]
+
+
+def report(mine: Connection, delivery: Any, **more: Any) -> Any:
+    """Reports an event as delivered; the next one."""
+    which = {name: delivery[name] for name in ("run_id", "channel", "attempt")}
+    return call(mine, "finish_channel_delivery", **which, delivered=True, **more)
+
+
+def told_in_order(url: str, dispatchers: int = 6) -> list[str]:
+    """Many dispatchers tell channels while their runs go on: each event once, in order; and who is late, or says
+    something twice, makes no event be left out.
+    """
+    with connect(url) as connection:
+        runs = [new_run(connection) for _ in range(4)]
+        for run_id in runs:
+            call(connection, "add_channel", run_id=run_id, url="https://hooks.example/")
+            call(connection, "acquire_run", run_id=run_id, holder="w")
+        receiver, barrier = Receiver(runs), threading.Barrier(dispatchers)
+
+        def dispatch(mine: Connection, number: int) -> None:
+            barrier.wait(PATIENCE_S)
+            for run_id in runs * 3:
+                if number == 0:
+                    call(mine, "append_event", run_id=run_id, token=1, type="note")
+                receiver.tell_all(mine)
+
+        together(url, dispatchers, dispatch)
+        receiver.tell_all(connection)
+        found = receiver.missed(connection) or _late_reports(connection, receiver)
+        for run_id in runs:
+            call(connection, "complete_run", run_id=run_id, token=1)
+        connection.execute("update tidebase.channels set next_at = clock_timestamp() where next_at is not null")
+        with connection.transaction(), connect(url) as other:  # who has a channel keeps nobody from the others
+            connection.execute("select from tidebase.channels where run_id = %s for update", [runs[0]])
+            other.execute("set lock_timeout = '1s'")
+            receiver.tell_all(other)
+        receiver.tell_all(connection)
+        ends = values(connection, "select distinct status from tidebase.channels")
+        return found + receiver.missed(connection) + ([] if ends == ["delivered"] else [f"they are {ends}"])
+
+
+def _late_reports(connection: Connection, receiver: Receiver) -> list[str]:
+    """A dispatcher falls silent, another one takes its place, and then it is heard of again."""
+    run_id = next(iter(receiver.told))
+    for _ in range(4):
+        call(connection, "append_event", run_id=run_id, token=1, type="note")
+    late = call(connection, "claim_channel_deliveries", rung=[run_id])
+    connection.execute("update tidebase.channels set next_at = clock_timestamp() where run_id = %s", [run_id])
+    following = receiver.tell(connection, call(connection, "claim_channel_deliveries"))
+    report(connection, late)  # what is in hand now was not sent by it
+    told = receiver.tell(connection, following, go_on=False)
+    report(connection, following, go_on=False)  # the answer was lost
+    receiver.tell_all(connection)
+    return receiver.missed(connection) + ([] if told is None else ["who does not go on is given more"])

@@ -95,7 +95,7 @@ PROMISES = (
     (
         "Cancelled and completed are final; time acts once",
         "a status in the fence; `skip locked`",
-        ("cancelled_for_good", "reconciled_once", "one_delivery"),
+        ("cancelled_for_good", "reconciled_once", "one_delivery", "told_in_order"),
     ),
     (
         "Sums are exact, budgets hold, purging leaves no orphan, a fork is whole",

@@ -34,6 +34,7 @@ BOBS, ANYBODYS = SECRET.format(", 'bob'"), SECRET.format("")
 AT_WORK = (
     "create_run('w', '1', run_id => '{r}', recovery_webhook => 'http://hook.test', budget => '{\"tokens\": 100}')",
     "record_recovery('{r}')",
+    "add_channel('{r}', 'http://channel.test')",
     "acquire_run('{r}', 'A', '1 hour', request_id => 'grant')",
     "record_step('{r}', 1, 'done', '1', '1')",
     "begin_step('{r}', 1, 'plain', '1')",
@@ -143,10 +144,14 @@ CALLS = {
     "purge": "purge_runs('0', '{completed}')",
     "claim deliveries": "claim_deliveries()",
     "finish a delivery": "finish_delivery('{r}', 1, 0, true)",
+    "add a channel": "add_channel('{r}', 'http://another.test', 'secret')",
+    "remove a channel": "remove_channel('{r}', 1)",
+    "claim channels": "select to_jsonb(t) from tidebase.claim_channel_deliveries() t",
+    "finish at a channel": "select to_jsonb(t) from tidebase.finish_channel_delivery('{r}', 1, 1, true) t",
 }  # fmt: skip
 
 #: They wait for nobody: what is locked they leave out, as if it did not concern them.
-LEAVE_OUT = {"renew many", "reconcile", "purge", "claim deliveries"}
+LEAVE_OUT = {"renew many", "reconcile", "purge", "claim deliveries", "claim channels"}
 
 TABLES = """
 select c.oid::regclass::text from pg_class c
@@ -156,7 +161,7 @@ order by 1"""
 
 #: What is new every time: ids, times, chance; and how many bytes a value took where it was looked at.
 VOLATILE = re.compile(
-    r"(?P<TIME>\d{4}-\d\d-\d\d[T ][0-9:.]+[+-]\d\d(?::\d\d)?)|(?P<CHILD>run_[-0-9a-f]{36})"
+    r"(?P<TIME>\d{4}-\d\d-\d\d[T ][0-9:.]+(?:Z|[+-]\d\d(?::\d\d)?))|(?P<CHILD>run_[-0-9a-f]{36})"
     r"|(?P<SECRET>gate_[0-9a-f]{64})"
     r'|(?<="nonce": )(?P<NONCE>"[^"]*")'
     r'|(?<="retry_after": )(?P<DELAY>"[^"]*")|(?<="group_bytes": )(?P<SIZE>\d+)'

@@ -1,10 +1,11 @@
-"""The commands that act on runs: ``stalled``, ``cancel``, ``recover``, ``fork``, ``budget``, ``size``, ``compact``,
-``purge``, ``reconcile``.
+"""The commands that act on runs: ``stalled``, ``cancel``, ``recover``, ``fork``, ``budget``, ``channels``, ``size``,
+``compact``, ``purge``, ``reconcile``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
@@ -22,6 +23,7 @@ from .output import (
     JSON,
     PAUSE,
     SEQ,
+    VERSION,
     age,
     common,
     connected,
@@ -156,6 +158,39 @@ def budget(
 @click.command()
 @common
 @click.argument("run_id", metavar="RUN")
+@click.option("--retry", type=VERSION, metavar="N", help="Try this one again at once.")
+@click.option("--remove", type=VERSION, metavar="N", help="Send nothing more to this one.")
+def channels(database: str | None, as_json: bool, run_id: str, retry: int | None, remove: int | None) -> None:
+    """List whom a run tells what happens to it, and how far each is told."""
+    with connected(database) as tide:
+        run_id = tide.runs.find(run_id)
+        if retry is not None:
+            tide.runs.retry_channel(run_id, retry)
+        if remove is not None:
+            tide.runs.remove_channel(run_id, remove)
+        found = tide.runs.channels(run_id)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            c.channel,
+            c.url,
+            ", ".join(c.events or ["all"]),
+            c.status,
+            c.delivered_seq,
+            c.failures,
+            c.http_status,
+            c.error,
+        )
+        for c in found
+    ]
+    print_table(("channel", "url", "events", "status", "told", "failures", "http", "error"), rows, "no channels")
+
+
+@click.command()
+@common
+@click.argument("run_id", metavar="RUN")
 def size(database: str | None, as_json: bool, run_id: str) -> None:
     """Say what a run stores, in rows and bytes."""
     with connected(database) as tide:
@@ -213,25 +248,34 @@ def purge(
 @click.command()
 @common
 @click.option("--every", type=PAUSE, metavar="TIME", help="Again and again, with this pause: 5s.")
-@click.option("--webhooks", is_flag=True, help="Also deliver recovery webhooks; TIDEBASE_WEBHOOK_SECRET signs them.")
+@click.option(
+    "--webhooks",
+    is_flag=True,
+    help="Also deliver recovery webhooks, and events to channels; TIDEBASE_WEBHOOK_SECRET signs what has no secret.",
+)
 def reconcile(database: str | None, as_json: bool, every: timedelta | None, webhooks: bool) -> None:
     """Look at what has run out: leases, gates, timers, deadlines. Any number of processes may do it at once.
 
-    Without --every it ends when nothing is due any more.
+    Without --every it ends when nothing is due any more. With it, channels are told as things happen.
     """
     with connected(database) as tide:
         dispatcher = tide.dispatcher() if webhooks else None
+        channels = tide.channel_dispatcher() if webhooks else None
         if every is None:
-            _print_done(_all_due(tide, dispatcher), as_json)
+            done = _all_due(tide, dispatcher)
+            if channels is not None:
+                done["channels"] = channels.dispatch()
+            _print_done(done, as_json)
             return
-        for _ in until_stopped(every.total_seconds()):
-            try:
-                done = _all_due(tide, dispatcher)
-            except DatabaseUnavailable as error:  # it comes back, and so do we
-                print_line(f"Error: {error}", err=True)
-                continue
-            if any(done.values()):
-                _print_done(done, as_json)
+        with channels.running() if channels is not None else nullcontext():
+            for _ in until_stopped(every.total_seconds()):
+                try:
+                    done = _all_due(tide, dispatcher)
+                except DatabaseUnavailable as error:  # it comes back, and so do we
+                    print_line(f"Error: {error}", err=True)
+                    continue
+                if any(done.values()):
+                    _print_done(done, as_json)
 
 
 def _all_due(tide: Tidebase, dispatcher: Dispatcher | None) -> Counter[str]:
@@ -253,4 +297,4 @@ def _print_done(done: Counter[str], as_json: bool) -> None:
         click.echo(", ".join(f"{name}: {number}" for name, number in done.items()))
 
 
-COMMANDS = [stalled, cancel, recover, fork, budget, size, compact, purge, reconcile]
+COMMANDS = [stalled, cancel, recover, fork, budget, channels, size, compact, purge, reconcile]

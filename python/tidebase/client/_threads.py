@@ -15,6 +15,7 @@ from ..core.database import Database
 from ..core.flow import checked, drive
 from ..domain import child, workflow
 from ..domain.child import Brood, Order
+from ..domain.dispatcher import ChannelDispatcher
 from ..domain.event import Event
 from ..domain.heartbeat import Heartbeats
 from ..domain.lease import Hold
@@ -44,6 +45,25 @@ class Face(Generic[D]):
             allow_private=allow_private,
             timeout_s=timeout_s,
             max_attempts=max_attempts,
+        )
+
+    def channel_dispatcher(
+        self,
+        *,
+        secret: str | None = None,
+        allow_private: bool = False,
+        timeout_s: float = 10.0,
+        give_up_after_s: float = 86_400.0,
+        at_once: int = 32,
+    ) -> ChannelDispatcher:
+        """Tells channels what happens to their runs; see :class:`tidebase.domain.dispatcher.ChannelDispatcher`."""
+        return ChannelDispatcher(
+            self._database,
+            secret=secret,
+            allow_private=allow_private,
+            timeout_s=timeout_s,
+            give_up_after_s=give_up_after_s,
+            at_once=at_once,
         )
 
 

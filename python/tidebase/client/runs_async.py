@@ -14,6 +14,7 @@ from ..domain.bulk import chosen
 from ..domain.calls import (
     Attempt,
     Bulk,
+    Channel,
     Event,
     GateDecision,
     GateInfo,
@@ -223,6 +224,35 @@ class AsyncRuns:
     async def recoveries(self, run_id: str) -> Sequence[Recovery]:
         """Every attempt to recover a run, oldest first."""
         return await self._database.execute(calls.recovery_history(run_id))
+
+    async def add_channel(
+        self, run_id: str, url: str, *, secret: str | None = None, events: Sequence[str] | None = None
+    ) -> int:
+        """Lets a URL be told what happens to a run; returns the number of the channel. The same URL is the same one.
+
+        Args:
+            secret: signs what is sent, and is shown to nobody; without one the dispatcher's own does.
+            events: only those of these types; by default all.
+        """
+        given = None if events is None else list(events)
+        number: int = await self._database.execute(
+            calls.add_channel(run_id=run_id, url=url, secret=secret, events=given)
+        )
+        return number
+
+    async def channels(self, run_id: str) -> Sequence[Channel]:
+        """The channels of a run, with how far each is told."""
+        return await self._database.execute(calls.list_channels(run_id=run_id))
+
+    async def remove_channel(self, run_id: str, channel: int) -> bool:
+        """Sends nothing more to a channel; False when it was removed before."""
+        removed: bool = await self._database.execute(calls.remove_channel(run_id=run_id, channel=channel))
+        return removed
+
+    async def retry_channel(self, run_id: str, channel: int) -> bool:
+        """Tries a channel at once that was given up, or waits after a failure; False when there is nothing to try."""
+        tried: bool = await self._database.execute(calls.retry_channel(run_id=run_id, channel=channel))
+        return tried
 
     async def stalled(self) -> Sequence[StalledRun]:
         """The runs that do not go on by themselves, longest first."""

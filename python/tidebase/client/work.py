@@ -15,7 +15,7 @@ from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, inte
 from ..core.flow import Flow, drive, one
 from ..core.sessions import Connection
 from ..domain import calls, child, gate, state, workflow
-from ..domain.calls import Snapshot, StateVersion, UsageTotal
+from ..domain.calls import Channel, Snapshot, StateVersion, UsageTotal
 from ..domain.child import MAX_PARALLEL, ChildOptions, ChildSpec, Order
 from ..domain.event import emit
 from ..domain.gate import GateAnswer, GateOpening, GateOptions
@@ -201,6 +201,25 @@ class Usage:
         return self._run._do(record(self._run._hold, options))
 
 
+class Channels:
+    """``run.channels``: whom to tell what happens to the run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def add(self, url: str, *, secret: str | None = None, events: Sequence[str] | None = None) -> int:
+        """Lets a URL be told; see :meth:`~tidebase.client.runs.Runs.add_channel`."""
+        return self._run._tide.runs.add_channel(self._run.run_id, url, secret=secret, events=events)
+
+    def list(self) -> Sequence[Channel]:
+        """The channels, with how far each is told."""
+        return self._run._tide.runs.channels(self._run.run_id)
+
+    def remove(self, channel: int) -> bool:
+        """Sends nothing more to a channel; False when it was removed before."""
+        return self._run._tide.runs.remove_channel(self._run.run_id, channel)
+
+
 class SyncTransaction(Transaction[Connection]):
     """A :class:`~tidebase.domain.transaction.Transaction` on a :class:`psycopg.Connection`."""
 
@@ -221,6 +240,7 @@ class Run:
         state: its live state, with history; see :class:`~State`.
         snapshots: what other things looked like; see :class:`~Snapshots`.
         usage: what its calls to models used; see :class:`~Usage`.
+        channels: whom to tell what happens to it; see :class:`~Channels`.
     """
 
     def __init__(self, tide: Tidebase, database: Database, hold: Hold, checkpoints: Checkpoints, workflow: str) -> None:
@@ -235,6 +255,7 @@ class Run:
         self.state: State = State(self)
         self.snapshots: Snapshots = Snapshots(self)
         self.usage: Usage = Usage(self)
+        self.channels: Channels = Channels(self)
 
     @property
     def run_id(self) -> str:

@@ -14,7 +14,7 @@ from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, inte
 from ..core.flow import Flow, drive_async, one
 from ..core.sessions import AsyncConnection
 from ..domain import calls, child, gate, state, workflow
-from ..domain.calls import Snapshot, StateVersion, UsageTotal
+from ..domain.calls import Channel, Snapshot, StateVersion, UsageTotal
 from ..domain.child import MAX_PARALLEL, ChildOptions, ChildSpec, Order
 from ..domain.event import emit
 from ..domain.gate import GateAnswer, GateOpening, GateOptions
@@ -219,6 +219,25 @@ class AsyncUsage:
         return await self._run._do(record(self._run._hold, options))
 
 
+class AsyncChannels:
+    """``run.channels``: whom to tell what happens to the run."""
+
+    def __init__(self, run: AsyncRun) -> None:
+        self._run = run
+
+    async def add(self, url: str, *, secret: str | None = None, events: Sequence[str] | None = None) -> int:
+        """Lets a URL be told; see :meth:`~tidebase.client.runs_async.AsyncRuns.add_channel`."""
+        return await self._run._tide.runs.add_channel(self._run.run_id, url, secret=secret, events=events)
+
+    async def list(self) -> Sequence[Channel]:
+        """The channels, with how far each is told."""
+        return await self._run._tide.runs.channels(self._run.run_id)
+
+    async def remove(self, channel: int) -> bool:
+        """Sends nothing more to a channel; False when it was removed before."""
+        return await self._run._tide.runs.remove_channel(self._run.run_id, channel)
+
+
 class AsyncTransaction(Transaction[AsyncConnection]):
     """A :class:`~tidebase.domain.transaction.Transaction` on a :class:`psycopg.AsyncConnection`."""
 
@@ -239,6 +258,7 @@ class AsyncRun:
         state: its live state, with history; see :class:`~AsyncState`.
         snapshots: what other things looked like; see :class:`~AsyncSnapshots`.
         usage: what its calls to models used; see :class:`~AsyncUsage`.
+        channels: whom to tell what happens to it; see :class:`~AsyncChannels`.
     """
 
     def __init__(
@@ -255,6 +275,7 @@ class AsyncRun:
         self.state: AsyncState = AsyncState(self)
         self.snapshots: AsyncSnapshots = AsyncSnapshots(self)
         self.usage: AsyncUsage = AsyncUsage(self)
+        self.channels: AsyncChannels = AsyncChannels(self)
 
     @property
     def run_id(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ class AsyncDoorbell:
     def __init__(self, database: AsyncDatabase) -> None:
         self._database = database
         self._waiting: dict[str, set[Event]] = defaultdict(set)
+        self._overhearing: set[Callable[[str], object]] = set()
         self._lock = Lock()
         self._listener: Task | None = None
         self._closed = Event()
@@ -47,8 +48,7 @@ class AsyncDoorbell:
         with self._lock:
             for run_id in run_ids:
                 self._waiting[run_id].add(rung)
-            if not is_alive(self._listener) and self._database.has_connections:
-                self._listener = spawn(self._listen, self._closed, name="tidebase-doorbell")
+            self._begin()
         try:
             yield rung
         finally:
@@ -57,6 +57,18 @@ class AsyncDoorbell:
                     self._waiting[run_id].discard(rung)
                     if not self._waiting[run_id]:
                         del self._waiting[run_id]
+
+    @contextmanager
+    def overhearing(self, hear: Callable[[str], object]) -> Iterator[None]:
+        """In the block ``hear`` is called by who listens with every run for which the bell rings, for whomever."""
+        with self._lock:
+            self._overhearing.add(hear)
+            self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._overhearing.discard(hear)
 
     async def wait(self, run_id: str, seconds: float) -> None:
         """Returns when the bell rings for the run, or when the time is over."""
@@ -69,6 +81,11 @@ class AsyncDoorbell:
             self._closed.set()
             stop(self._listener)
             self._closed, self._listener = Event(), None
+
+    def _begin(self) -> None:
+        """Somebody listens from now on. The caller has the lock."""
+        if not is_alive(self._listener) and self._database.has_connections:
+            self._listener = spawn(self._listen, self._closed, name="tidebase-doorbell")
 
     async def _listen(self, closed: Event) -> None:
         while not closed.is_set():
@@ -88,3 +105,5 @@ class AsyncDoorbell:
         with self._lock:
             for rung in self._waiting.get(run_id, ()):
                 rung.set()
+            for hear in self._overhearing:
+                hear(run_id)

@@ -105,7 +105,7 @@ class AlreadyQueued(TidebaseError):
 
 
 class NotFound(TidebaseError, LookupError):
-    """TB012: there is no such gate, stream, snapshot, child or schedule."""
+    """TB012: there is no such gate, stream, snapshot, child, schedule or channel."""
 
 
 class Interruption(BaseException):

@@ -5,6 +5,17 @@ from __future__ import annotations
 from ..core.call import Audience, Call, Function, Json, Value, audience_of, columns, many, one, reader, rows_of, scalar
 from .bulk import Bulk, cancel_runs, move_runs, retry_runs
 from .cancel import cancel_run
+from .channel import (
+    Channel,
+    ChannelDelivery,
+    add_channel,
+    claim_channel_deliveries,
+    finish_channel_delivery,
+    list_channels,
+    remove_channel,
+    retry_channel,
+    with_channels,
+)
 from .child import Child, TreeNode, create_child, run_tree, suspend_for_children
 from .claim import Claim, claim_runs, next_ready
 from .diff import Difference, diff_runs
@@ -103,6 +114,8 @@ __all__ = [
     "Audience",
     "Bulk",
     "Call",
+    "Channel",
+    "ChannelDelivery",
     "Checkpoint",
     "Child",
     "Claim",
@@ -142,6 +155,7 @@ __all__ = [
     "Watch",
     "WorkerInfo",
     "acquire_run",
+    "add_channel",
     "append_event",
     "audience_of",
     "backfill_schedule",
@@ -150,6 +164,7 @@ __all__ = [
     "behind_run",
     "cancel_run",
     "cancel_runs",
+    "claim_channel_deliveries",
     "claim_deliveries",
     "claim_runs",
     "columns",
@@ -168,6 +183,7 @@ __all__ = [
     "fail_run",
     "fail_step",
     "find_run",
+    "finish_channel_delivery",
     "finish_delivery",
     "fork_run",
     "gate_named",
@@ -177,6 +193,7 @@ __all__ = [
     "get_state",
     "latest_steps",
     "leases_held",
+    "list_channels",
     "list_gates",
     "list_runs",
     "list_snapshots",
@@ -202,11 +219,13 @@ __all__ = [
     "recover_run",
     "recovery_history",
     "release_run",
+    "remove_channel",
     "renew_lease",
     "renew_leases",
     "resolve_review",
     "restore_state",
     "resume_queue",
+    "retry_channel",
     "retry_runs",
     "review_inbox",
     "rows_of",
@@ -232,6 +251,7 @@ __all__ = [
     "usage_records",
     "usage_totals",
     "watch_run",
+    "with_channels",
     "withdraw_grant",
     "worker_overview",
 ]

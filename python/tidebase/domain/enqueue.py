@@ -142,4 +142,3 @@ def _as_json(run: Mapping[str, Any]) -> dict[str, Any]:
     if "budget" in given:
         given["budget"] = {name: str(value) if name == "cost_usd" else value for name, value in given["budget"].items()}
     return given
-

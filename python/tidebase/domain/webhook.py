@@ -11,16 +11,20 @@ import hmac
 import json
 import logging
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.addresses import public_address
 from ..core.database import Database
 from ..core.errors import TidebaseError
 from .recovery import Delivery, claim_deliveries, finish_delivery
+
+if TYPE_CHECKING:
+    import httpx
 
 log = logging.getLogger("tidebase.webhook")
 SIGNATURE = "x-tidebase-signature"
@@ -150,38 +154,63 @@ class Dispatcher:
         )
 
     def _post(self, delivery: Delivery) -> tuple[int, str]:
-        try:
-            import httpx
-        except ImportError:
-            raise TidebaseError("webhooks need httpx", hint="pip install 'tidebase-postgres[webhook]'") from None
         body = json.dumps(delivery.body, ensure_ascii=False).encode()
-        secret, url = self._secret or "", httpx.URL(delivery.url)
-        headers = {
-            "content-type": "application/json",
-            "accept-encoding": "identity",
-            SIGNATURE: sign_webhook(body, secret),
-            SIGNATURE_V2: sign_request(body, secret, delivery.url, int(time.time())),
-        }
-        extensions: dict[str, Any] = {}
-        if not self._allow_private:
-            # The address that was checked is the one that is called: a name that resolves to another one a moment
-            # later gains nothing. Host and the TLS name stay the name's.
-            address = public_address(delivery.url)
-            headers["host"] = url.netloc.decode()
-            extensions["sni_hostname"] = url.host
-            url = url.copy_with(host=address)
+        # The address that was checked is the one that is called: a name that resolves to another one a moment later
+        # gains nothing.
+        address = None if self._allow_private else public_address(delivery.url)
 
-        async def send() -> tuple[int, bytes]:
-            client = httpx.AsyncClient(timeout=self._timeout_s, follow_redirects=False, trust_env=False)
-            request = client.build_request("POST", url, content=body, headers=headers, extensions=extensions)
-            async with client, aclosing(await client.send(request, stream=True)) as answer:
-                return answer.status_code, await _beginning(answer.aiter_raw())
+        async def send() -> tuple[int, str]:
+            async with new_client(self._timeout_s, tls_context()) as client:
+                return await post(client, delivery.url, body, self._secret or "", address)
 
         # In a thread of its own: this one may have an event loop. The limit is for the whole: httpx's are for each
         # wait, so a receiver that drips a byte a second would hold the dispatcher for ever.
         with ThreadPoolExecutor(1) as thread:
-            status, answer = thread.submit(asyncio.run, asyncio.wait_for(send(), self._timeout_s)).result()
-        return status, answer.decode("utf-8", "replace").replace("\0", "")
+            return thread.submit(asyncio.run, asyncio.wait_for(send(), self._timeout_s)).result()
+
+
+def tls_context() -> ssl.SSLContext:
+    """Whom to trust: it takes a while to read, so who makes many clients makes it once.
+
+    Raises:
+        TidebaseError: httpx is missing.
+    """
+    try:
+        import httpx
+    except ImportError:
+        raise TidebaseError("webhooks need httpx", hint="pip install 'tidebase-postgres[webhook]'") from None
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def new_client(timeout_s: float, verify: ssl.SSLContext) -> httpx.AsyncClient:
+    """What posts webhooks: it follows no redirect, and knows no proxy."""
+    import httpx
+
+    return httpx.AsyncClient(timeout=timeout_s, follow_redirects=False, trust_env=False, verify=verify)
+
+
+async def post(client: httpx.AsyncClient, url: str, body: bytes, secret: str, address: str | None) -> tuple[int, str]:
+    """Posts a signed body; the status and the beginning of the answer.
+
+    Args:
+        address: where to, of the URL's host, which keeps its name in Host and TLS; None: wherever the name leads.
+    """
+    headers = {
+        "content-type": "application/json",
+        "accept-encoding": "identity",
+        SIGNATURE: sign_webhook(body, secret),
+        SIGNATURE_V2: sign_request(body, secret, url, int(time.time())),
+    }
+    extensions: dict[str, Any] = {}
+    request = client.build_request("POST", url)
+    if address is not None:
+        headers["host"] = request.url.netloc.decode()
+        extensions["sni_hostname"] = request.url.host
+    target = request.url if address is None else request.url.copy_with(host=address)
+    request = client.build_request("POST", target, content=body, headers=headers, extensions=extensions)
+    async with aclosing(await client.send(request, stream=True)) as answer:
+        beginning = await _beginning(answer.aiter_raw())
+        return answer.status_code, beginning.decode("utf-8", "replace").replace("\0", "")
 
 
 async def _beginning(chunks: AsyncIterator[bytes]) -> bytes:

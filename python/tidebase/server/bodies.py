@@ -14,7 +14,7 @@ ShortName = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\S")]
 Url = Annotated[str, Meta(pattern=r"^https?://\S+$")]
 Object = dict[str, Any]
 
-#: Notifications to webhooks of one's own: only an empty list is understood so far.
+#: Where a gate is to be shown: only an empty list is understood so far.
 NoChannels = Annotated[list[Any], Meta(max_length=0)]
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Milliseconds = Annotated[int, Meta(ge=1, le=365 * 24 * 3_600_000)]
@@ -25,13 +25,25 @@ class Body(Struct, rename="camel", omit_defaults=True, kw_only=True):
     """A JSON object."""
 
 
+class Channel(Body):
+    """Whom to tell what happens to a run: all of it, or events of some types. The secret signs what is sent."""
+
+    type: Literal["webhook"]
+    url: Url
+    secret: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"\S")] | None = None
+    events: Annotated[list[ShortName], Meta(max_length=100)] | None = None
+
+
+Channels = Annotated[list[Channel], Meta(max_length=100)]
+
+
 class CreateRun(Body):
     """A run that is to be made."""
 
     input: Any = None
     metadata: Object | None = None
     recovery_webhook: Url | None = None
-    channels: NoChannels | None = None
+    channels: Channels | None = None
     run_id: ShortName | None = None
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
@@ -181,7 +193,7 @@ class CreateChild(Body):
     input: Any = None
     metadata: Object | None = None
     recovery_webhook: Url | None = None
-    channels: NoChannels | None = None
+    channels: Channels | None = None
     edge_type: ShortName | None = None
     edge_metadata: Object | None = None
 

@@ -157,9 +157,14 @@ async def create_run(asked: Asked) -> Shape:
         max_attempts=body.max_attempts,
         traceparent=asked.traceparent,
     )
-    run_id = await asked.do(call)
+    run_id = await asked.do(calls.with_channels(call, channels(body.channels)))
     (row,) = await asked.do(pages.bounded(calls.get_run(run_id=run_id), calls.RunInfo))
     return {"run": shapes.run(row)}
+
+
+def channels(wanted: list[bodies.Channel] | None) -> list[dict[str, Any]]:
+    """The channels of a run that is made, as the database takes them."""
+    return [{"type": c.type, "url": c.url, "secret": c.secret, "events": c.events} for c in wanted or ()]
 
 
 @route("GET", "/runs", ALL, "runs", query=("workflow", "status", "before", "limit"))
@@ -231,6 +236,7 @@ async def get_run(asked: Asked) -> Shape:
     edges = await asked.do(pages.CHILDREN.page(run_id, 200))
     gates = await asked.do(pages.GATES.page(run_id, 200))
     recoveries = await asked.do(pages.RECOVERIES.page(run_id, 200))
+    told = await asked.do(pages.bounded(calls.list_channels(run_id=run_id), calls.Channel))
     children = calls.runs_by_id([node.run_id for node in edges.rows])
     newest = {version.stream: version for version in versions.rows}
     found = {
@@ -252,8 +258,8 @@ async def get_run(asked: Asked) -> Shape:
         "stateStreams": [shapes.state_stream(run_id, version) for version in newest.values()],
         "stateVersions": [shapes.state_version(run_id, version) for version in reversed(versions.rows)],
         "childRuns": [shapes.run(child) for child in await asked.do(pages.bounded(children, calls.RunInfo, 4000))],
-        "channels": [],
-        "channelDeliveries": [],
+        "channels": [shapes.channel(run_id, channel) for channel in told],
+        "channelDeliveries": [shapes.channel_delivery(run_id, channel) for channel in told],
         "truncated": truncated,
     }
 
@@ -698,20 +704,19 @@ def exact(value: float | None) -> Decimal | None:
 async def create_child(asked: Asked) -> Shape:
     """Makes a child, or finds the one of this name."""
     body: bodies.CreateChild = asked.body
-    child = await asked.do(
-        calls.create_child(
-            run_id=asked.run_id,
-            token=await asked.token(),
-            name=body.name,
-            workflow=body.workflow_name,
-            input=json_or_none(body.input),
-            metadata=json_or_none(body.metadata),
-            recovery_webhook=body.recovery_webhook,
-            edge_type=body.edge_type,
-            edge_metadata=json_or_none(body.edge_metadata),
-            traceparent=asked.traceparent,
-        )
+    call = calls.create_child(
+        run_id=asked.run_id,
+        token=await asked.token(),
+        name=body.name,
+        workflow=body.workflow_name,
+        input=json_or_none(body.input),
+        metadata=json_or_none(body.metadata),
+        recovery_webhook=body.recovery_webhook,
+        edge_type=body.edge_type,
+        edge_metadata=json_or_none(body.edge_metadata),
+        traceparent=asked.traceparent,
     )
+    child = await asked.do(calls.with_channels(call, channels(body.channels)))
     tree = await asked.do(calls.run_tree(run_id=asked.run_id))
     edge = next(node for node in tree if node.run_id == child.run_id)
     run = only(await asked.do(calls.runs_by_id([child.run_id])), child.run_id)

@@ -14,7 +14,18 @@ from typing import Any
 from msgspec import Raw
 
 from ..core.codec import readable
-from ..domain.calls import Event, GateInfo, Recovery, RunInfo, Snapshot, StateVersion, StepInfo, TreeNode, UsageRecord
+from ..domain.calls import (
+    Channel,
+    Event,
+    GateInfo,
+    Recovery,
+    RunInfo,
+    Snapshot,
+    StateVersion,
+    StepInfo,
+    TreeNode,
+    UsageRecord,
+)
 
 Shape = dict[str, Any]
 
@@ -248,6 +259,40 @@ def recovery(row: Recovery) -> Shape:
         "httpStatus": row.http_status,
         "responseBody": row.response,
         "errorText": row.error,
+        "createdAt": moment(row.created_at),
+        "completedAt": moment(row.finished_at),
+    }
+
+
+def channel(run_id: str, row: Channel) -> Shape:
+    """A channel; what it signs with is shown to nobody."""
+    return {
+        "id": f"{run_id}:{row.channel}",
+        "runId": run_id,
+        "type": row.type,
+        "url": row.url,
+        "events": row.events,
+        "hasSecret": row.has_secret,
+        "status": row.status,
+        "createdAt": moment(row.created_at),
+    }
+
+
+def channel_delivery(run_id: str, row: Channel) -> Shape:
+    """How far a channel is told: all up to ``deliveredSeq``; the rest is about the event after it."""
+    return {
+        "id": f"{run_id}:{row.channel}",
+        "runId": run_id,
+        "channelId": f"{run_id}:{row.channel}",
+        "url": row.url,
+        "status": "pending" if row.status == "active" else row.status,
+        "deliveredSeq": row.delivered_seq,
+        "attempts": row.attempts,
+        "failures": row.failures,
+        "httpStatus": row.http_status,
+        "errorText": row.error,
+        "nextAttemptAt": moment(row.next_at),
+        "deliveredAt": moment(row.delivered_at),
         "createdAt": moment(row.created_at),
         "completedAt": moment(row.finished_at),
     }
