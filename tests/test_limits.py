@@ -20,6 +20,21 @@ CALLS: dict[str, dict[str, str]] = {
     "acquire_run": {"run_id": "'free'", "holder": "'b'"},
     "add_channel": {"run_id": "'r'", "url": "'http://x'", "events": "array['x']"},
     "append_event": {"run_id": "'r'", "token": "1", "type": "'t'"},
+    "backfill_schedule": {"name": "'s'", "since": "'2024-01-01 00:00+00'", "until": "'2024-01-01 01:00+00'"},
+    "cancel_runs": {"queue": "'q'"},
+    "claim_runs": {},
+    "delete_schedule": {"name": "'s'"},
+    "enqueue_run": {"workflow": "'w'"},
+    "enqueue_runs": {"runs": """'[{"workflow": "w"}]'"""},
+    "move_runs": {"to_queue": "'q'", "queue": "'default'"},
+    "next_fires": {"cron": "'* * * * *'"},
+    "next_ready": {"queues": "array['q']"},
+    "pause_queue": {"queue": "'q'"},
+    "put_queue": {"queue": "'q'"},
+    "put_schedule": {"name": "'new'", "workflow": "'w'", "every": "'1 hour'"},
+    "resume_queue": {"queue": "'q'"},
+    "retry_runs": {"workflow": "'w'"},
+    "trigger_schedule": {"name": "'s'"},
     "begin_step": {"run_id": "'r'", "token": "1", "name": "'new'", "retries": "1"},
     "cancel_run": {"run_id": "'r'"},
     "check_invariants": {},
@@ -125,6 +140,7 @@ def world(db: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
     db.execute("select tidebase.cancel_run('gone')")
     db.execute("select tidebase.acquire_run('over', 'a')")
     db.execute("select tidebase.fail_run('over', 1)")
+    db.execute("select tidebase.put_schedule('s', 'w', '0 * * * *')")
     yield db
 
 

@@ -32,6 +32,8 @@ update tidebase.deliveries set attempts = 8;
 select tidebase.record_recovery('r');
 select tidebase.add_channel(id, 'http://channel.test') from unnest(array['hooked', 'r']) id;
 update tidebase.channels set attempts = 7, sending_seq = 1, next_at = next_at + interval '1 h' where run_id = 'hooked';
+select tidebase.put_schedule('s', 'w', '0 * * * *');
+select tidebase.enqueue_run('w', queue => queue, run_id => queue || ' 1') from unnest(array['q', 'default']) queue;
 update tidebase.runs set finished_at = finished_at - interval '1 day' where finished_at is not null;
 """
 
@@ -39,6 +41,15 @@ update tidebase.runs set finished_at = finished_at - interval '1 day' where fini
 CALLS = {
     "acquire_run": "run_id => 'free', holder => 'h'",
     "add_channel": "run_id => 'free', url => 'http://channel.test'",
+    "backfill_schedule": "name => 's', since => '2024-01-01 00:00+00', until => '2024-01-01 02:00+00'",
+    "cancel_runs": "queue => 'q'",
+    "claim_runs": "",
+    "enqueue_run": "workflow => 'w', run_id => 'new'",
+    "move_runs": "to_queue => 'other', queue => 'q'",
+    "next_fires": "cron => '0 0 29 2 *'",
+    "put_queue": "queue => 'q'",
+    "put_schedule": "name => 't', workflow => 'w', every => '1 hour'",
+    "retry_runs": "workflow => 'w'",
     "append_event": "run_id => 'r', token => 1, type => 'x'",
     "cancel_run": "run_id => 'r'",
     "claim_channel_deliveries": "",

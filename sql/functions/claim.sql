@@ -551,6 +551,7 @@ declare
   round integer;
 begin
   max := coalesce(max, 1);
+  queues := coalesce(queues, array['default']);
   holder := coalesce(holder, tidebase_private.caller());
   perform tidebase_private.require_list(queues, 'queues');
   perform tidebase_private.require_list(workflows, 'workflows');
