@@ -42,6 +42,10 @@ begin
   elsif max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;
+  if jsonb_typeof(metadata) <> 'object' then
+    perform tidebase_private.raise_invalid('metadata', 'must be a JSON object');
+  end if;
+  perform tidebase_private.require_note(metadata, 'metadata');
   perform tidebase_private.require_interval(coalesce(older_than, '0'), 'older_than', '0', '1000 years');
 end
 $$;
