@@ -61,7 +61,7 @@ select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oi
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
   '{check_invariants,count_runs,diff_runs,find_run,get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,
-    load_checkpoints,next_ready,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
+    load_checkpoints,next_fires,next_ready,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(

@@ -175,7 +175,7 @@ select tidebase.acquire_run(c.run_id, 'w') from tidebase.create_child('full', pg
 select tidebase.watch_run('full');
 select tidebase.suspend_for_children('full', pg_temp.token('full'), '{c}');
 select tidebase_private.set_back('full', 'P0001', 'message');
-insert into tidebase.queue_entries (run_id, ready_at, priority, pinned, queue, workflow) values ('full', now(), 0, false, 'q', 'wf');
+insert into tidebase.queue_entries (run_id, ready_at, turn, priority, pinned, queue, workflow) values ('full', now(), now(), 0, false, 'q', 'wf');
 insert into tidebase.slots (run_id, lease_token, queue) values ('full', 1, 'q');
 insert into tidebase.dedupe_keys (queue, dedupe_key, run_id) values ('q', 'd', 'full');
 select set_eq($$select * from pg_temp.tables_with('full')$$,

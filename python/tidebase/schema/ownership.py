@@ -201,8 +201,11 @@ with things as (
   select pg_catalog.format('schema %I', n.nspname) as thing, n.nspowner as owner, n.nspacl as acl
   from pg_catalog.pg_namespace n where n.nspname in ('tidebase', 'tidebase_private')
   union all
-  select pg_catalog.format('function %I.%I(%s)', n.nspname, p.proname,
-      pg_catalog.pg_get_function_identity_arguments(p.oid)),
+  select pg_catalog.format('function %I.%I(%s)', n.nspname, p.proname, (
+      -- pg_get_function_identity_arguments would leave the schemas out that are in the search_path.
+      select pg_catalog.string_agg(pg_catalog.format('%I.%I', ofs.nspname, t.typname), ', ' order by a.place)
+      from pg_catalog.unnest(p.proargtypes) with ordinality a (type, place)
+      join pg_catalog.pg_type t on t.oid = a.type join pg_catalog.pg_namespace ofs on ofs.oid = t.typnamespace)),
     p.proowner, coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))
   from pg_catalog.pg_proc p
   join pg_catalog.pg_namespace n on n.oid = p.pronamespace
