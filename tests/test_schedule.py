@@ -75,7 +75,7 @@ def test_while_the_run_before_is_not_over(tide: Tidebase, db: Db, overlap: Any, 
     for _ in range(2):
         passed(db, "s", 1)
         tide.reconcile()
-    found = values(db, "select status from tidebase.run_overview order by run_id")
+    found = values(db, "select status from tidebase.run_overview order by created_at")
     assert found == statuses.split()
 
 
