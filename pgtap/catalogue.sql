@@ -10,19 +10,20 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
-  '{gate_inbox,gate_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_overview,run_setbacks,run_sizes,schedule_overview,stalled_runs,
-    step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
+  '{gate_inbox,gate_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
+    stalled_runs,state_patches,step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
   '{bulk,channel,channel_delivery,checkpoint,child,claim,enqueuing,event,gate_decision,gate_opening,lease,reconciliation,renewal,run_count,run_difference,
     run_failure,snapshot,state,step_failure,step_start,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
-  '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,claim_deliveries,
-    claim_runs,compact_run,complete_run,complete_step,count_runs,create_child,create_run,create_snapshot,decide_gate,delete_schedule,diff_runs,
-    enqueue_run,enqueue_runs,fail_run,fail_step,find_run,finish_channel_delivery,finish_delivery,finish_recovery,fork_run,get_gate,get_gate_secret,
-    get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,move_runs,new_run_id,next_fires,
-    next_ready,open_gate,patch_state,pause_queue,protocol,purge_runs,put_queue,put_schedule,read_events,reconcile,record_recovery,record_step,
-    record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,resolve_review,restore_state,resume_queue,retry_channel,retry_runs,
-    run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,suspend_run,trigger_schedule,watch_run,withdraw_grant}'::text[], 'these are the functions');
+  '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
+    claim_deliveries,claim_runs,compact_run,complete_run,complete_step,count_runs,create_child,create_run,create_snapshot,decide_gate,delete_schedule,
+    diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,finish_channel_delivery,finish_delivery,finish_recovery,fork_run,get_gate,
+    get_gate_secret,get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,merge_state,move_runs,
+    new_run_id,next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,purge_runs,put_queue,put_schedule,read_events,reconcile,
+    record_recovery,record_step,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,resolve_review,restore_state,
+    resume_queue,retry_channel,retry_runs,run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,suspend_run,trigger_schedule,
+    watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
 select is_empty($$select r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace in (select nsp from ours) and r.rulename <> '_RETURN'$$, 'and no rule');
@@ -92,8 +93,8 @@ select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_history,forget,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_runs,suspend_for_children,take_slots,
-    tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_history,forget,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_runs,suspend_for_children,
+    take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
 select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in two');
@@ -108,7 +109,7 @@ insert into event_types values ('run.created'), ('run.started'), ('run.released'
   ('state.restored'), ('snapshot.created'), ('usage.recorded'), ('budget.exhausted'), ('budget.changed'), ('run.enqueued'), ('run.replaced'), ('run.moved'), ('run.retried');
 select set_eq(
   $$select distinct m[1] from sources, regexp_matches(source, '''((?:run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery)\.[a-z.]+)''', 'g') m
-    where m[1] <> 'run.recovery'  -- what the webhook is told, no event$$,
+    where m[1] <> 'run.resume'  -- what the webhook is told, no event$$,
   'table event_types', 'these are the types of events');
 select tidebase.create_run('wf', run_id => 'r');
 select tidebase.acquire_run('r', 'w');

@@ -8,7 +8,8 @@ select tidebase.acquire_run(id, 'w') from unnest(array['r', 'plain']) id;
 select throws_ok($$select tidebase.create_run('wf', recovery_webhook => 'ftp://x')$$, 'TB002', null, 'a webhook is an http URL');
 
 select throws_ok($$select tidebase.recover_run('r')$$, 'TB002', null, 'a run that somebody holds needs no recovery');
-select tidebase.fail_run(id, 1) from unnest(array['r', 'plain']) id;
+select tidebase.fail_run('plain', 1);
+select tidebase.release_run('r', 1);
 select is(tidebase.recover_run('plain', 'by hand', 'ada'), 1, 'a failed run is recovered');
 select is((select status from tidebase.run_overview where run_id = 'plain'), 'pending', 'it may be acquired');
 select results_eq($$select recovery, reason, actor, found_status, status, url from tidebase.recovery_history where run_id = 'plain'$$,
@@ -63,5 +64,41 @@ select is(pg_temp.status('left'), 'running', 'and may be acquired at once, as it
 select ok((select lapsed_at is not null from tidebase.attempts where run_id = 'left'), 'that the lease ran out is written down');
 select is((tidebase.acquire_run('left', 'next')).attempt, 2, 'and another begins');
 select ok(pg_temp.dense('left'), 'the log has no gap');
+-- Nobody has to ask: a run that stands still calls.
+select tidebase.create_run('wf', run_id => id, recovery_webhook => 'http://hook') from unnest(array['fails', 'lapses', 'retried', 'over']) id;
+select tidebase.create_run('wf', run_id => 'mute');
+select tidebase.acquire_run(id, 'w') from unnest(array['fails', 'lapses', 'over', 'mute']) id;
+select tidebase.fail_run('fails', 1, '"no"');
+select results_eq($$select body from tidebase.deliveries where run_id = 'fails' and status = 'pending' and next_at <= clock_timestamp()$$,
+  $$values ('{"type": "run.resume", "runId": "fails", "workflowName": "wf", "attempt": 1, "status": "failed", "reason": "run_failed", "recovery": 1}'::jsonb)$$,
+  'a run that has failed calls its webhook at once');
+select results_eq($$select type from tidebase.events where run_id = 'fails' order by seq desc limit 2$$, $$values ('recovery.started'), ('run.failed')$$, 'after it has failed');
+select is((select actor from tidebase.recovery_history where run_id = 'fails'), 'tidebase', 'in nobody''s name');
+select is((tidebase.fail_run('fails', 1, '"no"')).seq, (select e.seq from tidebase.events e where e.run_id = 'fails' and e.type = 'run.failed'), 'the same call again');
+select tidebase.acquire_run('fails', 'w');
+select tidebase.fail_run('fails', 2);
+select is((select count(*) from tidebase.deliveries where run_id = 'fails'), 1::bigint, 'it does not call again while it is to be heard');
+select tidebase.finish_delivery('fails', 1, 0, true);
+select tidebase.acquire_run('fails', 'w');
+select tidebase.fail_run('fails', 3);
+select ok((select d.next_at - v.created_at between '2 seconds' and '6 seconds' from tidebase.deliveries d join tidebase.recoveries v using (run_id, recovery)
+  where run_id = 'fails' and delivery = 2), 'the second call within an hour waits for some seconds');
+select pg_temp.lapse('lapses');
+select pg_temp.lapse('mute');
+update tidebase.run_heads set due_at = clock_timestamp() where run_id in ('lapses', 'mute');
+select tidebase.reconcile();
+select results_eq($$select body ->> 'reason', body ->> 'status', next_at <= clock_timestamp() from tidebase.deliveries where run_id = 'lapses'$$,
+  $$values ('lease_expired', 'running', true)$$, 'a lease that has run out is told, too');
+select is_empty($$select from tidebase.recoveries where run_id = 'mute'$$, 'who has no webhook says nothing');
+update tidebase.run_heads set due_at = clock_timestamp() where run_id = 'lapses';
+select tidebase.reconcile();
+select is((select count(*) from tidebase.recoveries where run_id = 'lapses'), 1::bigint, 'once for each lease');
+select tidebase.complete_run('over', 1);
+select is_empty($$select from tidebase.recoveries where run_id = 'over'$$, 'a run that is completed does not call');
+update tidebase.runs set max_attempts = 2 where run_id = 'retried';
+select tidebase.acquire_run('retried', 'w');
+select tidebase.fail_run('retried', 1);
+select is_empty($$select from tidebase.recoveries where run_id = 'retried'$$, 'nor one that has attempts left');
+
 select * from finish();
 rollback;

@@ -458,5 +458,26 @@ select throws_ok($$select tidebase.list_state_versions('l', before => 3)$$, 'TB0
 select throws_ok($$select tidebase.list_state_versions('none')$$, 'TB001', null, 'an unknown run has no versions');
 select throws_ok($$select tidebase.list_state_versions('none', 'main')$$, 'TB001', null, 'in whatever stream');
 select throws_ok($$select tidebase.list_state_versions(null)$$, 'TB001', null, 'nor has none');
+-- Members as they are given.
+select pg_temp.leased('merged');
+select is(tidebase.merge_state('merged', 1, '{"n": null, "deep": {"x": 1}}'), 1, 'the first version of a stream may be made of members');
+select is((tidebase.get_state('merged')).value, '{"n": null, "deep": {"x": 1}}', 'with a null');
+select tidebase.merge_state('merged', 1, '{"deep": {"y": 2}, "list": [1]}');
+select is((tidebase.get_state('merged')).value, '{"n": null, "deep": {"y": 2}, "list": [1]}', 'nobody looks into them');
+select tidebase.merge_state('merged', 1, '{"list": [1, 2]}', created_by => '');
+select is((tidebase.get_state('merged')).value, '{"n": null, "deep": {"y": 2}, "list": [1, 2]}', 'a list that grows is replaced');
+select is((tidebase.get_state('merged')).created_by, null, 'an empty text is nobody');
+select tidebase.merge_state('merged', 1, '{}');
+select is((tidebase.get_state('merged')).value, '{"n": null, "deep": {"y": 2}, "list": [1, 2]}', 'no member changes nothing');
+select tidebase.set_state('merged', 1, '[1]');
+select tidebase.merge_state('merged', 1, '{"a": 1}');
+select is((tidebase.get_state('merged')).value, '{"a": 1}', 'what is no object becomes one');
+select results_eq($$select version, patch from tidebase.state_patches where run_id = 'merged' order by version$$,
+  $$values (1, '{"n": null, "deep": {"x": 1}}'::jsonb), (2, '{"deep": {"y": 2}, "list": [1]}'), (3, '{"list": [1, 2]}'), (4, '{}'), (6, '{"a": 1}')$$, 'they are kept');
+select throws_ok(format('select tidebase.merge_state(''merged'', 1, %L)', members), 'TB002', null, coalesce(members, 'NULL') || ' has no members')
+from unnest(array['1', '[]', 'null', null]) members;
+select is(tidebase.merge_state('merged', 1, '{"b": 2}', request_id => 'm'), tidebase.merge_state('merged', 1, '{"b": 2}', request_id => 'm'), 'the same call again');
+select throws_ok($$select tidebase.merge_state('merged', 1, '{}', expected_version => 1)$$, 'TB011', null, 'a version may be expected');
+
 select * from finish();
 rollback;

@@ -357,7 +357,7 @@ select lives_ok($$select tidebase.begin_step('a', 1, 'x''; drop table tidebase.r
 select lives_ok($$select tidebase.complete_step('a', 1, 'x''; drop table tidebase.runs; --', '"'' or 1=1"')$$, 'all the way');
 select results_eq($$select name from tidebase.load_checkpoints('a')$$, $$values ('x''; drop table tidebase.runs; --')$$, 'and is kept as it is');
 select columns_are('tidebase', 'step_timeline', '{run_id,name,status,attempt,lease_token,started_at,completed_at,duration,completed_seq,decision,retry_at,error,
-  input,input_hash,output,side_effects,idempotency_key,replay,checkpoint_invariant,verified_by,credentials,retries,timeout}', 'step_timeline has its columns');
+  input,input_hash,output,side_effects,idempotency_key,replay,checkpoint_invariant,verified_by,credentials,retries,timeout,options,client_hash}', 'step_timeline has its columns');
 select columns_are('tidebase', 'review_inbox', '{run_id,workflow,step,attempt,cause,opened_at,side_effects,verified_by,checkpoint_invariant,input,error,explanation}', 'review_inbox has its columns');
 select tidebase.begin_step('a', 1, 'all', '1', '{a,b}', 'k', 'manual', 'i', 'v', credentials => '{c}', retries => 3, retry_delay => '1 s',
   retry_max_delay => '1 min', timeout => '1 min');
@@ -452,5 +452,39 @@ select tidebase.begin_step('in doubt', 1, 's', retries => 1, retry_delay => '1 h
 select is((tidebase.fail_step('in doubt', 1, 's')).decision, 'auto_retry', 'it is to be retried');
 select is((tidebase.begin_step('in doubt', 1, 's', side_effects => '{card}')).outcome, 'review', 'with a stricter contract a person is asked');
 select results_eq($$select decision, retry_after from tidebase.fail_step('in doubt', 1, 's')$$, $$values ('manual_review', null::interval)$$, 'and the failure told again has no retry any more');
+-- In the words of the SDKs.
+select pg_temp.leased('sdk');
+select is((tidebase.begin_step_with('sdk', 1, 's', '1', 'h', '{"sideEffects": ["mail", ""], "idempotencyKey": "k", "replay": "manual", "retries": 2, "timeoutMs": 1500.5,
+  "checkpointInvariant": {"rows": 3}, "verifiedBy": "eye", "credentials": ["db", {"name": "mail", "scopes": ["send"]}, {"reason": "none"}], "own": [1], "sideEffect": null}')).outcome,
+  'execute', 'a step is begun');
+select results_eq($$select side_effects, idempotency_key, replay, retries, timeout, checkpoint_invariant, verified_by, credentials, client_hash, options -> 'own'
+    from tidebase.step_timeline where run_id = 'sdk'$$,
+  $$values ('{mail}'::text[], 'k', 'manual', 2, interval '1.5005 seconds', '{"rows": 3}', 'eye', '{db,mail}'::text[], 'h', '[1]'::jsonb)$$, 'with its contract');
+select tidebase.complete_step('sdk', 1, 's', '"out"');
+select is((tidebase.begin_step_with('sdk', 1, 's', '2', 'h')).output, '"out"', 'the same hash is the same input');
+select throws_ok($$select tidebase.begin_step_with('sdk', 1, 's', '1', 'i')$$, 'TB006', null, 'another hash is another one');
+select is((tidebase.begin_step_with('sdk', 1, 's', '1')).output, '"out"', 'without a hash the input decides');
+select is((tidebase.begin_step('sdk', 1, 's', '1')).output, '"out"', 'for begin_step, too');
+select throws_ok($$select tidebase.begin_step('sdk', 1, 's', '2')$$, 'TB006', null, 'which knows no hash');
+select tidebase.begin_step('sdk', 1, 'before', '{"input": 1, "inputHash": "old"}');
+select tidebase.complete_step('sdk', 1, 'before');
+select is((tidebase.begin_step_with('sdk', 1, 'before', '1', 'old')).outcome, 'replay', 'a hash that was kept with the input is found');
+select throws_ok($$select tidebase.begin_step_with('sdk', 1, 'before', '1', 'new')$$, 'TB006', null, 'another one is another one');
+select results_eq(
+  $$select o, tidebase_private.side_effects_of(o::jsonb), tidebase_private.replay_of(o::jsonb)
+    from unnest(array['{}', '{"sideEffect": "none"}', '{"sideEffect": "external"}', '{"sideEffects": [], "sideEffect": "write"}', '{"sideEffects": ["a"], "sideEffect": "write"}',
+      '{"onAmbiguousFailure": "review"}', '{"onAmbiguousFailure": "fail"}', '{"replay": "auto", "onAmbiguousFailure": "fail"}']) o$$,
+  $$values ('{}', null::text[], null), ('{"sideEffect": "none"}', null, null), ('{"sideEffect": "external"}', '{external}', null),
+    ('{"sideEffects": [], "sideEffect": "write"}', '{write}', null), ('{"sideEffects": ["a"], "sideEffect": "write"}', '{a}', null),
+    ('{"onAmbiguousFailure": "review"}', null, 'manual'), ('{"onAmbiguousFailure": "fail"}', null, 'never'),
+    ('{"replay": "auto", "onAmbiguousFailure": "fail"}', null, 'auto')$$, 'what older clients say still counts');
+select throws_ok(format('select tidebase.begin_step_with(''sdk'', 1, ''x'', options => %L)', o), 'TB002', null, o || ' is no contract')
+from unnest(array['1', '[]', 'null', '{"sideEffects": "mail"}', '{"sideEffects": [1]}', '{"credentials": [1]}', '{"credentials": {}}', '{"idempotencyKey": 1}',
+  '{"retries": -1}', '{"retries": 1.5}', '{"retries": "1"}', '{"retries": 1001}', '{"timeoutMs": 0}', '{"timeoutMs": 1e300}', '{"replay": "sometimes"}', '{"sideEffect": "x"}',
+  '{"onAmbiguousFailure": "ask"}']) o;
+select throws_ok($$select tidebase.begin_step_with('sdk', 1, 'x', input_hash => ' ')$$, 'TB002', null, 'a hash is not blank');
+select tidebase.begin_step_with('sdk', 1, 'unsafe', options => '{"sideEffect": "external"}');
+select is((tidebase.fail_step('sdk', 1, 'unsafe')).decision, 'manual_review', 'a legacy side effect is one');
+
 select * from finish();
 rollback;

@@ -71,6 +71,12 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
         {"run_id": "{}", "token": 1, "name": "a", "input": '{"x": 10.0, "y": "1.0", "z": "\\"2.50"}', "retries": 2}
         | {"side_effects": ["write"], "idempotency_key": "k", "timeout": "1 minute", "replay": "manual"},
     ),
+    (
+        "begin_step_with",
+        {"run_id": "{}", "token": 1, "name": "of the SDK", "input": '{"x": 1.0}', "input_hash": "h"}
+        | {"options": '{"sideEffect": "read", "credentials": [{"name": "mail"}], "retries": 1.0, "verifiedBy": [1]}'},
+    ),
+    ("begin_step_with", {"run_id": "{}", "token": 1, "name": "of the SDK", "input_hash": "another"}),
     ("complete_step", {"run_id": "{}", "token": 1, "name": "a", "output": '{"out": [1, 2.50, "1.0"]}'}),
     ("begin_step", {"run_id": "{}", "token": 1, "name": "a", "input": '{"z": "\\"2.50", "y": "1.0", "x": 10}'}),
     ("begin_step", {"run_id": "{}", "token": 1, "name": "a", "input": '{"z": "\\"2.5", "y": "1.0", "x": 10}'}),
@@ -89,6 +95,7 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
     ("append_event", {"run_id": "{}", "token": None, "type": "agent.note"}),
     ("set_state", {"run_id": "{}", "token": 1, "value": '{"list": [1, 2], "text": "ab"}', "label": "first"}),
     ("patch_state", {"run_id": "{}", "token": 1, "patch": '{"list": [1, 2, 3.0], "gone": null, "new": {"a": {}}}'}),
+    ("merge_state", {"run_id": "{}", "token": 1, "members": '{"new": null}'}),
     ("save_state", {"run_id": "{}", "token": 1, "label": "saved"}),
     ("restore_state", {"run_id": "{}", "token": 1, "label": "first"}),
     ("get_state", {"run_id": "{}", "version": 2}),
@@ -268,6 +275,8 @@ def test_the_scenario_calls_every_function_and_means_it(db: Connection, honest: 
         "create_run": "TB006",
         "renew_lease": "TB003",
         "begin_step": "TB006",
+        "begin_step_with": "TB006",
+        "enqueue_run": "TB013",
         "append_event": "TB003",
         "open_gate": "TB006",
         "decide_gate": "TB009",
@@ -940,6 +949,7 @@ GIVEN: dict[str, Any] = {
     "decision": "approved",
     "value": "1",
     "patch": "{}",
+    "members": "{}",
     "duration": "1 minute",
     "older_than": "1000 years",
     "status": "failed",

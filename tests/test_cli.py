@@ -988,6 +988,19 @@ def test_what_has_run_out_is_reconciled(terminal: Terminal, db: Connection) -> N
     assert terminal.json("reconcile", "--webhooks", env={"TIDEBASE_WEBHOOK_SECRET": "s" * 32})["webhooks"] == 0
 
 
+def test_receivers_that_are_not_public_are_told_where_that_is_said(terminal: Terminal, db: Connection) -> None:
+    run_id = new_run(db, recovery_webhook="http://127.0.0.1:9/hook")
+    db.execute("select tidebase.fail_run(%s, %s)", [run_id, grant(db, run_id)])
+    secret = {"TIDEBASE_WEBHOOK_SECRET": "s" * 32}
+    said = []
+    for option in ([], ["--private-receivers"]):
+        db.execute("update tidebase.deliveries set next_at = clock_timestamp()")
+        assert terminal.json("reconcile", "--webhooks", *option, env=secret)["webhooks"] == 1
+        said.append(value(db, "select error from tidebase.deliveries"))
+    assert "not a public address" in said[0] and "public" not in said[1]
+    assert "--webhooks" in terminal.error("reconcile", "--private-receivers", code=2)
+
+
 def test_it_is_reconciled_again_and_again_until_it_is_told_to_stop(database: str, db: Connection) -> None:
     with started(database, "reconcile", "--every", "10ms", "--json") as process:
         assert process.stdout is not None
@@ -1033,6 +1046,7 @@ def test_a_gateway_is_served_until_it_is_told_to_stop(database: str) -> None:
     with started(database, "serve", "--port", "0", "--key", "reader:a-long-secret", "--lease", "1m") as process:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
+        assert "--cors '*'" in next(line for line in lines if "other origins" in line)
         url = next(line.split(" on ")[1].split()[0] for line in lines if "running on" in line)
         headers = {"authorization": "Bearer a-long-secret"}
         assert httpx.get(f"{url}/runs", headers=headers, trust_env=False).status_code == 200

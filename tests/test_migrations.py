@@ -163,7 +163,9 @@ def test_an_upgrade_can_be_taken_back_with_runs_in_the_middle_of_their_work(
     assert migrations.rollback(landed, to=state) == MIGRATIONS[MIGRATIONS.index(state) + 1 :][::-1]
     migrations.migrate(landed)
     expire(landed, "live")
-    assert call(landed, "acquire_run", run_id="live", holder="new worker")["token"] == 2
+    token = call(landed, "acquire_run", run_id="live", holder="new worker")["token"]
+    # From 0006 on a restored dump is known to be one, and its tokens are far above those that were granted before.
+    assert token == 2 if state < "0006" else token > 2
 
 
 def test_a_rollback_of_everything_leaves_nothing(empty_database: str) -> None:

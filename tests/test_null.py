@@ -66,6 +66,7 @@ CALLS = {
     "list_snapshots": "run_id => 'r'",
     "list_state_versions": "run_id => 'r'",
     "load_checkpoints": "run_id => 'r'",
+    "merge_state": "run_id => 'r', token => 1, members => '{\"m\": null}'",
     "open_gate": "run_id => 'r', token => 1, name => 'new'",
     "patch_state": "run_id => 'r', token => 1, patch => '{\"m\": 1}'",
     "purge_runs": "older_than => '1 hour'",

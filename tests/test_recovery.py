@@ -47,9 +47,10 @@ def test_what_is_to_be_sent_is_written_if_and_only_if_the_recovery_is(db: Db, da
     assert value(db, "select tidebase.record_recovery('r', 'kept', 'ann')") == 1
     body = value(db, "select body from tidebase.deliveries where url = %s and recovery = 1", HOOK)
     assert body == {
-        "type": "run.recovery",
+        "type": "run.resume",
         "runId": "r",
         "workflowName": "w",
+        "attempt": 1,
         "status": "running",
         "reason": "kept",
         "recovery": 1,

@@ -44,10 +44,10 @@ def receiver() -> Iterator[Receiver]:
 
 
 def recover(tide: Tidebase, db: Db, url: str, run_id: str = "r") -> None:
-    """A failed run whose webhook is to be told."""
+    """A run that was left, whose webhook is to be told."""
     create_run(db, run_id, recovery_webhook=url)
     db.execute("select tidebase.acquire_run(%s, 'worker')", [run_id])
-    db.execute("select tidebase.fail_run(%s, 1)", [run_id])
+    db.execute("select tidebase.release_run(%s, 1)", [run_id])
     tide.runs.recover(run_id, "näher gesehen")
 
 
@@ -63,10 +63,11 @@ def test_a_delivery_is_signed_and_recorded(tide: Tidebase, db: Db, receiver: Rec
     [(path, headers, body)] = receiver.requests
     assert path == "/hook" and headers["content-type"] == "application/json"
     assert json.loads(body) == {
-        "type": "run.recovery",
+        "type": "run.resume",
         "runId": "r",
         "workflowName": "w",
-        "status": "failed",
+        "attempt": 1,
+        "status": "pending",
         "reason": "näher gesehen",
         "recovery": 1,
     }

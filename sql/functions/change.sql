@@ -153,6 +153,28 @@ $$;
 comment on function tidebase_private.change_of_patch(jsonb, jsonb) is
   'The change that an RFC 7396 merge patch makes in a value; NULL when it makes none.';
 
+-- The other way to patch: the members become what they are given as, null included, and what is in them is replaced.
+create or replace function tidebase_private.change_of_members(value jsonb, members jsonb)
+returns jsonb
+language plpgsql immutable
+as $$
+begin
+  if jsonb_typeof(value) is distinct from 'object' then
+    return jsonb_build_array(members);
+  end if;
+  return (
+    with changes as materialized (
+      select m.key, case
+          when change_of_members.value ? m.key then tidebase_private.find_change(change_of_members.value -> m.key, m.value, 1)
+          else jsonb_build_array(m.value)
+        end as change
+      from jsonb_each(members) m)
+    select jsonb_object_agg(c.key, c.change) from changes c where c.change is not null);
+end
+$$;
+comment on function tidebase_private.change_of_members(jsonb, jsonb) is
+  'The change that makes some members of a value what they are given as; NULL when it makes none. What is no object becomes one.';
+
 create or replace function tidebase_private.merge_patch(target jsonb, patch jsonb)
 returns jsonb
 language plpgsql immutable

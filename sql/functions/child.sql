@@ -235,6 +235,20 @@ $$;
 comment on function tidebase.run_tree(text) is
   'The run with everything below it, to any depth: children and (edge_type fork) forks, each behind its parent. Errors: TB001.';
 
+create or replace view tidebase.run_edges with (security_barrier = true) as
+  select
+    e.run_id,
+    e.name,
+    e.child_run_id,
+    e.edge_type,
+    e.metadata,
+    e.source_run_id,
+    e.created_at
+  from tidebase.edges e;
+comment on view tidebase.run_edges is
+  'One row an edge: a child of a run, or (edge_type fork) a fork, with its name and metadata. source_run_id: of an edge that a fork took over, the run whose child it is. Order by created_at.';
+
 select tidebase_private.allow('function tidebase.create_child', 'worker');
+select tidebase_private.allow('table tidebase.run_edges', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.suspend_for_children', 'worker');
 select tidebase_private.allow('function tidebase.run_tree', 'worker', 'approver', 'operator', 'reader');

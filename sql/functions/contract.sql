@@ -109,3 +109,83 @@ end
 $$;
 comment on function tidebase_private.require_contract(text[], text, text, text, text, text[], integer, interval, interval, interval) is
   'Raises TB002 when a part of the resume contract makes no sense.';
+
+-- The contract in the words of the published SDKs: a JSON object in camelCase, in which two members of older ones still count.
+-- A side effect and a wish for a review are never lost on the way: what is not understood is refused.
+create or replace function tidebase_private.require_options(options jsonb)
+returns void
+language plpgsql volatile
+as $$
+declare
+  wrong text;
+begin
+  if jsonb_typeof(options) <> 'object' then
+    perform tidebase_private.raise_invalid('options', 'must be a JSON object');
+  end if;
+  perform tidebase_private.require_note(options, 'options');
+  select o.key into wrong
+  from jsonb_each(options) o
+  where o.value <> 'null' and case o.key
+    when 'sideEffects' then not tidebase_private.has_only(o.value, array['string'])
+    when 'credentials' then not tidebase_private.has_only(o.value, array['string', 'object'])
+    when 'idempotencyKey' then jsonb_typeof(o.value) <> 'string'
+    when 'retries' then not jsonb_path_exists(o.value, '$ ? (@.type() == "number" && @ >= 0 && @ <= 1000 && @ == @.floor())')
+    when 'timeoutMs' then not jsonb_path_exists(o.value, '$ ? (@.type() == "number" && @ >= 1 && @ <= 31536000000)')
+    when 'replay' then o.value not in ('"auto"', '"manual"', '"never"')
+    when 'sideEffect' then o.value not in ('"none"', '"read"', '"write"', '"external"')
+    when 'onAmbiguousFailure' then o.value not in ('"retry"', '"review"', '"fail"')
+    else false end
+  order by o.key
+  limit 1;
+  if wrong is not null then
+    perform tidebase_private.raise_invalid('options', format('must have another %s', wrong));
+  end if;
+end
+$$;
+comment on function tidebase_private.require_options(jsonb) is
+  'Raises TB002 unless it is NULL or a contract in the words of the SDKs: sideEffects, idempotencyKey, replay, retries, timeoutMs, credentials, and of older ones sideEffect and onAmbiguousFailure; null members say nothing, others are not looked at.';
+
+create or replace function tidebase_private.has_only(list jsonb, types text[])
+returns boolean
+language sql immutable
+as $$
+  select case when jsonb_typeof(list) = 'array'
+    then not exists (select from jsonb_array_elements(list) e (item) where jsonb_typeof(e.item) <> all (types))
+    else false end;
+$$;
+comment on function tidebase_private.has_only(jsonb, text[]) is 'Whether it is an array with elements of these types only.';
+
+create or replace function tidebase_private.side_effects_of(options jsonb)
+returns text[]
+language sql immutable
+as $$
+  select coalesce(
+    (select array_agg(e.effect order by e.place)
+      from jsonb_array_elements_text(case jsonb_typeof(options -> 'sideEffects') when 'array' then options -> 'sideEffects' else '[]' end)
+        with ordinality e (effect, place)
+      where e.effect <> ''),
+    array[nullif(options ->> 'sideEffect', 'none')])
+  where options ->> 'sideEffects' is not null or nullif(options ->> 'sideEffect', 'none') is not null;
+$$;
+comment on function tidebase_private.side_effects_of(jsonb) is
+  'What a contract in the words of the SDKs says about side effects: sideEffects, or sideEffect where there are none; NULL if nothing.';
+
+create or replace function tidebase_private.replay_of(options jsonb)
+returns text
+language sql immutable
+as $$
+  select coalesce(options ->> 'replay', case options ->> 'onAmbiguousFailure'
+    when 'retry' then 'auto' when 'review' then 'manual' when 'fail' then 'never' end);
+$$;
+comment on function tidebase_private.replay_of(jsonb) is 'What a contract in the words of the SDKs says about a replay: replay, or onAmbiguousFailure.';
+
+create or replace function tidebase_private.credentials_of(options jsonb)
+returns text[]
+language sql immutable
+as $$
+  select array_agg(distinct c.name)
+  from jsonb_array_elements(case jsonb_typeof(options -> 'credentials') when 'array' then options -> 'credentials' else '[]' end) e (item),
+    lateral (select case jsonb_typeof(e.item) when 'object' then e.item ->> 'name' else e.item #>> array[]::text[] end) c (name)
+  where c.name <> '';
+$$;
+comment on function tidebase_private.credentials_of(jsonb) is 'The names of the credentials, each a text or an object {name, scopes, reason}.';

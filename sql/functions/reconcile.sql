@@ -64,7 +64,10 @@ begin
   counts.timers := counts.timers + timers;
   head := tidebase_private.settle_overdue(head);
   if head.status = 'running' and not tidebase_private.is_live(head) then
-    counts.leases := counts.leases + tidebase_private.mark_lapsed(head)::integer;
+    if tidebase_private.mark_lapsed(head) then
+      counts.leases := counts.leases + 1;
+      perform tidebase_private.call_for_recovery(head, 'lease_expired');
+    end if;
   elsif head.status = 'waiting' then
     child := tidebase_private.find_ready_child(head.run_id);
     if child.run_id is not null then
@@ -186,7 +189,7 @@ begin
 end
 $$;
 comment on function tidebase.reconcile(integer) is
-  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. A run that cannot be looked at is set back (for a minute at first, an hour at most) and shown in run_setbacks; the others are done. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
+  'Looks at the runs that are due, at most max (1 to 10000) of them: leases that have run out (which is written down, and the run''s recovery_webhook is told: the run may be taken over, and until it is its holder may go on), gates whose time is over (the default decision falls), timers, deadlines (the run is cancelled). A lease that was renewed for a shorter time than before is seen at its former end; acquire_run takes it over at once. Any number of callers at once; call it again while it returns runs = max. A run that cannot be looked at is set back (for a minute at first, an hour at most) and shown in run_setbacks; the others are done. What it costs depends on what is due, not on how many runs there are. Errors: TB002.';
 
 -- Each reason by its part of the index over the statuses: what is over is not looked at. A failed run is no stalled one: it
 -- is listed by its status, for as long as it is kept.

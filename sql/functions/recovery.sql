@@ -27,8 +27,60 @@ $$;
 comment on function tidebase_private.find_recovery(text, text) is
   'The number of the recovery that an earlier call with this request_id recorded, or NULL. Errors: TB002.';
 
--- Records that somebody tries to get the run going. Where the run has a webhook, what to send goes into the outbox in
--- the same transaction: it is sent if, and only if, this commits.
+-- Records an attempt to get a run going. Where the run has a webhook, what to send goes into the outbox in the same transaction:
+-- it is sent if, and only if, this commits.
+create or replace function tidebase_private.begin_recovery(
+  head tidebase.run_heads, reason text, actor text, request_id text default null, delay interval default '0')
+returns integer
+language plpgsql volatile
+as $$
+declare
+  run tidebase.runs;
+  number integer;
+begin
+  select r.* into run from tidebase.runs r where r.run_id = head.run_id;
+  select coalesce(max(v.recovery), 0) + 1 into number from tidebase.recoveries v where v.run_id = head.run_id;
+  insert into tidebase.recoveries (run_id, recovery, reason, actor, found_status)
+  values (head.run_id, number, begin_recovery.reason, begin_recovery.actor, head.status);
+  if run.recovery_webhook is not null then
+    insert into tidebase.deliveries (run_id, delivery, recovery, url, body, next_at)
+    select head.run_id, coalesce(max(d.delivery), 0) + 1, number, run.recovery_webhook,
+      jsonb_build_object('type', 'run.resume', 'runId', head.run_id, 'workflowName', run.workflow, 'attempt', head.attempt,
+        'status', head.status, 'reason', begin_recovery.reason, 'recovery', number),
+      clock_timestamp() + delay
+    from tidebase.deliveries d where d.run_id = head.run_id;
+  end if;
+  perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'recovery.started', jsonb_build_object('recovery', number,
+    'reason', reason, 'actor', actor, 'found_status', head.status), request_id);
+  return number;
+end
+$$;
+comment on function tidebase_private.begin_recovery(tidebase.run_heads, text, text, text, interval) is
+  'Records an attempt to recover a run and returns its number; its webhook is told after the delay. The caller holds the head''s lock.';
+
+-- A run stands still: it has failed, or its lease has run out. Who wants to know is told, once: not while it is to be told
+-- already; and later and later, up to an hour, while that happens again and again.
+create or replace function tidebase_private.call_for_recovery(head tidebase.run_heads, reason text)
+returns void
+language plpgsql volatile
+as $$
+declare
+  calls integer;
+begin
+  if not exists (select from tidebase.runs r where r.run_id = head.run_id and r.recovery_webhook is not null) or exists (
+    select from tidebase.deliveries d where d.run_id = head.run_id and d.status = 'pending' and d.recovery is not null)
+  then
+    return;
+  end if;
+  select count(*)::integer into calls from tidebase.recoveries v
+  where v.run_id = head.run_id and v.created_at > clock_timestamp() - interval '1 hour';
+  perform tidebase_private.begin_recovery(head, reason, 'tidebase',
+    delay => case when calls = 0 then '0' else tidebase_private.retry_delay(calls, '5 seconds', '1 hour') end);
+end
+$$;
+comment on function tidebase_private.call_for_recovery(tidebase.run_heads, text) is
+  'Tells the webhook of a run, if it has one, that nobody goes on with it; reason: run_failed or lease_expired. The caller holds the head''s lock.';
+
 create or replace function tidebase.record_recovery(
   run_id text, reason text default 'manual', actor text default null, request_id text default null)
 returns integer
@@ -38,7 +90,6 @@ set enable_seqscan = off
 as $$
 declare
   head run_heads;
-  run runs;
   number integer;
 begin
   reason := coalesce(reason, 'manual');
@@ -53,24 +104,11 @@ begin
   if head.status in ('completed', 'cancelled') then
     perform tidebase_private.raise_fenced(run_id, head.lease_token);
   end if;
-  select r.* into run from runs r where r.run_id = record_recovery.run_id;
-  select coalesce(max(v.recovery), 0) + 1 into number from recoveries v where v.run_id = record_recovery.run_id;
-  insert into recoveries (run_id, recovery, reason, actor, found_status)
-  values (head.run_id, number, record_recovery.reason, coalesce(record_recovery.actor, tidebase_private.caller()), head.status);
-  if run.recovery_webhook is not null then
-    insert into deliveries (run_id, delivery, recovery, url, body)
-    select head.run_id, coalesce(max(d.delivery), 0) + 1, number, run.recovery_webhook,
-      jsonb_build_object('type', 'run.recovery', 'runId', head.run_id, 'workflowName', run.workflow,
-        'status', head.status, 'reason', record_recovery.reason, 'recovery', number)
-    from deliveries d where d.run_id = head.run_id;
-  end if;
-  perform tidebase_private.emit(tidebase_private.advance(run_id), 'recovery.started', jsonb_build_object('recovery', number,
-    'reason', reason, 'actor', coalesce(actor, tidebase_private.caller()), 'found_status', head.status), request_id);
-  return number;
+  return tidebase_private.begin_recovery(head, reason, coalesce(actor, tidebase_private.caller()), request_id);
 end
 $$;
 comment on function tidebase.record_recovery(text, text, text, text) is
-  'Records an attempt to get a run going again and returns its number; where the run has a recovery_webhook, it is told. actor: the database role unless told. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002, TB004, TB005.';
+  'Records an attempt to get a run going again and returns its number; where the run has a recovery_webhook, it is told: {"type": "run.resume", "runId", "workflowName", "attempt", "status", "reason", "recovery"}. It is told so without this call, too, when the run fails, and when reconcile finds that its lease has run out: once, and if that happens again within an hour, after 5 seconds, 10 seconds and so on. actor: the database role unless told. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002, TB004, TB005.';
 
 create or replace function tidebase.finish_recovery(
   run_id text, recovery integer, status text, http_status integer default null, response text default null, error text default null)

@@ -111,7 +111,7 @@ begin
 end
 $$;
 comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text, jsonb, text) is
-  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on; where max_attempts is given, an attempt whose worker died counts, too, and the last one fails the run. Without it the first failure is final, and a crash never is. recovery_webhook: the URL that is told when the run is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. traceparent: of the W3C Trace Context in which the run is made, for its first attempt to link to. Errors: TB002, TB006.';
+  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on; where max_attempts is given, an attempt whose worker died counts, too, and the last one fails the run. Without it the first failure is final, and a crash never is. recovery_webhook: the URL that is told when the run fails, loses its worker, or is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. traceparent: of the W3C Trace Context in which the run is made, for its first attempt to link to. Errors: TB002, TB006.';
 
 -- What becomes of steps that have not ended when their run is completed: one that may have taken effect is a question that
 -- must not be buried; any other is closed.
@@ -294,12 +294,15 @@ begin
   elsif head.in_queue then
     perform tidebase_private.leave_queue(head);
   end if;
+  if next_status = 'failed' then
+    perform tidebase_private.call_for_recovery(head, 'run_failed');
+  end if;
   perform tidebase_private.wake_parents(run_id);
   return row(head.last_seq, next_status, head.available_at)::run_failure;
 end
 $$;
 comment on function tidebase.fail_run(text, bigint, jsonb, boolean) is
-  'Ends this attempt with an error and gives the lease up. status: failed (may still be resumed: acquire_run grants it again, and its checkpoints replay), pending, or queued where it belongs to a queue (attempts are left: it may be acquired again from retry_at on), review (a person must decide about a step first). error: any JSON, by convention {type, message}. retryable: false rules further attempts out. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
+  'Ends this attempt with an error and gives the lease up. status: failed (may still be resumed: acquire_run grants it again, and its checkpoints replay), pending, or queued where it belongs to a queue (attempts are left: it may be acquired again from retry_at on), review (a person must decide about a step first). The recovery_webhook of a run that has failed is told (see record_recovery). error: any JSON, by convention {type, message}. retryable: false rules further attempts out. The same call again returns the same. Errors: TB001, TB003, TB004, TB005.';
 
 -- No barrier: it hides no row, and would keep a LIMIT from stopping the search. So does a volatile clock: a statement has one.
 create or replace view tidebase.run_overview as

@@ -39,8 +39,8 @@ $$;
 comment on function tidebase_private.require_state_options(text, text, text, jsonb, text) is 'Raises TB002 when what is said about a version makes no sense.';
 
 -- What every write of state does: fences, checks the expected version, finds the change, stores it, tells of it.
--- `value` is the new document (set, snapshot), the patch (patch) or NULL (save, restore; a snapshot of the run's own
--- state). A caller without the lease learns nothing of what there is: everything is looked up behind the fence.
+-- `value` is the new document (set, snapshot), the patch (patch; wanted.patch where it is one of members) or NULL (save,
+-- restore; a snapshot of the run's own state). A caller without the lease learns nothing of what there is: everything is looked up behind the fence.
 create or replace function tidebase_private.write_state(
   wanted tidebase.state_versions, token bigint, value jsonb, expected_version integer default null,
   request_id text default null, source_version integer default null, source_label text default null)
@@ -101,7 +101,9 @@ begin
   end if;
   if last.version is null then
     insert into tidebase.state_streams (run_id, stream) values (wanted.run_id, wanted.stream) on conflict do nothing;
-    now_is := case wanted.operation when 'patch' then tidebase_private.merge_patch('{}', value) else value end;
+    now_is := case when wanted.operation = 'patch' and wanted.patch is null then tidebase_private.merge_patch('{}', value) else value end;
+  elsif wanted.patch is not null then
+    change := tidebase_private.change_of_members(now_is, wanted.patch);
   elsif wanted.operation = 'patch' then
     change := tidebase_private.change_of_patch(now_is, value);
   elsif wanted.operation <> 'save' then
@@ -166,7 +168,7 @@ begin
 end
 $$;
 comment on function tidebase.set_state(text, bigint, jsonb, text, text, text, text, jsonb, text, integer, text) is
-  'Makes a document the next version of a stream and returns the version''s number: 1, 2, 3 ... stream: 1 to 1024 bytes, "main" unless told. label: a name under which the version is found again. importance: transient (may be lost with the last moments of a crashed server: asynchronous commit), normal, checkpoint or milestone. created_by: the database role unless told. expected_version: the version that the caller has read (0: none); when it is not the newest any more, TB011 and nothing is written. request_id: an id made up for this call; the call repeated with it returns the first one''s version. Errors: TB001, TB002, TB003, TB004, TB005, TB011.';
+  'Makes a document the next version of a stream and returns the version''s number: 1, 2, 3 ... stream: 1 to 1024 bytes, "main" unless told. label: a name under which the version is found again. importance: transient (may be lost with the last moments of a crashed server: asynchronous commit), normal, checkpoint or milestone. created_by: the database role unless told; an empty text is nobody (NULL). expected_version: the version that the caller has read (0: none); when it is not the newest any more, TB011 and nothing is written. request_id: an id made up for this call; the call repeated with it returns the first one''s version. Errors: TB001, TB002, TB003, TB004, TB005, TB011.';
 
 create or replace function tidebase.patch_state(
   run_id text, token bigint, patch jsonb, stream text default 'main', label text default null, reason text default null,
@@ -191,6 +193,32 @@ end
 $$;
 comment on function tidebase.patch_state(text, bigint, jsonb, text, text, text, text, jsonb, text, integer, text) is
   'Applies a merge patch (RFC 7396: members are set, null removes one, arrays are replaced) to the newest version of a stream, or to nothing, and returns the number of the version that comes of it. Only what changed is stored, for an array or a string that grew only what was added. The rest is as for set_state. Errors: TB001, TB002, TB003, TB004, TB005, TB011.';
+
+create or replace function tidebase.merge_state(
+  run_id text, token bigint, members jsonb, stream text default 'main', label text default null, reason text default null,
+  importance text default 'normal', metadata jsonb default null, created_by text default null,
+  expected_version integer default null, request_id text default null)
+returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  wanted state_versions;
+begin
+  stream := coalesce(stream, 'main');
+  importance := coalesce(importance, 'normal');
+  perform tidebase_private.require_state_options(stream, label, importance, metadata, request_id);
+  if jsonb_typeof(members) is distinct from 'object' then
+    perform tidebase_private.raise_invalid('members', 'must be a JSON object');
+  end if;
+  wanted := tidebase_private.describe_version(run_id, stream, 'patch', importance, label, reason, metadata, created_by);
+  wanted.patch := members;
+  return tidebase_private.write_state(wanted, token, members, expected_version, request_id => request_id);
+end
+$$;
+comment on function tidebase.merge_state(text, bigint, jsonb, text, text, text, text, jsonb, text, integer, text) is
+  'Makes some members of the newest version of a stream what they are given as, null included, without looking into them (the operator || of jsonb, where patch_state does RFC 7396), and returns the number of the version that comes of it. State that is no object becomes one. members: a JSON object; it is kept with the version (state_patches). The rest is as for set_state. Errors: TB001, TB002, TB003, TB004, TB005, TB011.';
 
 create or replace function tidebase.save_state(
   run_id text, token bigint, label text, stream text default 'main', reason text default null, importance text default 'checkpoint',
@@ -297,7 +325,15 @@ $$;
 comment on function tidebase.list_state_versions(text, text, boolean, integer, integer, boolean) is
   'The versions of a run''s streams, or of one, newest first, at most max (1 to 10000); page on with before, the last version seen. labeled: only those with a label. The documents come along only with with_value: value is NULL otherwise. Errors: TB001, TB002.';
 
+create or replace view tidebase.state_patches with (security_barrier = true) as
+  select v.run_id, v.stream, v.version, v.patch
+  from tidebase.state_versions v
+  where v.patch is not null;
+comment on view tidebase.state_patches is 'The members that merge_state was given, by the version that came of it.';
+
 select tidebase_private.allow('function tidebase.set_state', 'worker');
+select tidebase_private.allow('function tidebase.merge_state', 'worker');
+select tidebase_private.allow('table tidebase.state_patches', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.patch_state', 'worker');
 select tidebase_private.allow('function tidebase.save_state', 'worker');
 select tidebase_private.allow('function tidebase.restore_state', 'worker');

@@ -202,6 +202,66 @@ $$;
 comment on function tidebase.begin_step(text, bigint, text, jsonb, text[], text, text, text, text, integer, interval, interval, interval, text[], text) is
   'Begins a step, or hands out its checkpoint. outcome: execute (do the work as this attempt, then complete_step or fail_step), replay (output is the checkpoint), review (the step may have taken effect before, and the contract that it had then, or the one it has now, does not allow to repeat it, or its idempotency key is another one: a person must decide; where an earlier attempt left it, the run is in review now, and the lease is given up; a step that failed in this attempt leaves the lease alone, and fail_run puts the run into review). A step that writes to the outside gets the same answer, with {"step": name} as output, while another one is undecided that an earlier attempt left unfinished. name: 1 to 1024 bytes, unique in the run; by convention name[key] for one of several. input: hashed in canonical form; the same step with another input raises TB006. The resume contract: side_effects ({read} is harmless, anything else writes to the outside), idempotency_key, replay (auto, manual, never), checkpoint_invariant, verified_by, credentials (names only), retries (0 to 1000) with retry_delay and retry_max_delay, timeout. request_id: an id made up for this call; the call repeated with it gets the first answer again (after review TB003, because the lease is given up; acquire_run says review); without it a running step raises TB007. The start of a step that writes to the outside commits synchronously. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010 (a budget is used up; checkpoints are still handed out).';
 
+-- What the published SDKs begin a step with: their own hash of the input, and the contract as one JSON object, which is kept as
+-- it came. Everything else is begin_step's.
+--
+-- Where both calls brought a hash, it alone decides whether the input is the same: begin_step is then asked about the input
+-- that it knows, or about one that is surely another.
+create or replace function tidebase_private.input_to_compare(step tidebase.steps, input jsonb, input_hash text)
+returns jsonb
+language sql immutable
+as $$
+  select case
+    when step.client_hash = input_hash then step.input
+    when step.client_hash is not null then jsonb_build_object('input', input, 'inputHash', input_hash)
+    -- As the hash was kept before 0007.
+    when step.input = jsonb_build_object('input', step.input -> 'input', 'inputHash', input_hash) then step.input
+    else input end;
+$$;
+comment on function tidebase_private.input_to_compare(tidebase.steps, jsonb, text) is
+  'The input for which begin_step finds that a step has the same input, or another one, as the client''s own hash says.';
+
+create or replace function tidebase.begin_step_with(
+  run_id text, token bigint, name text, input jsonb default null, input_hash text default null, options jsonb default null,
+  request_id text default null)
+returns tidebase.step_start
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  known steps;
+  start step_start;
+begin
+  perform tidebase_private.require_options(options);
+  if input_hash is not null then
+    perform tidebase_private.require_name(input_hash, 'input_hash', 1024);
+    select s.* into known from steps s where s.run_id = begin_step_with.run_id and s.name = begin_step_with.name;
+    if known.name is not null then
+      input := tidebase_private.input_to_compare(known, input, input_hash);
+    end if;
+  end if;
+  start := begin_step(run_id, token, name, input,
+    side_effects => tidebase_private.side_effects_of(options),
+    idempotency_key => nullif(options ->> 'idempotencyKey', ''),
+    replay => tidebase_private.replay_of(options),
+    checkpoint_invariant => nullif(options ->> 'checkpointInvariant', ''),
+    verified_by => nullif(options ->> 'verifiedBy', ''),
+    retries => (options ->> 'retries')::numeric::integer,
+    timeout => (options ->> 'timeoutMs')::float8 * interval '1 millisecond',
+    credentials => tidebase_private.credentials_of(options),
+    request_id => request_id);
+  if start.outcome = 'execute' then
+    update steps s
+    set client_hash = coalesce(begin_step_with.input_hash, s.client_hash), options = begin_step_with.options
+    where s.run_id = begin_step_with.run_id and s.name = begin_step_with.name;
+  end if;
+  return start;
+end
+$$;
+comment on function tidebase.begin_step_with(text, bigint, text, jsonb, text, jsonb, text) is
+  'As begin_step, for clients that bring a hash of the input of their own, and the contract as one JSON object in the words of the published SDKs. input_hash: 1 to 1024 bytes; where the step was begun with one before, the two alone decide whether the input is the same (TB006), whatever the input. options: kept as they are (steps are shown with them); sideEffects, idempotencyKey, replay, retries, timeoutMs (milliseconds), checkpointInvariant and verifiedBy (any JSON), credentials (names, or objects with a name) say what the parameters of begin_step do, and of older clients sideEffect (read, write, external) and onAmbiguousFailure (retry, review, fail). Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010.';
+
 create or replace function tidebase.complete_step(run_id text, token bigint, name text, output jsonb default null)
 returns bigint
 language plpgsql volatile security definer
@@ -401,12 +461,15 @@ create or replace view tidebase.step_timeline with (security_barrier = true) as
     s.verified_by,
     s.credentials,
     coalesce(s.retries, 0) as retries,
-    s.timeout
+    s.timeout,
+    s.options,
+    s.client_hash
   from tidebase.steps s;
 comment on view tidebase.step_timeline is
-  'One row a step: how often it was begun (attempt), under which lease last, from when to when, its checkpoint, its failure and what was decided, and its resume contract. Order by started_at.';
+  'One row a step: how often it was begun (attempt), under which lease last, from when to when, its checkpoint, its failure and what was decided, and its resume contract; options and client_hash: as begin_step_with was given them. Order by started_at.';
 
 select tidebase_private.allow('function tidebase.begin_step', 'worker');
+select tidebase_private.allow('function tidebase.begin_step_with', 'worker');
 select tidebase_private.allow('function tidebase.complete_step', 'worker');
 select tidebase_private.allow('function tidebase.record_step', 'worker');
 select tidebase_private.allow('function tidebase.fail_step', 'worker');

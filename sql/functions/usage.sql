@@ -89,8 +89,10 @@ begin
     perform tidebase_private.raise_invalid('response_id, step, provider, model, unit and label',
       'must be texts of 1 to 1024 bytes that are not blank');
   end if;
-  if least(wanted.input_tokens, wanted.cache_read_tokens, wanted.cache_write_tokens, wanted.output_tokens, wanted.reasoning_tokens) < 0
-    or greatest(wanted.input_tokens, wanted.cache_read_tokens, wanted.cache_write_tokens, wanted.output_tokens, wanted.reasoning_tokens) > 1e12
+  if least(wanted.input_tokens, wanted.cache_read_tokens, wanted.cache_write_tokens, wanted.output_tokens, wanted.reasoning_tokens,
+      wanted.total_tokens) < 0
+    or greatest(wanted.input_tokens, wanted.cache_read_tokens, wanted.cache_write_tokens, wanted.output_tokens, wanted.reasoning_tokens,
+      wanted.total_tokens) > 1e12
   then
     perform tidebase_private.raise_invalid('numbers of tokens', 'must be from 0 to 1e12');
   elsif coalesce(wanted.cache_read_tokens, 0) + coalesce(wanted.cache_write_tokens, 0) > coalesce(wanted.input_tokens, 0) then
@@ -185,7 +187,8 @@ create or replace function tidebase.record_usage(
   input_tokens bigint default null, output_tokens bigint default null, cost_usd numeric default null, quantity numeric default null,
   unit text default null, response_id text default null, cache_read_tokens bigint default null,
   cache_write_tokens bigint default null, reasoning_tokens bigint default null, cost numeric default null,
-  currency text default 'USD', label text default null, metadata jsonb default null, request_id text default null)
+  currency text default 'USD', label text default null, metadata jsonb default null, request_id text default null,
+  total_tokens bigint default null)
 returns tidebase.usage_total
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -203,7 +206,7 @@ begin
     perform tidebase_private.raise_invalid('cost_usd', 'must stand alone, without cost and another currency');
   end if;
   wanted := row(run_id, 0::bigint, clock_timestamp(), input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, kind, step,
-    provider, model, response_id, coalesce(cost, cost_usd), currency, quantity, unit, label, metadata);
+    provider, model, response_id, coalesce(cost, cost_usd), currency, quantity, unit, label, metadata, total_tokens);
   perform tidebase_private.require_usage(wanted, request_id);
   perform tidebase_private.commit_durably();
   head := tidebase_private.fence(run_id, token, 1);
@@ -231,8 +234,8 @@ begin
   return tidebase_private.account_of(head, true, head.last_seq);
 end
 $$;
-comment on function tidebase.record_usage(text, bigint, text, text, text, text, bigint, bigint, numeric, numeric, text, text, bigint, bigint, bigint, numeric, text, text, jsonb, text) is
-  'Records what a call to a model, or to anything else that is paid for, used, and returns the run''s totals so far. kind: gen_ai.operation.name of OpenTelemetry: chat, embeddings, execute_tool ... step: the step it belongs to. input_tokens: all of them, those read from and written to the cache included; output_tokens: all, those for reasoning included. cost_usd, or cost and currency (ISO 4217): exact; left out when nobody knows the price, never 0 for that. quantity and unit: what is not counted in tokens. response_id: the provider''s id of the response: it is counted once in a run, however often it is recorded. request_id: an id made up for this call, for the same purpose. A budget counts input and output tokens, and costs in USD; once it is used up the next begin_step raises TB010. Errors: TB001, TB002, TB003, TB004, TB005.';
+comment on function tidebase.record_usage(text, bigint, text, text, text, text, bigint, bigint, numeric, numeric, text, text, bigint, bigint, bigint, numeric, text, text, jsonb, text, bigint) is
+  'Records what a call to a model, or to anything else that is paid for, used, and returns the run''s totals so far. kind: gen_ai.operation.name of OpenTelemetry: chat, embeddings, execute_tool ... step: the step it belongs to. input_tokens: all of them, those read from and written to the cache included; output_tokens: all, those for reasoning included. cost_usd, or cost and currency (ISO 4217): exact; left out when nobody knows the price, never 0 for that. quantity and unit: what is not counted in tokens. total_tokens: a total that somebody has counted in another way, kept as it is; a budget does not count it. response_id: the provider''s id of the response: it is counted once in a run, however often it is recorded. request_id: an id made up for this call, for the same purpose. A budget counts input and output tokens, and costs in USD; once it is used up the next begin_step raises TB010. Errors: TB001, TB002, TB003, TB004, TB005.';
 
 -- Makes the runs below a run share its budget, and adds up what they used so far. Goes down the tree, parents' heads
 -- before children's; a run that has a budget of its own has done that for those below it.
@@ -320,7 +323,8 @@ create or replace view tidebase.usage_records with (security_barrier = true) as
     u.unit,
     u.label,
     coalesce(u.metadata, '{}') as metadata,
-    u.created_at
+    u.created_at,
+    u.total_tokens
   from tidebase.usage u;
 comment on view tidebase.usage_records is
   'Every record of usage. By the OpenTelemetry GenAI conventions kind is gen_ai.operation.name, provider gen_ai.provider.name, model gen_ai.response.model, response_id gen_ai.response.id; the tokens are gen_ai.usage.*. Order by seq.';

@@ -63,7 +63,7 @@ begin
     perform tidebase_private.require_payload(wanted.content, 'value');  -- many patches may have made it grow
   end if;
   wanted.created_at := clock_timestamp();
-  wanted.created_by := coalesce(wanted.created_by, tidebase_private.caller());
+  wanted.created_by := nullif(coalesce(wanted.created_by, tidebase_private.caller()), '');
   insert into tidebase.state_versions select (wanted).*;
 end
 $$;

@@ -1,3 +1,11 @@
+-- What the clients said in their own words is lost; the contracts that followed from it stay. A step that was begun with a
+-- hash of the client's own is compared by its input again.
+alter table tidebase.steps drop column client_hash, drop column options;
+alter table tidebase.state_versions drop column patch;
+alter table tidebase.usage drop column total_tokens;
+-- Takes out the channels with what was kept of their deliveries; what was to be sent yet is not sent.
+drop type tidebase.channel_delivery, tidebase.channel;
+drop table tidebase.channels;
 drop type tidebase.bulk;
 drop type tidebase.claim;
 drop type tidebase.enqueuing;

@@ -19,6 +19,7 @@ from tidebase import (
     AsyncWorker,
     Attempt,
     Bulk,
+    Channel,
     ChildSpec,
     Difference,
     Enqueuing,
@@ -300,3 +301,13 @@ async def queues() -> None:
     assert_type(worker, AsyncWorker)
     assert_type(await AsyncWorker(tide, ["q"]).run(), None)
     assert_type(AsyncWorker(tide).stop(), None)
+
+
+async def channels(run: AsyncRun) -> None:
+    assert_type(await run.channels.add("https://a.example/hook", secret="s", events=["run.completed"]), int)
+    assert_type(await run.channels.list(), Sequence[Channel])
+    assert_type(await run.channels.remove(1), bool)
+    assert_type(await tide.runs.add_channel("r", "https://a.example/hook"), int)
+    assert_type(await tide.runs.channels("r"), Sequence[Channel])
+    assert_type(await tide.runs.remove_channel("r", 1), bool)
+    assert_type(await tide.runs.retry_channel("r", 1), bool)

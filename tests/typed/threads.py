@@ -15,6 +15,7 @@ from typing_extensions import assert_type
 from tidebase import (
     Attempt,
     Bulk,
+    Channel,
     ChildSpec,
     Difference,
     Dispatcher,
@@ -291,3 +292,14 @@ def queues() -> None:
     assert_type(worker, Worker)
     assert_type(Worker(tide, ["q"]).run(), None)
     assert_type(Worker(tide).stop(), None)
+
+
+def channels(run: Run) -> None:
+    assert_type(run.channels.add("https://a.example/hook", secret="s", events=["run.completed"]), int)
+    assert_type(run.channels.list(), Sequence[Channel])
+    assert_type(run.channels.remove(1), bool)
+    assert_type(tide.runs.add_channel("r", "https://a.example/hook"), int)
+    assert_type(tide.runs.channels("r"), Sequence[Channel])
+    assert_type(tide.runs.remove_channel("r", 1), bool)
+    assert_type(tide.runs.retry_channel("r", 1), bool)
+    assert_type(tide.channel_dispatcher(secret="s").dispatch(), int)

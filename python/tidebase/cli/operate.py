@@ -253,14 +253,23 @@ def purge(
     is_flag=True,
     help="Also deliver recovery webhooks, and events to channels; TIDEBASE_WEBHOOK_SECRET signs what has no secret.",
 )
-def reconcile(database: str | None, as_json: bool, every: timedelta | None, webhooks: bool) -> None:
+@click.option(
+    "--private-receivers",
+    is_flag=True,
+    help="Deliver them to addresses that are not public, too: this machine, private networks, metadata services.",
+)
+def reconcile(
+    database: str | None, as_json: bool, every: timedelta | None, webhooks: bool, private_receivers: bool
+) -> None:
     """Look at what has run out: leases, gates, timers, deadlines. Any number of processes may do it at once.
 
     Without --every it ends when nothing is due any more. With it, channels are told as things happen.
     """
+    if private_receivers and not webhooks:
+        raise click.UsageError("--private-receivers goes with --webhooks")
     with connected(database) as tide:
-        dispatcher = tide.dispatcher() if webhooks else None
-        channels = tide.channel_dispatcher() if webhooks else None
+        dispatcher = tide.dispatcher(allow_private=private_receivers) if webhooks else None
+        channels = tide.channel_dispatcher(allow_private=private_receivers) if webhooks else None
         if every is None:
             done = _all_due(tide, dispatcher)
             if channels is not None:

@@ -29,10 +29,10 @@ from ._tasks import Crew, terminated
 if TYPE_CHECKING:
     from .tide_async import AsyncTidebase
 
-log = logging.getLogger("tidebase.worker")
+_log = logging.getLogger("tidebase.worker")
 
 #: How often a worker reconciles, in seconds, give or take a half: leases and timers that ran out, schedules.
-RECONCILE_S = 10.0
+RECONCILE_S: float = 10.0
 
 
 class AsyncWorker:
@@ -94,7 +94,7 @@ class AsyncWorker:
 
     async def run(self) -> None:
         """Works until :meth:`stop` is called; where nobody else handles them, SIGTERM and SIGINT call it."""
-        log.info("worker %s: queues %s, concurrency %d", self._tide.holder, ", ".join(self.queues), self.concurrency)
+        _log.info("worker %s: queues %s, concurrency %d", self._tide.holder, ", ".join(self.queues), self.concurrency)
         with self._database.doorbell.listening(*map(bell_of, self.queues)) as rung, terminated(self.stop):
             self._rung = rung
             crew = Crew(self.concurrency, rung)
@@ -132,7 +132,7 @@ class AsyncWorker:
                 )
             )
         except TidebaseError as error:
-            log.warning("worker %s: nothing could be claimed, trying again: %s", self._tide.holder, error)
+            _log.warning("worker %s: nothing could be claimed, trying again: %s", self._tide.holder, error)
             return []
 
     def _order(self) -> list[str]:
@@ -150,7 +150,7 @@ class AsyncWorker:
         try:
             due: datetime | None = await self._database.execute(next_ready(queues=self.queues))
         except TidebaseError as error:
-            log.warning("worker %s: %s", self._tide.holder, error)
+            _log.warning("worker %s: %s", self._tide.holder, error)
             return self.poll_s
         if due is None:
             return self.poll_s
@@ -163,7 +163,7 @@ class AsyncWorker:
         try:
             await self._database.execute(calls.reconcile())
         except TidebaseError as error:
-            log.warning("worker %s: could not reconcile: %s", self._tide.holder, error)
+            _log.warning("worker %s: could not reconcile: %s", self._tide.holder, error)
 
     async def _work(self, claim: Claim) -> None:
         function: Callable[..., Any] = self._tide._registry.find(claim.workflow, None)
@@ -171,13 +171,13 @@ class AsyncWorker:
             async with self._tide._here.working():
                 await drive_async(work_on(self._brood, function, claim, self._tide.lease_s), self._database)
         except (RunSuspendedError, RunNeedsReview, RunCancelledError, LeaseLostError) as end:
-            log.info("run %s: %s", claim.run_id, end)
+            _log.info("run %s: %s", claim.run_id, end)
         except Exception as error:  # it is recorded, and the run queued again if it has attempts left
-            log.warning("run %s failed: %s: %s", claim.run_id, type(error).__name__, error)
+            _log.warning("run %s failed: %s: %s", claim.run_id, type(error).__name__, error)
 
     async def _drain(self, crew: Crew) -> None:
         """What is at work may end; what takes too long gives its lease up, for another worker to go on at once."""
         if not await crew.settled(self.drain_s):
-            log.warning("worker %s: gives up %d runs that are at work", self._tide.holder, crew.busy)
+            _log.warning("worker %s: gives up %d runs that are at work", self._tide.holder, crew.busy)
             await crew.abandon(self._brood)
-        log.info("worker %s: stopped", self._tide.holder)
+        _log.info("worker %s: stopped", self._tide.holder)

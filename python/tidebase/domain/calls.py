@@ -16,7 +16,7 @@ from .channel import (
     retry_channel,
     with_channels,
 )
-from .child import Child, TreeNode, create_child, run_tree, suspend_for_children
+from .child import Child, RunEdge, TreeNode, create_child, run_edges, run_tree, suspend_for_children
 from .claim import Claim, claim_runs, next_ready
 from .diff import Difference, diff_runs
 from .enqueue import Enqueuing, enqueue_run, enqueue_runs
@@ -77,7 +77,16 @@ from .schedule import (
     trigger_schedule,
 )
 from .snapshot import Snapshot, create_snapshot, list_snapshots
-from .state import StateVersion, get_state, list_state_versions, patch_state, restore_state, save_state, set_state
+from .state import (
+    StateVersion,
+    get_state,
+    list_state_versions,
+    merge_state,
+    patch_state,
+    restore_state,
+    save_state,
+    set_state,
+)
 from .step import (
     Checkpoint,
     ReviewInfo,
@@ -85,6 +94,7 @@ from .step import (
     StepInfo,
     StepStart,
     begin_step,
+    begin_step_with,
     complete_step,
     fail_step,
     latest_steps,
@@ -135,6 +145,7 @@ __all__ = [
     "Renewal",
     "ReviewInfo",
     "RunCount",
+    "RunEdge",
     "RunFailure",
     "RunInfo",
     "RunSize",
@@ -160,6 +171,7 @@ __all__ = [
     "audience_of",
     "backfill_schedule",
     "begin_step",
+    "begin_step_with",
     "behind_gate",
     "behind_run",
     "cancel_run",
@@ -200,6 +212,7 @@ __all__ = [
     "list_state_versions",
     "load_checkpoints",
     "many",
+    "merge_state",
     "move_runs",
     "next_fires",
     "next_ready",
@@ -230,6 +243,7 @@ __all__ = [
     "review_inbox",
     "rows_of",
     "run_attempts",
+    "run_edges",
     "run_gates",
     "run_sizes",
     "run_tree",

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from ..core import codec
-from ..core.call import many, one, scalar
+from ..core.call import Call, Value, many, one, rows_of, scalar
 from ..core.canonical import digest
 from ..core.errors import (
     ChildFailed,
@@ -57,6 +57,22 @@ class TreeNode:
     finished_at: datetime | None
 
 
+@dataclass(frozen=True)
+class RunEdge:
+    """An edge to a child or a fork of a run, as the view run_edges has it.
+
+    ``source_run_id``: of an edge that a fork took over, the run whose child it is.
+    """
+
+    run_id: str
+    name: str
+    child_run_id: str
+    edge_type: str
+    metadata: Value
+    source_run_id: str | None
+    created_at: datetime
+
+
 create_child = one(
     "create_child",
     Child,
@@ -76,6 +92,11 @@ create_child = one(
 )
 suspend_for_children = scalar("suspend_for_children", run_id="text", token="bigint", names="text[]")
 run_tree = many("run_tree", TreeNode, run_id="text")
+
+
+def run_edges(run_id: str, child_run_id: str | None = None) -> Call[list[RunEdge]]:
+    """The edges to the children and forks of a run, oldest first, or to one of them."""
+    return rows_of("run_edges", RunEdge, "created_at, child_run_id", run_id=run_id, child_run_id=child_run_id)
 
 
 T = TypeVar("T")

@@ -92,6 +92,15 @@ release_run = scalar("release_run", run_id="text", token="bigint")
 withdraw_grant = scalar("withdraw_grant", run_id="text", request_id="text")
 
 
+def keep_lease(run_id: str, token: int, ttl: timedelta) -> Call[datetime | None]:
+    """Renews a lease for ``ttl`` from now at least: it does not end sooner than it would have."""
+    query = """
+        select tidebase.renew_lease(run_id, %s::bigint,
+          greatest(%s::interval, least(lease_expires_at - statement_timestamp(), '1 day'::interval)))
+        from tidebase.run_overview where run_id = %s"""
+    return Call(query, (token, ttl, run_id), lambda rows: rows[0][0] if rows else None)
+
+
 def run_attempts(run_id: str) -> Call[list[Attempt]]:
     """Who worked on a run, and when, in that order."""
     return rows_of("run_attempts", Attempt, "lease_token", run_id=run_id)

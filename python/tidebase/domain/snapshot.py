@@ -19,7 +19,7 @@ class Snapshot:
     label: str
     value: Value
     reason: str | None
-    created_by: str
+    created_by: str | None
     metadata: Value
     seq: int
     created_at: datetime

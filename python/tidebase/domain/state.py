@@ -33,7 +33,7 @@ class StateVersion:
     importance: str
     label: str | None
     reason: str | None
-    created_by: str
+    created_by: str | None
     metadata: Value
     seq: int
     created_at: datetime
@@ -51,6 +51,7 @@ _VERSION = {
 }
 set_state = scalar("set_state", run_id="text", token="bigint", value="jsonb", **_VERSION)
 patch_state = scalar("patch_state", run_id="text", token="bigint", patch="jsonb", **_VERSION)
+merge_state = scalar("merge_state", run_id="text", token="bigint", members="jsonb", **_VERSION)
 save_state = scalar("save_state", run_id="text", token="bigint", **_VERSION)
 restore_state = scalar("restore_state", run_id="text", token="bigint", version="integer", **_VERSION)
 get_state = one(

@@ -69,7 +69,8 @@ class StepInfo:
     """A step, as the view step_timeline has it.
 
     ``attempt``: how often it was begun, 1 when it ran once. ``lease_token``: the lease under which it was last begun.
-    ``decision``: what was decided about its last failure.
+    ``decision``: what was decided about its last failure. ``options``: the contract in the words of the client, where
+    it gave one (``begin_step_with``); ``client_hash``: its own hash of the input.
     """
 
     run_id: str
@@ -95,6 +96,8 @@ class StepInfo:
     credentials: list[str] | None
     retries: int
     timeout: timedelta | None
+    options: Value
+    client_hash: str | None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,17 @@ begin_step = one(
     retry_delay="interval",
     retry_max_delay="interval",
     timeout="interval",
+    request_id="text",
+)
+begin_step_with = one(
+    "begin_step_with",
+    StepStart,
+    run_id="text",
+    token="bigint",
+    name="text",
+    input="jsonb",
+    input_hash="text",
+    options="jsonb",
     request_id="text",
 )
 record_step = one(

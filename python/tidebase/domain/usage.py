@@ -118,6 +118,7 @@ class UsageRecord:
     label: str | None
     metadata: Value
     created_at: datetime
+    total_tokens: int | None
 
 
 record_usage = one(
@@ -143,6 +144,7 @@ record_usage = one(
     label="text",
     metadata="jsonb",
     request_id="text",
+    total_tokens="bigint",
 )
 set_budget = scalar("set_budget", run_id="text", cost_usd="numeric", tokens="bigint", actor="text", reason="text")
 

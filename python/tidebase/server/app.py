@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.base import POOL_SIZE
 from ..core.database_async import AsyncDatabase
-from ..core.errors import InvalidArgument, TidebaseError
+from ..core.errors import InvalidArgument, RunNotFound, TidebaseError
 from ..core.tracing import valid_traceparent
 from ..domain.subscribe import Feeds
 from . import events, openapi
@@ -34,8 +34,9 @@ from .auth import ROLES, Key, Keyring
 from .origin import FromHere, is_loopback
 from .paths import Spelled, parameters
 from .patience import Bounded, Impatient, Turns
+from .payloads import Telling
 from .refusal import Refused, answer, refusal
-from .routes import ALL, ROUTES, Asked, Route, code_of, status_of
+from .routes import ALL, ROUTES, Asked, Route, absent, code_of, status_of
 
 log = logging.getLogger("tidebase.server")
 
@@ -55,6 +56,15 @@ _RECONNECT_S = 30.0
 _CONNECTIONS = 4096
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+#: What Tidebase v0.6 and 0.7 have and this gateway does not, by its path.
+ABSENT = {
+    "agents": "/agents",
+    "resources": "/resources",
+    "audit": "/audit",
+    "grants": "/runs/{run_id}/grants",
+}
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def create_app(
@@ -117,8 +127,13 @@ def create_app(
         Middleware(Spelled),
         Middleware(Bounded, max_body=max_body),
     ]
+    absent_ones = [
+        StarletteRoute(path + rest, _guarded(_absent(name), keyring), methods=_METHODS)
+        for name, path in ABSENT.items()
+        for rest in ("", "/{rest:path}")
+    ]
     app = Starlette(
-        routes=_merged(endpoints),
+        routes=[*_merged(endpoints), *absent_ones],
         middleware=middleware,
         lifespan=lifespan,
         exception_handlers={
@@ -131,6 +146,7 @@ def create_app(
     # Not in the lifespan: an application that this one is mounted in does not call it.
     app.state.database = connections
     app.state.feeds = Feeds(connections)
+    app.state.telling = Telling(connections)
     app.state.turns = Turns(max(1, pool_size // 4))
     return app
 
@@ -206,6 +222,13 @@ async def _body(request: Request, kind: type[Any]) -> Any:
         raise Refused(400, error="invalid request body", code="invalid_body", issues=[issue]) from None
 
 
+def _absent(name: str) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        raise absent(name)
+
+    return endpoint
+
+
 async def _health(request: Request) -> Response:
     return answer({"ok": True})
 
@@ -226,7 +249,8 @@ async def _tidebase_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status >= 500:
         log.error("%s %s: %s", request.method, request.url.path, error)
-    response = answer({"error": error.message, "code": code_of(error)}, status)
+    message = "run not found" if isinstance(error, RunNotFound) else error.message
+    response = answer({"error": message, "code": code_of(error)}, status)
     if status == 503:
         response.headers["retry-after"] = "1"
     return response
@@ -298,6 +322,10 @@ def serve(
         )
     # On the loopback interface another name can only be somebody else's, or that of a proxy, which is to be told.
     names = [*hosts, host] if hosts or is_loopback(host) else None
+    if not options.get("cors"):
+        log.info(
+            "pages of other origins may not call it; --cors ORIGIN allows one, --cors '*' all, as Tidebase v0.6 did"
+        )
     _raise_limits()
     uvicorn.run(
         create_app(database, keys=keys, insecure=insecure, hosts=names, **options),

@@ -5,17 +5,17 @@ Each class is decoded, checked and described (in the OpenAPI document) by msgspe
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Name = Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"\S")]
 ShortName = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\S")]
 Url = Annotated[str, Meta(pattern=r"^https?://\S+$")]
 Object = dict[str, Any]
 
-#: Where a gate is to be shown: only an empty list is understood so far.
-NoChannels = Annotated[list[Any], Meta(max_length=0)]
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 Milliseconds = Annotated[int, Meta(ge=1, le=365 * 24 * 3_600_000)]
 Importance = Literal["transient", "normal", "checkpoint", "milestone"]
@@ -37,6 +37,12 @@ class Channel(Body):
 Channels = Annotated[list[Channel], Meta(max_length=100)]
 
 
+class Owned(Body):
+    """What is done under a lease. ``leaseOwner``: whose; without it, whoever holds it at the moment."""
+
+    lease_owner: str | None = None
+
+
 class CreateRun(Body):
     """A run that is to be made."""
 
@@ -46,6 +52,49 @@ class CreateRun(Body):
     channels: Channels | None = None
     run_id: ShortName | None = None
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+
+class Enqueue(Body, kw_only=True):
+    """A run that any worker of the queue may claim."""
+
+    workflow_name: ShortName
+    input: Any = None
+    metadata: Object | None = None
+    dedupe_key: ShortName | None = None
+    delay_ms: Annotated[int, Meta(ge=0, le=3650 * 24 * 3_600_000)] | None = None
+    run_at: Annotated[datetime, Meta(tz=True)] | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    priority: Annotated[int, Meta(ge=-32768, le=32767)] | None = None
+    deadline_ms: Milliseconds | None = None
+    recovery_webhook: Url | None = None
+    channels: Channels | None = None
+
+
+class Claim(Body, kw_only=True):
+    """What a worker may take: one run at most is answered with, whatever the limit."""
+
+    queues: Annotated[list[ShortName], Meta(min_length=1, max_length=1000)]
+    lease_owner: ShortName | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1
+
+
+class QueueConfig(Body):
+    """What a queue may do; what is not given has no limit."""
+
+    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    rate_per_minute: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    invoke_url: Url | None = None
+
+
+class PutSchedule(Body, kw_only=True):
+    """When a workflow is enqueued: five fields of cron, in UTC."""
+
+    cron: Annotated[str, Meta(min_length=1, max_length=1000)]
+    workflow_name: ShortName
+    input: Any = None
+    queue: ShortName = "default"
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    enabled: bool = True
 
 
 class Begin(Body):
@@ -58,19 +107,17 @@ class Heartbeat(Body):
     lease_owner: str
 
 
-class CompleteRun(Body):
+class CompleteRun(Owned):
     """What came of a run."""
 
     result: Any = None
-    lease_owner: str | None = None
 
 
-class FailRun(Body):
+class FailRun(Owned):
     """Why an attempt failed. ``failureClass`` ``permanent``: another attempt is not worth it."""
 
     error: Any = None
     failure_class: str | None = None
-    lease_owner: str | None = None
 
 
 class CancelRun(Body):
@@ -86,8 +133,16 @@ class RecoverRun(Body):
     reason: Name = "manual"
 
 
+class Credential(Body):
+    """A credential that a step needs, and why."""
+
+    name: Name
+    scopes: list[str] | None = None
+    reason: str | None = None
+
+
 class StepOptions(Body):
-    """The resume contract of a step."""
+    """The resume contract of a step. ``sideEffect`` and ``onAmbiguousFailure`` are what older clients send."""
 
     input: Any = None
     retries: Annotated[int, Meta(ge=0, le=1000)] | None = None
@@ -97,17 +152,33 @@ class StepOptions(Body):
     replay: Literal["auto", "manual", "never"] | None = None
     checkpoint_invariant: Any = None
     verified_by: Any = None
-    credentials: list[Name] | None = None
+    credentials: list[Name | Credential] | None = None
+    side_effect: Literal["none", "read", "write", "external"] | None = None
+    on_ambiguous_failure: Literal["retry", "review", "fail"] | None = None
 
 
-class BeginStep(Body):
-    """A step that is to be begun. ``inputHash`` is the client's own hash of the input."""
+#: An object that is kept as it came; what of it means something is described, and looked at.
+Options = Annotated[Object, Meta(extra_json_schema={"$ref": "#/components/schemas/StepOptions"})]
+
+
+class BeginStep(Owned, kw_only=True):
+    """A step that is to be begun. ``inputHash`` is the client's own hash of the input: it alone decides whether the
+    input is the same as before.
+    """
 
     name: Name
-    input_hash: str
+    input_hash: Annotated[str, Meta(min_length=1, max_length=1024, pattern=r"\S")]
     input: Any = None
-    options: StepOptions | None = None
-    lease_owner: str | None = None
+    options: Options | None = None
+
+    def __post_init__(self) -> None:
+        if self.options is not None:
+            msgspec.convert(self.options, StepOptions)
+
+    @property
+    def timeout_s(self) -> float:
+        """How long the step may take, as it says itself; 0 where it does not."""
+        return float((self.options or {}).get("timeoutMs") or 0) / 1000
 
 
 class CompleteStep(Body):
@@ -122,11 +193,20 @@ class FailStep(Body):
 
     lease_owner: str
     error: Any = None
-    retryable: bool = True
+    retryable: bool = False
     resume_decision: str | None = None
 
 
-class Version(Body):
+class ResolveReview(Body):
+    """What a person decides about a step that may have taken effect: retry, accept (with its output) or fail."""
+
+    decision: Literal["retry", "accept", "fail"]
+    output: Any | UnsetType = UNSET
+    actor: str | None = None
+    reason: str | None = None
+
+
+class Version(Owned):
     """What may be said about a version of a state."""
 
     stream: Name | None = None
@@ -137,9 +217,16 @@ class Version(Body):
 
 
 class WriteState(Version, kw_only=True):
-    """A document (PUT) or a merge patch (PATCH)."""
+    """A document."""
 
-    value: Any
+    value: Any = None
+    label: Name | None = None
+
+
+class PatchState(Version, kw_only=True):
+    """Members that become what they are given as, null included."""
+
+    value: Object | None = None
     label: Name | None = None
 
 
@@ -156,18 +243,18 @@ class Target(Body):
     id: Name
 
 
-class CreateSnapshot(Body):
+class CreateSnapshot(Owned, kw_only=True):
     """What something looks like."""
 
     label: Name
-    state: Any
+    state: Any = None
     target: Target | None = None
     reason: str | None = None
     metadata: Object | None = None
     created_by: str | None = None
 
 
-class RecordUsage(Body):
+class RecordUsage(Owned):
     """What a call to a model, or to anything else that is paid for, used."""
 
     step_id: str | None = None
@@ -185,7 +272,7 @@ class RecordUsage(Body):
     response_id: Name | None = None
 
 
-class CreateChild(Body):
+class CreateChild(Owned, kw_only=True):
     """A child that is to be made, or found."""
 
     name: Name
@@ -198,13 +285,13 @@ class CreateChild(Body):
     edge_metadata: Object | None = None
 
 
-class BeginGate(Body):
-    """A question that is to be asked, or was asked before."""
+class BeginGate(Owned, kw_only=True):
+    """A question that is to be asked, or was asked before. ``timeoutMs``: how long the client waits, not the gate."""
 
     name: Name
     prompt: str
     data: Any = None
-    channels: NoChannels | None = None
+    channels: Channels | None = None
     capability: Any = None
     timeout_ms: Milliseconds | None = None
 

@@ -1,7 +1,11 @@
 """``GET /runs/:runId/events``: a run's events as server-sent events (WHATWG HTML, section 9.2), as they come.
 
-``id:`` is the event's seq, so a client that reconnects (``Last-Event-ID``) goes on where it was. After the last event
-comes ``event: end``; whoever connects again behind it gets 204, which tells an EventSource to stop.
+``id:`` is the event's seq, so a client that reconnects (``Last-Event-ID``) goes on where it was. The messages have no
+name, and nothing but an event is data: the published SDKs take every message for one (``onmessage``). Behind the last
+event the answer ends; whoever connects again gets 204, which tells an EventSource to stop.
+
+Who asks for names (``?named=1``, or the header ``x-tidebase-events: named``) gets ``event: <type>``, and ``event: end``
+behind the last one.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from ..domain.subscribe import OVER, Feeds
 from . import shapes
 from .auth import Keyring
 from .paths import parameters
+from .payloads import Telling
 from .refusal import Refused
 from .routes import number
 
@@ -43,8 +48,9 @@ def stream(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
 
     async def endpoint(request: Request) -> Response:
         run_id = parameters(request)["run_id"]
-        _require_reader(keyring, request, run_id)
+        roles = _reader(keyring, request, run_id)
         after = _position(request)
+        named = request.query_params.get("named") == "1" or request.headers.get("x-tidebase-events") == "named"
         agui = _format(request) == "ag-ui"
         database: AsyncDatabase = request.app.state.database
         # A look before the answer begins: an unknown run is a 404, a run that is over and known to its end a 204.
@@ -53,7 +59,12 @@ def stream(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
             return Response(status_code=204)
         feeds: Feeds = request.app.state.feeds
         followed = feeds.follow(run_id, after)
-        content = _as_agui(database, run_id, followed) if agui else _as_events(run_id, followed)
+        telling: Telling = request.app.state.telling
+        content = (
+            _as_agui(database, run_id, followed)
+            if agui
+            else _as_events(telling, run_id, followed, named, for_worker="worker" in roles)
+        )
         return EventSourceResponse(
             content,
             ping=HEARTBEAT_S,
@@ -64,13 +75,16 @@ def stream(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-async def _as_events(run_id: str, followed: AsyncIterator[Event]) -> AsyncIterator[ServerSentEvent]:
+async def _as_events(
+    telling: Telling, run_id: str, followed: AsyncIterator[Event], named: bool, for_worker: bool
+) -> AsyncIterator[ServerSentEvent]:
     yield ServerSentEvent(retry=RETRY_MS, comment="events follow")
     async for row in followed:
-        data = _encode(shapes.event(run_id, row)).decode()
+        data = _encode(await telling.shape(run_id, row, for_worker)).decode()
         kind = "message" if row.type == "end" else row.type  # as it may have been called before that was reserved
-        yield ServerSentEvent(data, event=kind, id=str(row.seq))
-    yield ServerSentEvent("{}", event="end")
+        yield ServerSentEvent(data, event=kind if named else None, id=str(row.seq))
+    if named:
+        yield ServerSentEvent("{}", event="end")
 
 
 async def _as_agui(
@@ -115,15 +129,20 @@ def token_of(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-def _require_reader(keyring: Keyring, request: Request, run_id: str) -> None:
-    """A key in the header, or in ``?token=`` a token for this run, or (as the clients of v0.6 do) the key itself."""
+def _reader(keyring: Keyring, request: Request, run_id: str) -> frozenset[str]:
+    """The roles of who follows: by a key in the header, or in ``?token=`` by a token for this run, which is good for
+    nothing else, or (as the clients of v0.6 do) by the key itself.
+    """
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and keyring.find(secret.strip()) is not None:
-        return
+    key = keyring.find(secret.strip() if scheme.lower() == "bearer" else None)
     token = request.query_params.get("token")
-    if keyring.is_open or (token is not None and (keyring.may_follow(run_id, token) or keyring.find(token))):
-        return
-    raise Refused(401, error="unauthorized", code="unauthorized")
+    if key is None and token is not None:
+        if keyring.may_follow(run_id, token):
+            return frozenset({"reader"})
+        key = keyring.find(token)
+    if key is None:
+        raise Refused(401, error="unauthorized", code="unauthorized")
+    return key.roles
 
 
 def _position(request: Request) -> int:

@@ -8,7 +8,10 @@ from typing import Any
 
 import msgspec
 
+from . import bodies, queues
 from .routes import ROUTES, Route
+
+assert queues  # its routes are among ROUTES
 
 Node = dict[str, Any]
 
@@ -22,6 +25,7 @@ _TEXTS: dict[int, str] = {
     409: "The run or the gate is in another state, or the lease was lost.",
     413: "The body is too large.",
     422: "It cannot be done with this run.",
+    501: "Tidebase v0.6 has it, and this gateway does not.",
     500: "A fault of the server.",
     503: "The database is out of reach, or not migrated.",
 }
@@ -52,6 +56,12 @@ _OBJECTS = {
     "requeued": "boolean",
     "created": "boolean",
     "truncated": "object",
+    "deduplicated": "boolean",
+    "config": "object",
+    "queues": "array",
+    "schedule": "object",
+    "schedules": "array",
+    "deleted": "boolean",
     "cut": "boolean",
 }
 
@@ -59,7 +69,7 @@ _OBJECTS = {
 @functools.cache
 def document() -> Node:
     """The document (OpenAPI 3.1)."""
-    kinds = [route.body for route in ROUTES if route.body is not None]
+    kinds = [*(route.body for route in ROUTES if route.body is not None), bodies.StepOptions]
     _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     paths: dict[str, Node] = {}
     for route in ROUTES:
@@ -94,7 +104,7 @@ def _operation(route: Route) -> Node:
         "summary": (route.handler.__doc__ or "").strip(),
         "description": f"For: {', '.join(sorted(route.roles))}.",
         "parameters": _parameters(route),
-        "responses": _responses(_answer(route), {400, 401, 403, 404, 413, 500, 503, *route.refusals}),
+        "responses": _responses(_answer(route), {400, 401, 403, 404, 413, 500, 501, 503, *route.refusals}),
     }
     if route.body is not None:
         operation["requestBody"] = {"content": _json({"$ref": f"#/components/schemas/{route.body.__name__}"})}
@@ -158,6 +168,7 @@ def _open(name: str, summary: str, schema: Node) -> Node:
 def _events() -> Node:
     after = {"name": "after", "in": "query", "required": False, "schema": {"type": "integer", "minimum": 0}}
     form = {"name": "format", "in": "query", "required": False, "schema": {"enum": ["tidebase", "ag-ui"]}}
+    named = {"name": "named", "in": "query", "required": False, "schema": {"enum": ["0", "1"]}}
     responses = _responses({}, {400, 401, 404, 500, 503})
     responses["200"] = {
         "description": "Events, as they come.",
@@ -171,8 +182,10 @@ def _events() -> Node:
             _text("run_id", "path", required=True),
             after,
             form,
+            named,
             _text("token", "query"),
             _text("Last-Event-ID", "header"),
+            _text("x-tidebase-events", "header"),
         ],
         "responses": responses,
     }

@@ -4,7 +4,7 @@ not sent is never read into memory here. JSON is passed on as the text that it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar, get_type_hints
 
@@ -16,13 +16,13 @@ from ..domain.calls import (
     Event,
     GateInfo,
     Recovery,
+    RunEdge,
     Snapshot,
-    StateVersion,
     StepInfo,
-    TreeNode,
     UsageRecord,
     Value,
 )
+from .shapes import Version
 
 R = TypeVar("R")
 
@@ -117,10 +117,11 @@ RECOVERIES = Section(
     "s.run_id = %s and s.recovery < %s",
 )
 CHILDREN = Section(
-    TreeNode,
-    "(select * from tidebase.run_tree(%s) where depth = 1)",
-    ("created_at", "run_id"),
-    "(s.created_at, s.run_id) < (select b.created_at, b.run_id from tidebase.run_tree(%s) b where b.run_id = %s)",
+    RunEdge,
+    "(select * from tidebase.run_edges where run_id = %s)",
+    ("created_at", "child_run_id"),
+    "(s.created_at, s.child_run_id) <"
+    " (select b.created_at, b.child_run_id from tidebase.run_edges b where (b.run_id, b.child_run_id) = (%s, %s))",
 )
 
 
@@ -131,17 +132,51 @@ def events(before: int, max: int) -> Section[Event]:
     return Section(Event, source, ("seq",))
 
 
-def versions(
-    max: int, stream: str | None = None, labeled: bool = False, before: int | None = None
-) -> Section[StateVersion]:
+def versions(max: int, stream: str | None = None, labeled: bool = False, before: int | None = None) -> Section[Version]:
     """The versions of all streams, or of one."""
-    source = "tidebase.list_state_versions(%s, %s::text, %s::boolean, %s::integer, %s::integer, true)"
-    return Section(StateVersion, source, ("seq",), arguments=(stream, labeled, before, max + 1))
+    source = """(
+      select v.*, p.patch
+      from (select %s::text as run_id) r
+      cross join lateral
+        tidebase.list_state_versions(r.run_id, %s::text, %s::boolean, %s::integer, %s::integer, true) v
+      left join tidebase.state_patches p on (p.run_id, p.stream, p.version) = (r.run_id, v.stream, v.version))"""
+    return Section(Version, source, ("seq",), arguments=(stream, labeled, before, max + 1))
 
 
 def snapshots(max: int) -> Section[Snapshot]:
     """The snapshots of all targets, and the states that have a label."""
     return Section(Snapshot, "tidebase.list_snapshots(%s, max => %s)", ("seq",), arguments=(max + 1,))
+
+
+def documents(run_id: str, places: Sequence[tuple[int, str, int]]) -> Call[dict[int, msgspec.Raw | None]]:
+    """Documents of states, by the number of their events, the newest first as far as a page goes; a place is that
+    number, the stream and the version. One that is not there any more is not among them.
+    """
+    query = f"""
+        select seq, value
+        from (
+          select w.seq, v.value, sum(coalesce(octet_length(v.value), 4)) over (order by w.seq desc) as so_far
+          from unnest(%s::bigint[], %s::text[], %s::integer[]) w (seq, stream, version)
+          cross join lateral (
+            select {_column("value", Value, IN_A_PAGE)}
+            from tidebase.list_state_versions(%s, w.stream, before => w.version + 1, max => 1, with_value => true) l
+            where l.version = w.version) v) d
+        where so_far <= %s"""
+    seqs, streams, versions = (list(column) for column in zip(*places, strict=True))
+    return Call(query, (seqs, streams, versions, run_id, PAGE), lambda rows: {seq: raw(text) for seq, text in rows})
+
+
+def gates_named(run_id: str, names: Sequence[str]) -> Call[list[GateInfo]]:
+    """Gates of a run."""
+    query = f"select {columns(GateInfo, IN_A_PAGE)} from tidebase.gate_overview where run_id = %s and name = any(%s)"
+    read = _reader(GateInfo)
+    return Call(query, (run_id, list(names)), lambda rows: [read(row) for row in rows])
+
+
+def secrets(run_id: str, names: Sequence[str]) -> Call[dict[str, str]]:
+    """The secrets of gates, by their names."""
+    query = "select name, tidebase.get_gate_secret(%s, name) from unnest(%s::text[]) name"
+    return Call(query, (run_id, list(names)), dict)
 
 
 def bounded(call: Call[Any], row: type[R], most: int = BY_ITSELF) -> Call[list[R]]:

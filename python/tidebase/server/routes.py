@@ -1,23 +1,24 @@
 """The routes of the HTTP API, each a translation to one function of the database and the row that comes of it.
 
 The protocol of Tidebase v0.6 names an owner where a token belongs. So the owner that a client is told ends with the
-fencing token of its lease, and whoever sends the owner sends the token. Where the protocol sends no owner at all
-(state, usage, children, gates, the end of a run), the call goes with the token of the lease that is held just then:
+fencing token of its lease, and whoever sends the owner, in the body or as ``x-tidebase-worker``, sends the token; that
+also shows that the client is alive, and renews the lease. Where the client sends no owner at all (the SDKs do so at
+state, usage, children, gates, and the end of a run), the call goes with the token of the lease that is held just then:
 without a live lease it is refused, and when another worker takes over in between, the database fences it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from hashlib import sha256
 from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
+
+from msgspec import UNSET
 
 from ..core import codec
 from ..core.database_async import AsyncDatabase
@@ -34,9 +35,10 @@ from ..core.errors import (
     only,
 )
 from ..domain import calls
+from ..domain.lease import keep_lease
 from ..domain.recovery import recover
 from ..domain.workflow import new_run_id
-from . import bodies, pages, shapes
+from . import bodies, pages, payloads, shapes
 from .refusal import Refused
 from .shapes import Shape
 
@@ -46,6 +48,7 @@ ALL = frozenset({"worker", "approver", "operator", "reader"})
 WORKER = frozenset({"worker"})
 OPERATOR = frozenset({"operator"})
 DECIDERS = frozenset({"approver", "operator", "reader"})
+REVIEWERS = frozenset({"approver", "operator"})
 
 
 @dataclass(frozen=True)
@@ -69,20 +72,36 @@ class Asked:
     async def do(self, call: calls.Call[R]) -> R:
         return await self.database.execute(call)
 
+    async def row(self, most: int = 0) -> calls.RunInfo:
+        """The run as the database has it, with values of at most so many bytes."""
+        (row,) = await self.do(pages.bounded(calls.get_run(run_id=self.run_id), calls.RunInfo, most))
+        return row
+
     async def run(self, most: int = pages.BY_ITSELF) -> Shape:
         """The run, with values of at most so many bytes."""
-        (row,) = await self.do(pages.bounded(calls.get_run(run_id=self.run_id), calls.RunInfo, most))
-        return shapes.run(row)
+        return shapes.run(await self.row(most))
 
-    async def token(self, owner: str | None = None) -> int:
-        """The fencing token of an owner, or of the lease that is held now."""
-        if owner is not None:
-            token = shapes.token_of(owner)
-            if token is None:
-                raise LeaseLostError("lease lost: the lease owner has no token", sqlstate="TB003")
-            return token
-        (row,) = await self.do(pages.bounded(calls.get_run(run_id=self.run_id), calls.RunInfo, 0))
-        return row.lease_token
+    async def token(self, owner: str | None = None, work_s: float = 0) -> int:
+        """The fencing token of an owner, whose lease that renews, or of the lease that is held now.
+
+        Args:
+            work_s: for how long there may be work now of which nothing is heard, in seconds.
+        """
+        if owner is None and self.worker is not None and shapes.token_of(self.worker) is not None:
+            owner = self.worker
+        if owner is None:
+            return (await self.row()).lease_token
+        token = shapes.token_of(owner)
+        if token is None:
+            raise LeaseLostError("lease lost: the lease owner has no token", sqlstate="TB003")
+        await self.keep(token, work_s)
+        return token
+
+    async def keep(self, token: int, work_s: float = 0) -> None:
+        """Renews a lease whose holder has shown that it is alive; what is wrong with it the call itself will say."""
+        ttl = timedelta(seconds=min(self.lease_s + work_s, 86_400))
+        with suppress(LeaseLostError, RunCancelledError, RunFinal):
+            await self.do(keep_lease(self.run_id, token, ttl))
 
 
 Handler = Callable[[Asked], Awaitable[Shape]]
@@ -132,13 +151,15 @@ def json_or_none(value: Any) -> str | None:
     return None if value is None else codec.encode(value)
 
 
-def milliseconds(value: int | None) -> timedelta | None:
-    return None if value is None else timedelta(milliseconds=value)
+def refuse_channels(body: Any) -> None:
+    """Raises Refused where a client wants a gate told to channels of its own: nobody would tell them."""
+    if body.channels:
+        raise absent("channels of a gate")
 
 
-def words(value: Any) -> str | None:
-    """A text; other JSON is kept as its text, and an empty one says nothing."""
-    return value or None if value is None or isinstance(value, str) else codec.encode(value)
+def absent(name: str) -> Refused:
+    """The answer where Tidebase v0.6 has something that is not here."""
+    return Refused(501, error=f"this gateway has no {name}", code="not_implemented", name=name)
 
 
 # -- runs
@@ -227,7 +248,7 @@ async def get_run(asked: Asked) -> Shape:
     goes on before the oldest row shown. A value that is too long is ``{"truncated": true, "bytes": ...}``.
     """
     run_id = asked.run_id
-    (row,) = await asked.do(pages.bounded(calls.get_run(run_id=run_id), calls.RunInfo))
+    row = await asked.row(pages.BY_ITSELF)
     run = shapes.run(row)
     events = await asked.do(pages.events(row.last_seq + 1, 2000).page(run_id, 2000))
     steps = await asked.do(pages.STEPS.page(run_id, 1000))
@@ -237,15 +258,15 @@ async def get_run(asked: Asked) -> Shape:
     gates = await asked.do(pages.GATES.page(run_id, 200))
     recoveries = await asked.do(pages.RECOVERIES.page(run_id, 200))
     told = await asked.do(pages.bounded(calls.list_channels(run_id=run_id), calls.Channel))
-    children = calls.runs_by_id([node.run_id for node in edges.rows])
+    children = calls.runs_by_id([edge.child_run_id for edge in edges.rows])
     newest = {version.stream: version for version in versions.rows}
     found = {
         "steps": [shapes.step(step, run["leaseOwner"]) for step in steps.rows],
-        "runEdges": [shapes.edge(node) for node in edges.rows],
+        "runEdges": [shapes.edge(edge) for edge in edges.rows],
         "recoveryAttempts": [shapes.recovery(recovery) for recovery in recoveries.rows],
         "gates": [shapes.gate(gate, await secret_of(asked, gate)) for gate in gates.rows],
         "usage": [shapes.usage(record) for record in usage.rows],
-        "events": [shapes.event(run_id, event) for event in events.rows],
+        "events": await payloads.shapes_of(asked.do, run_id, events.rows, "worker" in asked.roles),
     }
     pages_cut = zip(found, (steps.cut, edges.cut, recoveries.cut, gates.cut, usage.cut, events.cut), strict=True)
     truncated = {name: rest(asked, name, found[name]) for name, is_cut in pages_cut if is_cut}
@@ -256,7 +277,7 @@ async def get_run(asked: Asked) -> Shape:
         **found,
         "state": await current_state(asked),
         "stateStreams": [shapes.state_stream(run_id, version) for version in newest.values()],
-        "stateVersions": [shapes.state_version(run_id, version) for version in reversed(versions.rows)],
+        "stateVersions": in_order(run_id, versions.rows),
         "childRuns": [shapes.run(child) for child in await asked.do(pages.bounded(children, calls.RunInfo, 4000))],
         "channels": [shapes.channel(run_id, channel) for channel in told],
         "channelDeliveries": [shapes.channel_delivery(run_id, channel) for channel in told],
@@ -290,12 +311,18 @@ def rest(asked: Asked, name: str, shown: list[Shape]) -> str:
     return f"/runs/{quote(asked.run_id, safe='')}/{path}?before={quote(str(key(shown[0])), safe='')}"
 
 
-def rest_of_versions(asked: Asked, page: pages.Page[calls.StateVersion]) -> str | None:
+def in_order(run_id: str, rows: list[shapes.Version]) -> list[Shape]:
+    """Versions stream by stream, oldest first."""
+    ordered = sorted(rows, key=lambda row: (shapes.Stream.of(run_id, row.stream).name, row.version))
+    return [shapes.state_version(run_id, row) for row in ordered]
+
+
+def rest_of_versions(asked: Asked, page: pages.Page[shapes.Version]) -> str | None:
     """Where the versions go on: those of the stream of the oldest one shown."""
     if not page.cut:
         return None
     oldest = page.rows[0]
-    stream = quote(oldest.stream, safe="")
+    stream = quote(shapes.Stream.of(asked.run_id, oldest.stream).name, safe="")
     return f"/runs/{quote(asked.run_id, safe='')}/state/versions?stream={stream}&before={oldest.version}"
 
 
@@ -339,10 +366,10 @@ async def list_events(asked: Asked) -> Shape:
     """The newest events, or those before a number; to follow a run there is its stream."""
     before, most = before_number(asked), limit(asked, 1000)
     if before is None:
-        (row,) = await asked.do(pages.bounded(calls.get_run(run_id=asked.run_id), calls.RunInfo, 0))
-        before = row.last_seq + 1
+        before = (await asked.row()).last_seq + 1
     page = await asked.do(pages.events(before, most).page(asked.run_id, most))
-    return page_of("events", [shapes.event(asked.run_id, row) for row in page.rows], page.cut, asked)
+    shown = await payloads.shapes_of(asked.do, asked.run_id, page.rows, "worker" in asked.roles)
+    return page_of("events", shown, page.cut, asked)
 
 
 @route("GET", "/runs/{run_id}/children", ALL, "runEdges", "next", query=("before", "limit"))
@@ -395,7 +422,7 @@ async def begin(asked: Asked) -> Shape:
     run = await asked.run(most=16_000_000)  # a worker needs its input, and its result when it is completed
     if lease.outcome == "held":
         raise Refused(409, error="run is leased", code="run_leased", leaseOwner=lease.holder)
-    if lease.outcome in ("waiting", "review"):
+    if lease.outcome in ("waiting", "queued", "review", "failed"):
         raise Refused(409, error=f"run is in {run['status']}", code=f"run_{lease.outcome}", run=run)
     return {"run": run, "leaseOwner": shapes.owner_of(holder, lease.token) or holder}
 
@@ -424,16 +451,18 @@ async def complete_run(asked: Asked) -> Shape:
 
 @route("POST", "/runs/{run_id}/fail", WORKER, "run", "requeued", body=bodies.FailRun, refusals=(409,))
 async def fail_run(asked: Asked) -> Shape:
-    """Ends an attempt with an error."""
-    failure = await asked.do(
-        calls.fail_run(
-            run_id=asked.run_id,
-            token=await asked.token(asked.body.lease_owner),
-            error=codec.encode(asked.body.error),
-            retryable=asked.body.failure_class != "permanent",
-        )
+    """Ends an attempt with an error; a cancelled run stays as it is."""
+    body: bodies.FailRun = asked.body
+    call = calls.fail_run(
+        run_id=asked.run_id,
+        token=await asked.token(body.lease_owner),
+        error=codec.encode({} if body.error is None else body.error),
+        retryable=body.failure_class != "permanent",
     )
-    return {"run": await asked.run(), "requeued": failure.status == "pending"}
+    requeued = False
+    with suppress(RunCancelledError):
+        requeued = (await asked.do(call)).status == "pending"
+    return {"run": await asked.run(), "requeued": requeued}
 
 
 @route("POST", "/runs/{run_id}/cancel", OPERATOR, "run", body=bodies.CancelRun, refusals=(409,))
@@ -468,15 +497,21 @@ async def recover_run(asked: Asked) -> Shape:
     refusals=(409,),
 )
 async def begin_step(asked: Asked) -> Shape:
-    """Says what to do with a step: execute, return (its output), input_mismatch, locked or cancelled."""
+    """Says what to do with a step: execute, return (its output), input_mismatch, locked (it is at work under this very
+    lease) or cancelled. One that must not be executed is refused: a person must decide (``step_review``), or it failed
+    for good (``step_failed``).
+    """
     body: bodies.BeginStep = asked.body
     try:
-        token = await asked.token(body.lease_owner)
+        token = await asked.token(body.lease_owner, body.timeout_s)
         start = await asked.do(begin_call(asked.run_id, token, body))
     except RunCancelledError:
         return {"action": "cancelled"}
-    except (LeaseLostError, StepNotRunning, RunFinal):
-        return {"action": "locked", "step": await find_step(asked, body.name)}
+    except StepNotRunning as error:
+        step = await find_step(asked, body.name)
+        if error.detail.get("status") == "running":
+            return {"action": "locked", "step": step}
+        raise Refused(409, error=error.message, code="step_failed", step=step) from None
     except InputMismatch as error:
         step = await find_step(asked, body.name)
         expected = step["inputHash"] if step else error.detail.get("input_hash")
@@ -486,35 +521,28 @@ async def begin_step(asked: Asked) -> Shape:
     if start.outcome == "replay":
         return {"action": "return", "step": step, "output": pages.raw(start.output)}
     if start.outcome == "review":
-        return {"action": "locked", "step": step}
+        raise await in_review(asked, body.name, start)
     owner = body.lease_owner or shapes.owner_of("http", token)
     return {"action": "execute", "step": {**(step or {}), "leaseOwner": owner}, "leaseOwner": owner}
 
 
 def begin_call(run_id: str, token: int, body: bodies.BeginStep) -> calls.Call[calls.StepStart]:
-    options = body.options or bodies.StepOptions()
-    # A hash of the client's own goes into what the database compares; that of the input itself adds nothing.
-    plain = body.input_hash == stable_hash(body.input)
-    return calls.begin_step(
+    return calls.begin_step_with(
         run_id=run_id,
         token=token,
         name=body.name,
-        input=codec.encode(body.input if plain else shapes.with_hash(body.input, body.input_hash)),
-        side_effects=options.side_effects,
-        idempotency_key=options.idempotency_key,
-        replay=options.replay,
-        checkpoint_invariant=words(options.checkpoint_invariant),
-        verified_by=words(options.verified_by),
-        credentials=options.credentials,
-        retries=options.retries,
-        timeout=milliseconds(options.timeout_ms),
+        input=codec.encode(body.input),
+        input_hash=body.input_hash,
+        options=json_or_none(body.options),
     )
 
 
-def stable_hash(input: Any) -> str:
-    """The hash that the SDKs make: SHA-256 of the JSON with sorted keys."""
-    text = json.dumps(input, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return sha256(text.encode()).hexdigest()
+async def in_review(asked: Asked, name: str, start: calls.StepStart) -> Refused:
+    """The refusal of a step, since a person must decide about it, or about another one before."""
+    other = None if start.output is None else codec.decode(start.output)
+    name = other["step"] if isinstance(other, dict) else name
+    message = f"step {name!r} may have taken effect: a person must decide about it"
+    return Refused(409, error=message, code="step_review", step=await find_step(asked, name))
 
 
 async def find_step(asked: Asked, name: str) -> Shape | None:
@@ -555,49 +583,84 @@ async def fail_step(asked: Asked) -> Shape:
     return {"step": await step_after(asked, name)}
 
 
+@route(
+    "POST",
+    "/runs/{run_id}/steps/{step_id}/resolve",
+    REVIEWERS,
+    "step",
+    "run",
+    body=bodies.ResolveReview,
+    refusals=(409,),
+)
+async def resolve_review(asked: Asked) -> Shape:
+    """Decides about a step in review: in the name of the person whose key it is, if it is somebody's."""
+    body: bodies.ResolveReview = asked.body
+    name = shapes.name_of("step", asked.path["step_id"])
+    call = calls.resolve_review(
+        run_id=asked.run_id,
+        step=name,
+        decision=body.decision,
+        output=None if body.output is UNSET else codec.encode(body.output),
+        actor=asked.person or body.actor,
+        reason=body.reason,
+        request_id=uuid4().hex,
+    )
+    await asked.do(call)
+    return {"step": await step_after(asked, name), "run": await asked.run()}
+
+
 # -- state
 
 
 async def write_state(asked: Asked, function: calls.Function[int], **what: Any) -> calls.StateVersion:
     """Writes a version with the token of the lease that is held, and reads it back."""
     body: bodies.Version = asked.body
+    stream = shapes.stored_stream(body.stream)
+    options = {"importance": body.importance, **what}
     version = await asked.do(
         function(
             run_id=asked.run_id,
-            token=await asked.token(),
-            stream=body.stream,
+            token=await asked.token(body.lease_owner),
+            stream=stream,
             reason=body.reason,
-            importance=body.importance,
             metadata=json_or_none(body.metadata),
-            created_by=body.created_by,
+            created_by=author(asked),
             request_id=uuid4().hex,
-            **what,
+            **options,
         )
     )
-    call = calls.get_state(run_id=asked.run_id, stream=body.stream, version=version)
+    call = calls.get_state(run_id=asked.run_id, stream=stream, version=version)
     return (await asked.do(pages.bounded(call, calls.StateVersion)))[0]
+
+
+def author(asked: Asked) -> str:
+    """Who is said to have made a version, else whose the key is; else nobody, and not the gateway's database user."""
+    return asked.body.created_by or asked.person or ""
 
 
 @route("PUT", "/runs/{run_id}/state", WORKER, "state", body=bodies.WriteState, refusals=(409,))
 async def set_state(asked: Asked) -> Shape:
     """Makes a document the next version of a stream."""
     body = asked.body
-    row = await write_state(asked, calls.set_state, value=codec.encode(body.value), label=body.label)
+    value = codec.encode({} if body.value is None else body.value)
+    row = await write_state(asked, calls.set_state, value=value, label=body.label)
     return {"state": shapes.state(asked.run_id, row)}
 
 
-@route("PATCH", "/runs/{run_id}/state", WORKER, "state", body=bodies.WriteState, refusals=(409,))
+@route("PATCH", "/runs/{run_id}/state", WORKER, "state", body=bodies.PatchState, refusals=(409,))
 async def patch_state(asked: Asked) -> Shape:
-    """Applies a merge patch (RFC 7396) to the newest version of a stream."""
+    """Makes members of the newest version of a stream what they are given as, null included (no RFC 7396)."""
     body = asked.body
-    row = await write_state(asked, calls.patch_state, patch=codec.encode(body.value), label=body.label)
+    row = await write_state(asked, calls.merge_state, members=codec.encode(body.value or {}), label=body.label)
     return {"state": shapes.state(asked.run_id, row)}
 
 
 @route("POST", "/runs/{run_id}/state/save", WORKER, "stateVersion", body=bodies.SaveState, refusals=(409,))
 async def save_state(asked: Asked) -> Shape:
     """Gives the state as it is now a label."""
-    row = await write_state(asked, calls.save_state, label=asked.body.label)
+    body: bodies.SaveState = asked.body
+    importance = body.importance or "milestone"
+    row = await write_state(asked, calls.save_state, label=body.label, importance=importance)
     return {"stateVersion": shapes.state_version(asked.run_id, row)}
 
 
@@ -610,12 +673,14 @@ async def save_state(asked: Asked) -> Shape:
     query=("stream", "labeled", "before", "limit"),
 )
 async def list_state_versions(asked: Asked) -> Shape:
-    """The versions of a run's streams, or of one, newest first; ``before`` is a version of that one."""
+    """The newest versions of a run's streams, or of one, oldest first; ``before`` is a version of that one."""
     most, labeled = limit(asked, 200), asked.query.get("labeled") == "true"
-    section = pages.versions(most, asked.query.get("stream"), labeled, before_number(asked))
-    page = await asked.do(section.page(asked.run_id, most))
-    shown = [shapes.state_version(asked.run_id, row) for row in reversed(page.rows)]
-    return {"stateVersions": shown, "next": rest_of_versions(asked, page)}
+    named, before = asked.query.get("stream"), before_number(asked)
+    page = await asked.do(pages.versions(most, shapes.stored_stream(named), labeled, before).page(asked.run_id, most))
+    of_snapshots = named and shapes.Stream.of_snapshots(asked.run_id, named)
+    if of_snapshots and not page.rows:
+        page = await asked.do(pages.versions(most, of_snapshots, labeled, before).page(asked.run_id, most))
+    return {"stateVersions": in_order(asked.run_id, page.rows), "next": rest_of_versions(asked, page)}
 
 
 @route("POST", "/runs/{run_id}/snapshots", WORKER, "snapshot", body=bodies.CreateSnapshot, refusals=(409,))
@@ -626,14 +691,14 @@ async def create_snapshot(asked: Asked) -> Shape:
     version = await asked.do(
         calls.create_snapshot(
             run_id=asked.run_id,
-            token=await asked.token(),
+            token=await asked.token(body.lease_owner),
             label=body.label,
             target_type=target and target.type,
             target_id=target and target.id,
-            state=codec.encode(body.state),
+            state=codec.encode({} if body.state is None else body.state),
             reason=body.reason,
             metadata=json_or_none(body.metadata),
-            created_by=body.created_by,
+            created_by=author(asked),
             request_id=uuid4().hex,
         )
     )
@@ -661,23 +726,22 @@ async def list_snapshots(asked: Asked) -> Shape:
 
 @route("POST", "/runs/{run_id}/usage", WORKER, "usage", body=bodies.RecordUsage, refusals=(409,))
 async def record_usage(asked: Asked) -> Shape:
-    """Records what a call used. A total without its parts is a quantity of tokens."""
+    """Records what a call used."""
     body: bodies.RecordUsage = asked.body
-    total = body.total_tokens if body.input_tokens is None and body.output_tokens is None else None
-    quantity = exact(body.quantity)
     total_so_far = await asked.do(
         calls.record_usage(
             run_id=asked.run_id,
-            token=await asked.token(),
+            token=await asked.token(body.lease_owner),
             step=None if body.step_id is None else shapes.name_of("step", body.step_id),
-            kind=body.kind,
+            kind=body.kind or "custom",
             provider=body.provider,
             model=body.model,
             label=body.label,
-            quantity=Decimal(total) if quantity is None and total is not None else quantity,
-            unit="tokens" if quantity is None and total is not None else body.unit,
+            quantity=exact(body.quantity),
+            unit=body.unit,
             input_tokens=body.input_tokens,
             output_tokens=body.output_tokens,
+            total_tokens=body.total_tokens,
             cost_usd=exact(body.cost_usd),
             metadata=json_or_none(body.metadata),
             response_id=body.response_id,
@@ -704,21 +768,22 @@ def exact(value: float | None) -> Decimal | None:
 async def create_child(asked: Asked) -> Shape:
     """Makes a child, or finds the one of this name."""
     body: bodies.CreateChild = asked.body
+    metadata = {**(body.metadata or {}), "parentRunId": asked.run_id, "parentEdgeName": body.name}
     call = calls.create_child(
         run_id=asked.run_id,
-        token=await asked.token(),
+        token=await asked.token(body.lease_owner),
         name=body.name,
         workflow=body.workflow_name,
         input=json_or_none(body.input),
-        metadata=json_or_none(body.metadata),
+        metadata=codec.encode(metadata),
         recovery_webhook=body.recovery_webhook,
         edge_type=body.edge_type,
         edge_metadata=json_or_none(body.edge_metadata),
         traceparent=asked.traceparent,
     )
     child = await asked.do(calls.with_channels(call, channels(body.channels)))
-    tree = await asked.do(calls.run_tree(run_id=asked.run_id))
-    edge = next(node for node in tree if node.run_id == child.run_id)
+    edges = await asked.do(calls.run_edges(asked.run_id, child.run_id))
+    edge = next(edge for edge in edges if edge.name == body.name)
     run = only(await asked.do(calls.runs_by_id([child.run_id])), child.run_id)
     return {"run": shapes.run(run), "edge": shapes.edge(edge), "created": child.created}
 
@@ -728,21 +793,22 @@ async def create_child(asked: Asked) -> Shape:
 
 @route("POST", "/runs/{run_id}/gates/begin", WORKER, "action", "gate", body=bodies.BeginGate, refusals=(409,))
 async def begin_gate(asked: Asked) -> Shape:
-    """Opens a gate, or finds it."""
+    """Opens a gate, or finds it. It stays open until somebody decides, however long the client waits."""
     body: bodies.BeginGate = asked.body
+    refuse_channels(body)
+    token = await asked.token(body.lease_owner)
     opening = await asked.do(
         calls.open_gate(
             run_id=asked.run_id,
-            token=await asked.token(),
+            token=token,
             name=body.name,
             prompt=body.prompt,
-            data=codec.encode(body.data),
+            data=codec.encode({} if body.data is None else body.data),
             options=["approved", "rejected", "canceled"],
             capability=json_or_none(body.capability),
-            timeout=milliseconds(body.timeout_ms),
-            default_decision=None if body.timeout_ms is None else "canceled",
         )
     )
+    await asked.keep(token)
     gate = await asked.do(calls.get_gate(run_id=asked.run_id, name=body.name))
     action = "wait" if opening.status == "pending" else "return"
     return {"action": action, "gate": shapes.gate(gate, opening.secret if action == "wait" else None)}
@@ -750,10 +816,14 @@ async def begin_gate(asked: Asked) -> Shape:
 
 @route("GET", "/runs/{run_id}/gates/{gate_id}", ALL, "gate", "runStatus")
 async def get_gate(asked: Asked) -> Shape:
-    """A gate, and what its run is at the moment."""
-    status = (await asked.run())["status"]
+    """A gate, and what its run is at the moment. A worker that asks for one that is open shows that it waits for it,
+    and keeps its lease.
+    """
+    run = await asked.row()
     row = await asked.do(calls.get_gate(run_id=asked.run_id, name=shapes.name_of("gate", asked.path["gate_id"])))
-    return {"gate": shapes.gate(row, await secret_of(asked, row)), "runStatus": status}
+    if "worker" in asked.roles and run.status == "running" and row.status == "pending":
+        await asked.keep(run.lease_token)
+    return {"gate": shapes.gate(row, await secret_of(asked, row)), "runStatus": run.status}
 
 
 @route("POST", "/runs/{run_id}/gates/{gate_id}/resolve", DECIDERS, "gate", body=bodies.ResolveGate, refusals=(409,))
@@ -768,7 +838,7 @@ async def resolve_gate(asked: Asked) -> Shape:
         name=name,
         decision=body.decision,
         actor=asked.person or body.actor,
-        payload=json_or_none(body.payload),
+        payload=codec.encode({} if body.payload is None else body.payload),
         secret=body.token,
         request_id=uuid4().hex,
         voter=None if body.token else asked.person,
@@ -809,6 +879,8 @@ def code_of(error: TidebaseError) -> str:
         "RunFinal": "run_final",
         "InputMismatch": "input_mismatch",
         "StepNotRunning": "step_not_running",
+        "ReviewNotOpen": "review_not_open",
+        "RunNeedsReview": "run_needs_review",
         "NotEntitled": "not_entitled",
         "BudgetExhausted": "budget_exhausted",
         "VersionConflict": "version_conflict",

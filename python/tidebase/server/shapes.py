@@ -1,16 +1,19 @@
 """What clients get: the objects of the HTTP API, with the JSON names of Tidebase v0.6 (camelCase).
 
 Pure functions from the rows of the database. An id is a string that stays the same and may stand in a URL; a step's and
-a gate's is made from its name.
+a gate's is made from its name; an event's is its number in the log. An input that was not given is ``{}``.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 
 from ..core.codec import readable
@@ -18,18 +21,26 @@ from ..domain.calls import (
     Channel,
     Event,
     GateInfo,
+    QueueInfo,
     Recovery,
+    RunEdge,
     RunInfo,
+    ScheduleInfo,
     Snapshot,
     StateVersion,
     StepInfo,
-    TreeNode,
     UsageRecord,
+    Value,
 )
 
 Shape = dict[str, Any]
 
 _STEP_STATUS = {"review": "manual_review"}
+_RECOVERY_STATUS = {"succeeded": "delivered"}
+
+#: The clients call the stream "run" that is "main" everywhere else. One that they call "main" is another.
+_STREAMS = {"run": "main", "main": "run"}
+_SNAPSHOTS = "snapshot:"
 
 
 def moment(value: datetime | None) -> str | None:
@@ -68,12 +79,56 @@ def token_of(owner: str) -> int | None:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
 
 
+def given(value: Any) -> Any:
+    """An input; ``{}`` when none was given."""
+    return {} if value is None or (isinstance(value, Raw) and bytes(value) == b"null") else value
+
+
+def members(value: Any) -> Shape:
+    """The members of an object, each as it is stored; none if it is no object."""
+    if isinstance(value, Raw):
+        try:
+            return dict(msgspec.json.decode(value, type=dict[str, Raw]))
+        except msgspec.DecodeError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def stored_stream(stream: str | None) -> str | None:
+    """How the database calls a stream that a client names."""
+    return None if stream is None else _STREAMS.get(stream, stream)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream as clients know it: its name, and what its versions are of."""
+
+    name: str
+    target_type: str
+    target_id: str
+
+    @classmethod
+    def of(cls, run_id: str, stored: str) -> Stream:
+        if stored.startswith(_SNAPSHOTS):
+            kind, id = json.loads(stored.removeprefix(_SNAPSHOTS))
+            id = run_id if (kind, id) == ("run", "self") else id
+            return cls(f"{kind}:{id}", kind, id)
+        return cls(_STREAMS.get(stored, stored), "run", run_id)
+
+    @staticmethod
+    def of_snapshots(run_id: str, name: str) -> str | None:
+        """The stream of the snapshots of a target that is named ``type:id``."""
+        kind, colon, id = name.partition(":")
+        target = [kind, "self" if (kind, id) == ("run", run_id) else id]
+        return _SNAPSHOTS + json.dumps(target, ensure_ascii=False) if colon else None
+
+
 def run(row: RunInfo) -> Shape:
     leased = row.status == "running"
     return {
         "id": row.run_id,
         "workflowName": row.workflow,
-        "input": row.input,
+        "input": given(row.input),
         "metadata": row.metadata,
         "status": row.status,
         "result": row.result,
@@ -82,9 +137,9 @@ def run(row: RunInfo) -> Shape:
         "leaseOwner": owner_of(row.holder, row.lease_token) if leased else None,
         "leaseExpiresAt": moment(row.lease_expires_at),
         "attempt": row.attempt,
-        "queue": None,
-        "dedupeKey": None,
-        "priority": 0,
+        "queue": row.queue,
+        "dedupeKey": row.dedupe_key,
+        "priority": row.priority or 0,
         "runAt": moment(row.available_at),
         "maxAttempts": row.max_attempts or 1,
         "deadlineAt": moment(row.deadline_at),
@@ -92,30 +147,75 @@ def run(row: RunInfo) -> Shape:
         "cancelledAt": moment(row.cancelled_at),
         "cancelReason": row.cancel_reason,
         "cancelActor": row.cancel_actor,
-        "failureClass": None,
+        "failureClass": "max_retries" if row.failure_class in ("crashed", "max_attempts") else None,
         "createdAt": moment(row.created_at),
         "updatedAt": moment(row.updated_at),
         "completedAt": moment(row.finished_at),
     }
 
 
+def queue(row: QueueInfo) -> Shape:
+    per_minute = None
+    if row.rate is not None and row.rate_period:
+        per_minute = round(row.rate * 60 / row.rate_period.total_seconds())
+    return {
+        "name": row.queue,
+        "queue": row.queue,
+        "concurrency": row.concurrency,
+        "ratePerMinute": per_minute,
+        "invokeUrl": None,
+        "paused": row.paused,
+        "queued": row.ready,
+        "delayed": row.delayed,
+        "running": row.running,
+        "waiting": row.waiting,
+        "failed": row.failed,
+        "oldestQueuedAt": moment(row.oldest_ready),
+        "heldBackBy": row.held_back_by,
+    }
+
+
+def schedule(row: ScheduleInfo) -> Shape:
+    return {
+        "id": row.name,
+        "name": row.name,
+        "cron": row.cron,
+        "everyMs": None if row.every is None else round(row.every.total_seconds() * 1000),
+        "timezone": row.timezone,
+        "workflowName": row.workflow,
+        "input": given(row.input),
+        "queue": row.queue,
+        "maxAttempts": row.max_attempts,
+        "enabled": row.enabled,
+        "nextRunAt": moment(row.next_at),
+        "lastRunId": row.last_run_id,
+        "createdAt": moment(row.created_at),
+        "updatedAt": moment(row.updated_at),
+    }
+
+
 def step(row: StepInfo, owner: str | None = None) -> Shape:
     input, hash = unwrapped(row.input)
-    retryable = row.status == "failed" and row.decision in ("auto_retry", "safe_replay")
+    retryable = row.status == "failed" and row.decision == "auto_retry"
+    said = members(row.options)
+    side_effects = row.side_effects or []
+    replay = row.replay
+    if replay == "auto" and set(side_effects) - {"read"} and row.idempotency_key is None:
+        replay = "manual"  # that is what it comes to
     return {
         "id": id_of("step", row.name),
         "runId": row.run_id,
         "name": row.name,
-        "inputHash": hash or row.input_hash,
-        "input": input,
-        "options": {"retries": row.retries},
+        "inputHash": row.client_hash or hash or row.input_hash,
+        "input": given(input),
+        "options": {"retries": row.retries} if row.options is None else row.options,
         "resumeContract": {
-            "sideEffects": row.side_effects or [],
+            "sideEffects": side_effects,
             "idempotencyKey": row.idempotency_key,
-            "replay": row.replay,
-            "checkpointInvariant": row.checkpoint_invariant,
-            "verifiedBy": row.verified_by,
-            "credentials": row.credentials or [],
+            "replay": replay,
+            "checkpointInvariant": said.get("checkpointInvariant", row.checkpoint_invariant),
+            "verifiedBy": said.get("verifiedBy", row.verified_by),
+            "credentials": said.get("credentials", row.credentials or []),
         },
         "status": "failed_retryable" if retryable else _STEP_STATUS.get(row.status, row.status),
         "output": row.output,
@@ -130,13 +230,8 @@ def step(row: StepInfo, owner: str | None = None) -> Shape:
     }
 
 
-def with_hash(input: Any, hash: str) -> Shape:
-    """An input as the database compares it: with the client's own hash, which may be of something else."""
-    return {"input": input, "inputHash": hash}
-
-
 def unwrapped(input: Any) -> tuple[Any, str | None]:
-    """A stored input, and the client's hash of it if it came with one."""
+    """A stored input, and the client's hash where that was kept with it, as it was before state 0007 of the schema."""
     if isinstance(input, Raw) and bytes(input).startswith(b'{"input": ') and b', "inputHash": ' in bytes(input):
         decoded = readable(bytes(input).decode())
         if isinstance(decoded, dict) and decoded.keys() == {"input", "inputHash"}:
@@ -168,6 +263,13 @@ def stream_id(run_id: str, stream: str) -> str:
     return f"{run_id}:{id_of('stream', stream)}"
 
 
+@dataclass(frozen=True)
+class Version(StateVersion):
+    """A version with the members that it was patched with, where it was."""
+
+    patch: Value
+
+
 def state(run_id: str, row: StateVersion) -> Shape:
     return {"runId": run_id, "value": row.value, "version": row.version, "updatedAt": moment(row.created_at)}
 
@@ -180,7 +282,7 @@ def state_version(run_id: str, row: StateVersion | Snapshot) -> Shape:
         "stepId": None,
         "version": row.version,
         "value": row.value,
-        "patch": None,
+        "patch": row.patch if isinstance(row, Version) else None,
         "label": row.label,
         "reason": row.reason,
         "importance": row.importance if isinstance(row, StateVersion) else "milestone",
@@ -192,12 +294,13 @@ def state_version(run_id: str, row: StateVersion | Snapshot) -> Shape:
 
 def state_stream(run_id: str, row: StateVersion) -> Shape:
     """A stream, by its newest version."""
+    stream = Stream.of(run_id, row.stream)
     return {
         "id": stream_id(run_id, row.stream),
         "runId": run_id,
-        "name": row.stream,
-        "targetType": None,
-        "targetId": None,
+        "name": stream.name,
+        "targetType": stream.target_type,
+        "targetId": stream.target_id,
         "currentVersion": row.version,
         "currentValue": row.value,
         "metadata": row.metadata,
@@ -210,22 +313,22 @@ def snapshot(run_id: str, row: Snapshot) -> Shape:
     return {**state_version(run_id, row), "target": {"type": row.target_type, "id": row.target_id}, "state": row.value}
 
 
-def edge(row: TreeNode) -> Shape:
+def edge(row: RunEdge) -> Shape:
     return {
-        "id": id_of("edge", f"{row.parent_run_id}/{row.name}"),
-        "parentRunId": row.parent_run_id,
-        "childRunId": row.run_id,
+        "id": id_of("edge", f"{row.run_id}/{row.name}"),
+        "parentRunId": row.run_id,
+        "childRunId": row.child_run_id,
         "name": row.name,
         "edgeType": row.edge_type,
-        "metadata": {},
+        "metadata": row.metadata,
         "createdAt": moment(row.created_at),
     }
 
 
 def usage(row: UsageRecord) -> Shape:
-    total = (
-        None if row.input_tokens is None and row.output_tokens is None else _plus(row.input_tokens, row.output_tokens)
-    )
+    total = row.total_tokens
+    if total is None and not (row.input_tokens is None and row.output_tokens is None):
+        total = (row.input_tokens or 0) + (row.output_tokens or 0)
     return {
         "id": f"{row.run_id}:{row.seq}",
         "runId": row.run_id,
@@ -245,17 +348,13 @@ def usage(row: UsageRecord) -> Shape:
     }
 
 
-def _plus(one: int | None, other: int | None) -> int:
-    return (one or 0) + (other or 0)
-
-
 def recovery(row: Recovery) -> Shape:
     return {
         "id": f"{row.run_id}:{row.recovery}",
         "runId": row.run_id,
         "reason": row.reason,
         "webhookUrl": row.url,
-        "status": row.status,
+        "status": _RECOVERY_STATUS.get(row.status, row.status),
         "httpStatus": row.http_status,
         "responseBody": row.response,
         "errorText": row.error,
@@ -298,12 +397,12 @@ def channel_delivery(run_id: str, row: Channel) -> Shape:
     }
 
 
-def event(run_id: str, row: Event) -> Shape:
+def event(run_id: str, row: Event, payload: Any) -> Shape:
     return {
-        "id": f"{run_id}:{row.seq}",
+        "id": row.seq,
         "runId": run_id,
         "seq": row.seq,
         "type": row.type,
-        "payload": row.payload,
+        "payload": payload,
         "createdAt": moment(row.created_at),
     }

@@ -1,0 +1,123 @@
+"""The routes of queues and schedules, each a translation to one function of the database.
+
+The protocol of Tidebase v0.6 names one owner for all runs of a claim, and an owner has the token of one lease here: so
+a claim answers with one run at most, whatever its limit.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import uuid4
+
+from ..domain import calls, queue, schedule
+from ..domain.workflow import new_run_id
+from . import bodies, pages, shapes
+from .refusal import Refused
+from .routes import ALL, OPERATOR, WORKER, Asked, absent, channels, json_or_none, route
+from .shapes import Shape
+
+
+@route(
+    "POST",
+    "/queues/{queue}/enqueue",
+    WORKER,
+    "run",
+    "deduplicated",
+    body=bodies.Enqueue,
+)
+async def enqueue(asked: Asked) -> Shape:
+    """Makes a run that any worker of the queue may claim."""
+    body: bodies.Enqueue = asked.body
+    deadline = None
+    if body.deadline_ms is not None:
+        deadline = datetime.now(timezone.utc) + timedelta(milliseconds=body.deadline_ms)
+    call = calls.enqueue_run(
+        workflow=body.workflow_name,
+        queue=asked.path["queue"],
+        run_id=new_run_id(),
+        input=json_or_none(body.input),
+        metadata=json_or_none(body.metadata),
+        priority=body.priority,
+        run_at=body.run_at,
+        delay=None if body.delay_ms is None else timedelta(milliseconds=body.delay_ms),
+        dedupe_key=body.dedupe_key,
+        max_attempts=body.max_attempts,
+        deadline=deadline,
+        recovery_webhook=body.recovery_webhook,
+        traceparent=asked.traceparent,
+    )
+    made = await asked.do(call)
+    for channel in channels(body.channels) if not made.deduplicated else ():
+        await asked.do(calls.add_channel(run_id=made.run_id, **channel))
+    return {"run": await _run(asked, made.run_id), "deduplicated": made.deduplicated}
+
+
+async def _run(asked: Asked, run_id: str) -> Shape:
+    (row,) = await asked.do(pages.bounded(calls.get_run(run_id=run_id), calls.RunInfo, 16_000_000))
+    return shapes.run(row)
+
+
+@route("POST", "/queues/claim", WORKER, "runs", "leaseOwner", body=bodies.Claim)
+async def claim(asked: Asked) -> Shape:
+    """Leases the next run of these queues, if there is one."""
+    body: bodies.Claim = asked.body
+    holder = body.lease_owner or asked.worker or f"http-{uuid4().hex[:12]}"
+    if shapes.token_of(holder) is not None:
+        holder = holder.rpartition("#")[0]
+    found = await asked.do(
+        calls.claim_runs(
+            queues=body.queues,
+            holder=holder,
+            max=1,
+            ttl=timedelta(seconds=asked.lease_s),
+            request_id=uuid4().hex,
+        )
+    )
+    if not found:
+        return {"runs": [], "leaseOwner": holder}
+    return {
+        "runs": [await _run(asked, found[0].run_id)],
+        "leaseOwner": shapes.owner_of(holder, found[0].token),
+    }
+
+
+@route("PUT", "/queues/{queue}/config", OPERATOR, "config", body=bodies.QueueConfig)
+async def put_queue(asked: Asked) -> Shape:
+    """Makes a queue what the body says: what is not given has no limit."""
+    body: bodies.QueueConfig = asked.body
+    if body.invoke_url is not None:
+        raise absent("invokeUrl")
+    name = asked.path["queue"]
+    await asked.do(queue.put(name, {"concurrency": body.concurrency, "rate": body.rate_per_minute}))
+    return {"config": shapes.queue((await asked.do(calls.queue_overview(name)))[0])}
+
+
+@route("GET", "/queues", ALL, "queues")
+async def list_queues(asked: Asked) -> Shape:
+    """All queues, by name."""
+    return {"queues": [shapes.queue(row) for row in await asked.do(calls.queue_overview())]}
+
+
+@route("PUT", "/schedules/{schedule}", OPERATOR, "schedule", body=bodies.PutSchedule)
+async def put_schedule(asked: Asked) -> Shape:
+    """Makes a schedule, or makes the one with this name what the body says: cron in UTC, five fields."""
+    body: bodies.PutSchedule = asked.body
+    name = asked.path["schedule"]
+    options: Any = {"queue": body.queue, "max_attempts": body.max_attempts, "enabled": body.enabled}
+    await asked.do(schedule.put(name, body.workflow_name, body.cron, None, body.input, options))
+    return {"schedule": shapes.schedule((await asked.do(calls.schedule_overview(name)))[0])}
+
+
+@route("DELETE", "/schedules/{schedule}", OPERATOR, "deleted", refusals=(404,))
+async def delete_schedule(asked: Asked) -> Shape:
+    """Removes a schedule; the runs that it made stay."""
+    if not await asked.do(calls.delete_schedule(name=asked.path["schedule"])):
+        raise Refused(404, error="schedule not found")
+    return {"deleted": True}
+
+
+@route("GET", "/schedules", ALL, "schedules")
+async def list_schedules(asked: Asked) -> Shape:
+    """All schedules, by name."""
+    return {"schedules": [shapes.schedule(row) for row in await asked.do(calls.schedule_overview())]}
