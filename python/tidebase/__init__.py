@@ -29,6 +29,7 @@ from .client.worker_async import AsyncWorker
 from .domain.calls import (
     Attempt,
     Bulk,
+    Channel,
     Claim,
     Difference,
     Enqueuing,
@@ -110,6 +111,7 @@ __all__ = [
     "Budget",
     "BudgetExhausted",
     "Bulk",
+    "Channel",
     "ChildFailed",
     "ChildOptions",
     "ChildSpec",
