@@ -44,3 +44,6 @@ STREAMS = Amount(400, 1000)
 
 #: Random cron expressions, each compared with another implementation.
 CRON_EXPRESSIONS = Amount(100, 3000)
+
+#: Worker processes of queues that are killed in the middle of their runs.
+KILLED_QUEUE_WORKERS = Amount(8, 60)

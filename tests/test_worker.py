@@ -1,0 +1,219 @@
+"""Worker processes, killed in the middle: each run is completed once, and nothing that was paid for is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tidebase import Tidebase
+
+from .probes.support import poll, value, values
+from .probes.workers import Ledger
+from .support import amounts
+from .support.patience import PATIENCE_S
+
+ON_NEWEST = True
+
+Db = psycopg.Connection[Any]
+
+#: An application as its author writes it. What a step has done is a line in a file: it was paid for.
+APPLICATION = """
+import os, time
+from tidebase import AsyncTidebase, Tidebase
+
+tide = Tidebase(os.environ["URL"], lease_s=2)
+paid = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def pay(run, step):
+    os.write(paid, b'\\n{"run": "%s", "step": "%s"}' % (run.run_id.encode(), step.encode()))
+    return step
+
+
+@tide.workflow("three steps")
+def three_steps(run, input):
+    return [run.step(name, lambda: pay(run, name)) for name in "abc"]
+
+
+@tide.workflow("kills")
+def kills(run, input):
+    os.kill(os.getpid(), 9)
+
+
+@tide.workflow("long")
+def long(run, input):
+    run.step("begun", lambda: pay(run, "begun"))
+    while not os.path.exists(os.environ["LEDGER"] + ".go"):
+        time.sleep(0.02)
+    return "ended"
+
+
+later = AsyncTidebase(os.environ["URL"])
+
+
+@later.workflow("later")
+async def of_later(run, input):
+    return await run.step("a", lambda: 1)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "application.py").write_text(APPLICATION)
+    return tmp_path
+
+
+def start(place: Path, url: str, *options: str, target: str = "application:tide") -> subprocess.Popen[bytes]:
+    environment = dict(os.environ, URL=url, LEDGER=str(place / "ledger"), PYTHONUNBUFFERED="1")
+    command = [sys.executable, "-m", "tidebase.cli", "worker", target, "--poll", "0.5s", *options]
+    with (place / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+@contextmanager
+def workers(place: Path, url: str, count: int, *options: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    started = [start(place, url, *options) for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+
+
+def test_workers_that_are_killed_lose_nothing(place: Path, database: str, tide: Tidebase, db: Db) -> None:
+    """Three processes, one of which is killed again and again; a queue with a limit is among theirs."""
+    tide.queues.put("narrow", concurrency=3)
+    specs = [
+        {"workflow": "three steps", "queue": "wide" if n % 3 else "narrow", "max_attempts": 50} for n in range(200)
+    ]
+    ids = {made.run_id for made in tide.enqueue_many(specs)}  # type: ignore[arg-type]
+    left = "select count(*) from tidebase.run_overview where status <> 'completed'"
+    chance = random.Random(20261127)
+    with workers(place, database, 3, "-q", "wide", "-q", "narrow", "--concurrency", "4") as started:
+        for _ in range(amounts.KILLED_QUEUE_WORKERS.test):
+            before = value(db, left)
+            poll("they get on", lambda before=before: value(db, left) <= max(before - 5, 0))  # type: ignore[misc]
+            victim = chance.randrange(3)
+            started[victim].kill()
+            started[victim].wait()
+            started[victim] = start(place, database, "-q", "wide", "-q", "narrow", "--concurrency", "4")
+        poll("all are completed", lambda: value(db, left) == 0)
+    assert set(values(db, "select run_id from tidebase.run_overview where status = 'completed'")) == ids
+    ends = Counter(values(db, "select run_id from tidebase.events where type = 'run.completed'"))
+    assert set(ends.values()) == {1}
+    paid = Counter((entry["run"], entry["step"]) for entry in Ledger(place / "ledger").read())
+    assert len(paid) == 3 * len(ids)
+    # Twice only what was at work when its process died.
+    again = sum(times - 1 for times in paid.values())
+    assert again <= amounts.KILLED_QUEUE_WORKERS.test * 4
+    assert at_most(db, "narrow") <= 3
+
+
+def at_most(db: Db, queue: str) -> int:
+    """How many runs of a queue were leased at once, by the log; one that was taken over has been one all the time."""
+    rows = db.execute(
+        """select e.run_id, e.type from tidebase.events e join tidebase.runs r on r.run_id = e.run_id
+        where r.queue = %s and e.type in ('run.started', 'run.released', 'run.completed', 'run.failed')
+        order by e.created_at, e.seq""",
+        [queue],
+    ).fetchall()
+    leased: set[str] = set()
+    most = 0
+    for run_id, kind in rows:
+        (leased.add if kind == "run.started" else leased.discard)(run_id)
+        most = max(most, len(leased))
+    return most
+
+
+def test_a_run_that_kills_its_worker_is_dead_after_its_attempts_and_the_others_go_on(
+    place: Path, database: str, tide: Tidebase, db: Db
+) -> None:
+    poison = tide.enqueue("kills", max_attempts=3).run_id
+    others = [tide.enqueue("three steps").run_id for _ in range(10)]
+    worker = start(place, database, "--concurrency", "2")
+    try:
+
+        def restarted() -> bool:
+            nonlocal worker
+            if worker.poll() is not None:
+                worker = start(place, database, "--concurrency", "2")
+            done = values(db, "select status from tidebase.run_overview where run_id = any(%s)", others)
+            return set(done) == {"completed"} and tide.runs.get(poison).status == "failed"
+
+        poll("the poison is dead, and the others are done", restarted)
+    finally:
+        worker.kill()
+        worker.wait()
+    run = tide.runs.get(poison)
+    assert (run.failure_class, run.attempt) == ("crashed", 3)
+
+
+def test_sigterm_drains(place: Path, database: str, tide: Tidebase, db: Db) -> None:
+    run_id = tide.enqueue("long").run_id
+    worker = start(place, database, "--drain", "1m")
+    try:
+        poll("it is at work", lambda: [step.status for step in tide.runs.steps(run_id)] == ["completed"])
+        worker.send_signal(signal.SIGTERM)
+        other = tide.enqueue("three steps").run_id
+        (place / "ledger.go").touch()
+        assert worker.wait(PATIENCE_S) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+    assert tide.runs.get(run_id).result == "ended"
+    assert tide.runs.get(other).status in ("queued", "completed")  # it may have come before the signal was heard
+    assert [attempt.outcome for attempt in tide.runs.attempts(run_id)] == ["completed"]
+
+
+def test_several_processes_of_an_asyncio_application_tell_their_metrics(
+    place: Path, database: str, tide: Tidebase
+) -> None:
+    ids = [made.run_id for made in tide.enqueue_many([{"workflow": "later"}] * 20)]
+    options = ("--processes", "2", "--metrics", "39107")
+    worker = start(place, database, *options, target="application:later")
+    try:
+        poll("all are done", lambda: all(tide.runs.get(run_id).status == "completed" for run_id in ids))
+        poll("both were seen", lambda: len(tide.queues.workers()) == 2)
+
+        def told() -> str:
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:39107/metrics", timeout=5) as answer:
+                    return str(answer.read().decode())
+            except OSError:
+                return ""
+
+        text = poll("it tells its metrics", told)
+        assert 'tidebase_queue_ready_runs{queue="default"} 0.0' in text and "tidebase_workers 2.0" in text
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(PATIENCE_S) == 0
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.mark.parametrize(
+    "target, said",
+    [
+        ("application", "names no object"),
+        ("nowhere:tide", "there is no module 'nowhere'"),
+        ("application:nothing", "has no 'nothing'"),
+        ("application:pay", "is a function"),
+    ],
+)
+def test_an_application_that_is_none_is_refused_in_words(place: Path, database: str, target: str, said: str) -> None:
+    worker = start(place, database, target=target)
+    assert worker.wait(PATIENCE_S) == 1
+    assert said in (place / "log").read_text()
