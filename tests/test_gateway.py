@@ -357,7 +357,7 @@ async def test_no_route_answers_without_the_right_key(database: str, db: Connect
     with gateway(database, *keys, max_body=100) as base:
         async with client_of(base) as client:
             for route in ROUTES:
-                path = route.path.format(run_id="r", step_id="s", gate_id="g")
+                path = route.path.format(run_id="r", step_id="s", gate_id="g", queue="q", schedule="s")
                 for header in ({}, {"authorization": "Bearer wrong-secret"}, {"authorization": "Basic cmVhZGVy"}):
                     answer = await client.request(route.method, path, content=b"x" * 1000, headers=header)
                     assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized"), path
@@ -461,7 +461,7 @@ def test_no_fault_is_found_by_its_own_description(server: Server, database: str,
         (b'{"input": 1e400}', 400),
         (b'{"recoveryWebhook": "ftp://x"}', 400),
         (b'{"channels": [{"type": "webhook"}]}', 400),
-        (b'{"channels": [{"type": "webhook", "url": "https://x.example"}]}', 501),
+        (b'{"channels": [{"type": "webhook", "url": "https://x.example"}]}', 200),
         (b'{"unknown": 1, "input": 12345678901234567890123}', 200),
     ],
     ids=lambda value: str(value)[:30],

@@ -46,6 +46,10 @@ as $$
       select from tidebase.awaited w where w.run_id = h.run_id)),
     ('a run that is completed has no step that has not ended', h.status <> 'completed' or not exists (
       select from tidebase.steps s where s.run_id = h.run_id and s.status in ('running', 'review'))),
+    ('a run belongs to a queue in its head as in its cold half', h.in_queue = coalesce((
+      select r.queue is not null from tidebase.runs r where r.run_id = h.run_id), h.in_queue)),
+    ('a run that is queued belongs to a queue, and is found there', h.status <> 'queued' or h.in_queue and exists (
+      select from tidebase.queue_entries e where e.run_id = h.run_id)),
     ('a run that is cancelled waits for nobody''s decision', h.status <> 'cancelled' or not exists (
       select from tidebase.gates g where g.run_id = h.run_id and g.status = 'pending'))
   ) rule (invariant, holds)

@@ -35,6 +35,8 @@ class Channel(Body):
 
 
 Channels = Annotated[list[Channel], Meta(max_length=100)]
+#: Whom a gate would be shown: only an empty list is served; what else makes sense is answered with 501.
+GateChannels = Annotated[list[Channel], Meta(extra_json_schema={"maxItems": 0})]
 
 
 class Owned(Body):
@@ -83,7 +85,8 @@ class QueueConfig(Body):
 
     concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     rate_per_minute: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    invoke_url: Url | None = None
+    #: The application would be called: that is not served, and what makes sense here is answered with 501.
+    invoke_url: Annotated[Url, Meta(extra_json_schema={"maxLength": 0})] | None = None
 
 
 class PutSchedule(Body, kw_only=True):
@@ -291,7 +294,7 @@ class BeginGate(Owned, kw_only=True):
     name: Name
     prompt: str
     data: Any = None
-    channels: Channels | None = None
+    channels: GateChannels | None = None
     capability: Any = None
     timeout_ms: Milliseconds | None = None
 
