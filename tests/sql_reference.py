@@ -47,7 +47,7 @@ ERRORS = {
     "TB010": ("BudgetExhausted", "the budget of the run, or of one above it, is used up"),
     "TB011": ("VersionConflict", "the state has another version than expected"),
     "TB012": ("NotFound", "there is no such gate, stream, version, child, recovery, channel or schedule"),
-    "TB013": "another run of the queue has the dedupe key, and is not over",
+    "TB013": ("AlreadyQueued", "another run of the queue has the dedupe key, and is not over"),
     "TB014": (
         "RunNeedsReview",
         "the run is to be completed while a step of it may have taken effect and nobody has decided about it",
