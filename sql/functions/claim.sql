@@ -511,11 +511,15 @@ begin
   then
     return;
   end if;
-  insert into tidebase.workers as w (holder, queues, code_version, listening_until)
-  values (note_worker.holder, note_worker.queues, note_worker.code_version, clock_timestamp() + listen_for)
-  on conflict on constraint workers_pkey do update
-  set queues = excluded.queues, code_version = excluded.code_version, seen_at = clock_timestamp(),
-      listening_until = greatest(w.listening_until, excluded.listening_until);
+  update tidebase.workers w
+  set queues = note_worker.queues, code_version = note_worker.code_version, seen_at = clock_timestamp(),
+      listening_until = greatest(w.listening_until, clock_timestamp() + listen_for)
+  where w.holder = (select o.holder from tidebase.workers o where o.holder = note_worker.holder for no key update skip locked);
+  if not found and not exists (select from tidebase.workers w where w.holder = note_worker.holder) then
+    insert into tidebase.workers (holder, queues, code_version, listening_until)
+    values (note_worker.holder, note_worker.queues, note_worker.code_version, clock_timestamp() + listen_for)
+    on conflict on constraint workers_pkey do nothing;
+  end if;
 end
 $$;
 comment on function tidebase_private.note_worker(text, text[], text, interval) is 'Notes who takes runs from queues, and until when it wants to be woken.';
