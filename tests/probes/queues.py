@@ -20,7 +20,6 @@ from .support import (
     connect,
     expire,
     new_run,
-    poll,
     queue,
     together,
     value,
