@@ -392,7 +392,7 @@ def wakes_who_sleeps(url: str) -> list[str]:
             found.append("the bell rang for nobody")
         _claim(sleeper, name, 10, listen_for="1 minute", holder=name)
         _enqueue(connection, name)
-        # Whoever commits has told the listening session by then; what that has heard comes with the end of its next call.
+        # Whoever commits has told the listening session by then; it passes that on at the end of its next call.
         heard: list[str] = []
         for _ in range(20):
             sleeper.execute("select 1")
