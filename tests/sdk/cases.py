@@ -299,6 +299,14 @@ def _() -> Any:
     return [made["cron"], made["enabled"], listed, tide.schedules.delete("every/morning")]
 
 
+@case("queues")
+def _() -> Any:
+    tide.queues.configure("limited", concurrency=3)
+    config = tide.queues.configure("limited", rate_per_minute=60)["config"]
+    (found,) = [each for each in tide.queues.list() if each["name"] == "limited"]
+    return [config, found["queued"], found["running"], found["config"] == config]
+
+
 @case("work")
 def _() -> Any:
     tide.workflow("double it")(lambda run, input: run.step("s", lambda: 2 * input["n"]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from ..client.tide import Tidebase
 from ..client.tide_async import AsyncTidebase
 from ..core.errors import TidebaseError
 from ..domain.bulk import Bulk
+from ..domain.webhook import SECRET_VARIABLE
 from .found import found_object
 from .output import (
     DURATION,
@@ -67,7 +69,12 @@ _UNKNOWN = 1_000_000
     metavar="TIME",
     help="How often to look, if nothing wakes it.",
 )
-@click.option("--webhooks", is_flag=True, help="Also deliver webhooks; TIDEBASE_WEBHOOK_SECRET signs them.")
+@click.option("--webhooks", is_flag=True, help="Also deliver webhooks, and to channels; TIDEBASE_WEBHOOK_SECRET signs.")
+@click.option(
+    "--private-receivers",
+    is_flag=True,
+    help="Deliver them to addresses that are not public, too: this machine, private networks, metadata services.",
+)
 @click.option("--metrics", type=click.IntRange(1, 65535), metavar="PORT", help="Serve /metrics for Prometheus there.")
 def worker(
     target: str,
@@ -77,6 +84,7 @@ def worker(
     drain: timedelta,
     poll: timedelta,
     webhooks: bool,
+    private_receivers: bool,
     metrics: int | None,
 ) -> None:
     """Work on what queues have, until SIGTERM or Ctrl-C: OBJECT is a Tidebase, or an AsyncTidebase, with its workflows.
@@ -84,6 +92,8 @@ def worker(
     It also looks at what has run out, as reconcile does, and fires schedules.
     """
     logging.getLogger("tidebase").setLevel(logging.INFO)
+    if private_receivers and not webhooks:
+        raise click.UsageError("--private-receivers goes with --webhooks")
     if processes > 1:
         raise SystemExit(_several(processes, metrics))
     tide = found_object(target, (Tidebase, AsyncTidebase))
@@ -97,7 +107,9 @@ def worker(
     if metrics is not None:
         _serve_metrics(tide.url, metrics)
     if webhooks:
-        _deliver(tide.url)
+        if not os.environ.get(SECRET_VARIABLE):
+            raise TidebaseError("webhooks cannot be signed without a secret", hint=f"Set {SECRET_VARIABLE}.")
+        _deliver(tide.url, private_receivers)
     if isinstance(tide, AsyncTidebase):
         asyncio.run(_work_async(tide, list(queues) or ["default"], options))
     else:
@@ -150,23 +162,26 @@ def _serve_metrics(url: str, port: int) -> None:
     start_http_server(port, registry=registry(Tidebase(url, pool_size=1)))
 
 
-def _deliver(url: str) -> None:
-    """Delivers webhooks beside the work, in a thread that ends with the process."""
-    tide = Tidebase(url, pool_size=1)
-    dispatcher = tide.dispatcher()
-    if not dispatcher.is_able:
-        raise TidebaseError("webhooks cannot be signed without a secret", hint="Set TIDEBASE_WEBHOOK_SECRET.")
+def _deliver(url: str, private_receivers: bool) -> None:
+    """Delivers webhooks and to channels beside the work, in threads that end with the process."""
+    tide = Tidebase(url)
+    for dispatcher in (
+        tide.dispatcher(allow_private=private_receivers),
+        tide.channel_dispatcher(allow_private=private_receivers),
+    ):
+        name = f"tidebase-{type(dispatcher).__name__}"
+        threading.Thread(target=_dispatch, args=(dispatcher.dispatch,), name=name, daemon=True).start()
 
-    def deliver() -> None:
-        while True:
-            try:
-                if dispatcher.dispatch() == 0:
-                    threading.Event().wait(1.0)
-            except TidebaseError as error:
-                logging.getLogger("tidebase.webhook").warning("%s", error)
-                threading.Event().wait(5.0)
 
-    threading.Thread(target=deliver, name="tidebase-webhooks", daemon=True).start()
+def _dispatch(dispatch: Callable[[], int]) -> None:
+    log, rest = logging.getLogger("tidebase.webhook"), threading.Event()
+    while True:
+        try:
+            if dispatch() == 0:
+                rest.wait(1.0)
+        except TidebaseError as error:
+            log.warning("%s", error)
+            rest.wait(10.0)
 
 
 @click.command()

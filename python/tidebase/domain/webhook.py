@@ -106,11 +106,6 @@ class Dispatcher:
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
 
-    @property
-    def is_able(self) -> bool:
-        """Whether it has a secret to sign with."""
-        return bool(self._secret)
-
     def dispatch(self, max: int = 10) -> int:
         """Delivers what is due now, at most ``max``; returns how many deliveries were tried."""
         if not self._secret:

@@ -61,7 +61,7 @@ _OBJECTS = {
     "queues": "array",
     "schedule": "object",
     "schedules": "array",
-    "deleted": "boolean",
+    "deleted": "string",
     "cut": "boolean",
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from ..domain import calls, queue, schedule
+from ..domain.queue import QueueOptions
 from ..domain.workflow import new_run_id
 from . import bodies, pages, shapes
 from .refusal import Refused
@@ -42,7 +43,7 @@ async def enqueue(asked: Asked) -> Shape:
         run_at=body.run_at,
         delay=None if body.delay_ms is None else timedelta(milliseconds=body.delay_ms),
         dedupe_key=body.dedupe_key,
-        max_attempts=body.max_attempts,
+        max_attempts=body.max_attempts or 1,
         deadline=deadline,
         recovery_webhook=body.recovery_webhook,
         traceparent=asked.traceparent,
@@ -84,13 +85,35 @@ async def claim(asked: Asked) -> Shape:
 
 @route("PUT", "/queues/{queue}/config", OPERATOR, "config", body=bodies.QueueConfig)
 async def put_queue(asked: Asked) -> Shape:
-    """Makes a queue what the body says: what is not given has no limit."""
+    """Makes a queue what the body says; what is not given stays as it is."""
     body: bodies.QueueConfig = asked.body
     if body.invoke_url is not None:
         raise absent("invokeUrl")
     name = asked.path["queue"]
-    await asked.do(queue.put(name, {"concurrency": body.concurrency, "rate": body.rate_per_minute}))
-    return {"config": shapes.queue((await asked.do(calls.queue_overview(name)))[0])}
+    await asked.do(queue.put(name, _changed(await asked.do(calls.queue_overview(name)), body)))
+    return {"config": shapes.queue_config((await asked.do(calls.queue_overview(name)))[0])}
+
+
+def _changed(found: list[calls.QueueInfo], body: bodies.QueueConfig) -> QueueOptions:
+    """All that a queue may do, with what is given in the place of what was."""
+    options: QueueOptions = {}
+    for row in found:
+        options = {
+            "concurrency": row.concurrency,
+            "key_concurrency": row.key_concurrency,
+            "rate": row.rate,
+            "key_rate": row.key_rate,
+            "max_attempts": row.max_attempts,
+            "rate_period_s": None if row.rate_period is None else row.rate_period.total_seconds(),
+            "lease_s": None if row.lease is None else row.lease.total_seconds(),
+            "retry_delay_s": None if row.retry_delay is None else row.retry_delay.total_seconds(),
+        }
+    if body.concurrency is not None:
+        options["concurrency"] = body.concurrency
+    if body.rate_per_minute is not None:
+        options["rate"] = body.rate_per_minute
+        options["rate_period_s"] = 60
+    return options
 
 
 @route("GET", "/queues", ALL, "queues")
@@ -104,7 +127,7 @@ async def put_schedule(asked: Asked) -> Shape:
     """Makes a schedule, or makes the one with this name what the body says: cron in UTC, five fields."""
     body: bodies.PutSchedule = asked.body
     name = asked.path["schedule"]
-    options: Any = {"queue": body.queue, "max_attempts": body.max_attempts, "enabled": body.enabled}
+    options: Any = {"queue": body.queue, "max_attempts": body.max_attempts or 1, "enabled": body.enabled}
     await asked.do(schedule.put(name, body.workflow_name, body.cron, None, body.input, options))
     return {"schedule": shapes.schedule((await asked.do(calls.schedule_overview(name)))[0])}
 
@@ -112,9 +135,10 @@ async def put_schedule(asked: Asked) -> Shape:
 @route("DELETE", "/schedules/{schedule}", OPERATOR, "deleted", refusals=(404,))
 async def delete_schedule(asked: Asked) -> Shape:
     """Removes a schedule; the runs that it made stay."""
-    if not await asked.do(calls.delete_schedule(name=asked.path["schedule"])):
+    name = asked.path["schedule"]
+    if not await asked.do(calls.delete_schedule(name=name)):
         raise Refused(404, error="schedule not found")
-    return {"deleted": True}
+    return {"deleted": name}
 
 
 @route("GET", "/schedules", ALL, "schedules")

@@ -154,25 +154,35 @@ def run(row: RunInfo) -> Shape:
     }
 
 
-def queue(row: QueueInfo) -> Shape:
+def queue_config(row: QueueInfo) -> Shape:
     per_minute = None
     if row.rate is not None and row.rate_period:
         per_minute = round(row.rate * 60 / row.rate_period.total_seconds())
+    return {"name": row.queue, "concurrency": row.concurrency, "ratePerMinute": per_minute, "invokeUrl": None}
+
+
+def queue(row: QueueInfo) -> Shape:
+    """A queue; what is over is not counted, for that would cost the more the longer it is used."""
     return {
         "name": row.queue,
-        "queue": row.queue,
-        "concurrency": row.concurrency,
-        "ratePerMinute": per_minute,
-        "invokeUrl": None,
-        "paused": row.paused,
-        "queued": row.ready,
+        "queued": row.ready + row.delayed,
         "delayed": row.delayed,
         "running": row.running,
         "waiting": row.waiting,
         "failed": row.failed,
+        "completed": None,
+        "cancelled": None,
+        "paused": row.paused,
         "oldestQueuedAt": moment(row.oldest_ready),
         "heldBackBy": row.held_back_by,
+        "config": queue_config(row),
     }
+
+
+def _fired_at(row: ScheduleInfo) -> str | None:
+    """The time that the latest run's id is made of."""
+    at = (row.last_run_id or "").removeprefix(f"sched:{row.name}:")
+    return f"{at[:-1]}.000Z" if at.endswith("Z") else None
 
 
 def schedule(row: ScheduleInfo) -> Shape:
@@ -185,9 +195,10 @@ def schedule(row: ScheduleInfo) -> Shape:
         "workflowName": row.workflow,
         "input": given(row.input),
         "queue": row.queue,
-        "maxAttempts": row.max_attempts,
+        "maxAttempts": row.max_attempts or 1,
         "enabled": row.enabled,
         "nextRunAt": moment(row.next_at),
+        "lastEnqueuedAt": _fired_at(row),
         "lastRunId": row.last_run_id,
         "createdAt": moment(row.created_at),
         "updatedAt": moment(row.updated_at),
