@@ -183,6 +183,14 @@ CALLS = (
     ["migrate"],
     ["migrate", "--check"],
     ["runs"],
+    ["enqueue", "w"],
+    ["queues"],
+    ["queue", "q"],
+    ["workers"],
+    ["schedules"],
+    ["schedule", "s"],
+    ["retry", "--queue", "q"],
+    ["move", "other", "--queue", "q"],
     ["show", "r"],
     ["step", "r", "s"],
     ["timeline", "r"],
@@ -214,7 +222,7 @@ CALLS = (
 
 
 def test_each_command_is_called_here() -> None:
-    assert {call[0] for call in CALLS} | {"dev", "serve"} == set(main.commands)
+    assert {call[0] for call in CALLS} | {"dev", "serve", "worker"} == set(main.commands)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
@@ -251,7 +259,11 @@ def test_every_command_takes_the_beginning_of_an_id(terminal: Terminal, tide: Ti
     for run_id in ("apple", "apricot"):
         finished(tide, run_id)
     asked(tide, "banana")
-    taking = [name for name, command in main.commands.items() if any(p.metavar == "RUN" for p in command.params)]
+    taking = [
+        name
+        for name, command in main.commands.items()
+        if any(p.metavar == "RUN" and isinstance(p, click.Argument) for p in command.params)
+    ]
     calls = {call[0]: ["app", *call[2:]] for call in CALLS if len(call) > 1} | {
         "compact": ["app"],
         "diff": ["app", "app"],

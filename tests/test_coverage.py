@@ -19,6 +19,7 @@ import pytest
 
 from .conftest import SERVERS, Server, long, server_settings
 from .probes import kernel as probes
+from .probes import queues as probe_queues
 from .probes.kernel import Probe
 from .probes.support import connect
 from .support import clusters
@@ -35,6 +36,8 @@ UNREACHABLE = {("begun_already", "return null;"), ("entitlement", "return null;"
 #: What a pgTAP file, alone in its session, cannot bring about: races, by the probes that force them.
 RACES: list[Probe] = [
     functools.partial(probes.one_holder, workers=3, queued=True),
+    probe_queues.limits_hold,
+    probe_queues.comes_back,
 ]
 
 

@@ -230,9 +230,9 @@ set enable_seqscan = off
 as $$
 declare
   entry tidebase.queue_entries;
-  room jsonb := '{}';
+  room jsonb := jsonb_build_object();
   left_of_key integer;
-  chosen text[] := '{}';
+  chosen text[] := array[]::text[];
   passed integer := 0;
 begin
   for entry in
@@ -273,7 +273,7 @@ declare
   keys text[];
   at text;
   entry tidebase.queue_entries;
-  chosen text[] := '{}';
+  chosen text[] := array[]::text[];
 begin
   with recursive k as (
     (select e.key from tidebase.queue_entries e
@@ -286,7 +286,7 @@ begin
       order by e.key limit 1)
     from k where k.key is not null)
   select array_agg(k.key order by random()) into keys from (select k.key from k where k.key is not null limit 10000) k;
-  foreach at in array coalesce(keys, '{}') loop
+  foreach at in array coalesce(keys, array[]::text[]) loop
     continue when tidebase_private.room_of_key(queue, at) < 1;
     select e.* into entry from tidebase.queue_entries e
     where e.queue = lane.queue and e.priority = lane.priority and e.key = at and e.place is not null
@@ -396,7 +396,7 @@ begin
   join tidebase.run_heads h on h.run_id = s.run_id and h.status = 'running' and h.lease_expires_at <= clock_timestamp()
   where s.queue = claim_overdue.queue.queue and tidebase_private.fits(e, workflows, claim_overdue.code_version, versions);
   if chosen is null or queue.paused then
-    return '{}';
+    return array[]::text[];
   end if;
   return tidebase_private.grant_runs((tidebase_private.lock_chosen(chosen))[:max], holder, ttl, code_version, request_id);
 end
@@ -467,7 +467,7 @@ declare
   lane tidebase.lanes;
   limited boolean := tidebase_private.has_limits(queue);
   room integer := max;
-  taken text[] := '{}';
+  taken text[] := array[]::text[];
   more text[];
 begin
   if queue.paused then
@@ -549,10 +549,8 @@ set enable_seqscan = off
 as $$
 declare
   settings tidebase.queues[];
-  taken text[] := '{}';
+  taken text[] := array[]::text[];
   own_ttl interval;
-  at integer;
-  round integer;
 begin
   max := coalesce(max, 1);
   queues := coalesce(queues, array['default']);

@@ -10,7 +10,7 @@ language plpgsql immutable
 as $$
 declare
   part text;
-  ends integer[] := '{}';
+  ends integer[] := array[]::integer[];
   step integer;
   found integer[];
 begin
@@ -53,7 +53,7 @@ language plpgsql immutable
 as $$
 declare
   term text;
-  found integer[] := '{}';
+  found integer[] := array[]::integer[];
 begin
   foreach term in array string_to_array(value, ',') loop
     found := found || tidebase_private.read_cron_term(term, field, lowest, highest, names);
@@ -104,11 +104,11 @@ language plpgsql immutable
 as $$
 declare
   last date := (date_trunc('month', day) + interval '1 month - 1 day')::date;
-  weekday integer := extract(dow from day);
-  number integer := extract(day from day);
+  weekday integer := extract(dow from day)::integer;
+  number integer := extract(day from day)::integer;
   by_month boolean := number = any (wanted.days)
     or -1 = any (wanted.days) and day = last
-    or -2 = any (wanted.days) and day = last - case extract(dow from last) when 0 then 2 when 6 then 1 else 0 end;
+    or -2 = any (wanted.days) and day = last - case extract(dow from last)::integer when 0 then 2 when 6 then 1 else 0 end;
   by_week boolean := weekday = any (wanted.weekdays)
     or 100 + 10 * weekday + (number + 6) / 7 = any (wanted.weekdays)
     or 100 + 10 * weekday + 9 = any (wanted.weekdays) and day + 7 > last;
@@ -124,9 +124,9 @@ returns timestamp
 language plpgsql immutable
 as $$
 declare
-  day date := after;
-  until date := after + interval '50 years';
-  hour integer := extract(hour from after);
+  day date := after::date;
+  until date := (after + interval '50 years')::date;
+  hour integer := extract(hour from after)::integer;
   minute integer;
 begin
   -- Later on the same day.
@@ -150,7 +150,7 @@ begin
       end if;
       day := day + 1;
     else
-      day := date_trunc('month', day) + interval '1 month';
+      day := (date_trunc('month', day) + interval '1 month')::date;
     end if;
   end loop;
   return null;

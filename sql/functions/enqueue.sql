@@ -249,7 +249,7 @@ begin
       traceparent text)
     order by e.place
   loop
-    place := item.place - 1;
+    place := item.place::integer - 1;
     return next tidebase.enqueue_run(item.workflow, item.input, item.queue, item.run_id, item.metadata, item.priority, item.run_at,
       item.delay, item.key, item.dedupe_key, item.on_duplicate, item.max_wait, item.max_attempts, item.retry_delay, item.deadline,
       item.recovery_webhook, item.budget, item.pin, item.traceparent);

@@ -194,7 +194,7 @@ declare
   known bigint;
   mine bigint;
 begin
-  loop
+  for round in 1..100 loop
     exit when tidebase_private.open_lanes(queue) = 0;
   end loop;
   select min(l.moved_at), min(l.sweep_at), count(*) into moved_at, sweep_at, known

@@ -221,7 +221,8 @@ create or replace view tidebase.stalled_runs with (security_barrier = true) as
         join tidebase.run_heads c on c.run_id = a.child_run_id
         where a.run_id = w.run_id and (c.status in ('completed', 'cancelled', 'failed')
           or c.status = 'running' and c.lease_expires_at <= statement_timestamp()
-          or c.status in ('pending', 'queued') and coalesce(c.available_at, '-infinity') <= statement_timestamp())))
+          or c.status = 'pending' and coalesce(c.available_at, '-infinity') <= statement_timestamp()
+          or c.status = 'queued' and coalesce(c.available_at, '-infinity') <= statement_timestamp())))
     union all
     select p.run_id, 'not_taken_up' from tidebase.run_heads p
     where lower(p.status) = 'pending'

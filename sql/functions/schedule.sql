@@ -87,7 +87,7 @@ as $$
 declare
   since timestamptz := greatest(wanted.fired_at, until - case wanted.catch_up when 'none' then interval '1 minute' else wanted.catch_up_window end);
   at timestamptz := tidebase_private.next_time(wanted, since - interval '1 microsecond');
-  times timestamptz[] := '{}';
+  times timestamptz[] := array[]::timestamptz[];
 begin
   while at <= until loop
     if at > wanted.fired_at then

@@ -25,6 +25,27 @@ REPORT = Path(__file__).with_name("report.json")
 #: What is promised, by what it holds, and the probes that attack it (`tests/probes`), each seen failing.
 PROMISES = (
     (
+        "Queues: each run is granted once, what may go on comes back, limits hold, keys take turns; one run a key and"
+        " a fire time",
+        "an entry says where to look, the head decides, both with `skip locked`; the limited queue's row lock, and slots"
+        " that mean something while their lease is the run's; start-time fair queueing in one index; unique keys",
+        (
+            "each_once",
+            "claims_wait_for_nobody",
+            "only_what_is_free",
+            "comes_back",
+            "late_comers",
+            "limits_hold",
+            "limits_under_fire",
+            "small_keys_are_served",
+            "a_low_priority_is_served",
+            "one_of_a_key",
+            "fires_once",
+            "wakes_who_sleeps",
+            "bulk_waits_for_nobody",
+        ),
+    ),
+    (
         "One holder; tokens only grow, also over a crash and a failover",
         "the head's row lock; the token in the same `update`; a timeline's tokens begin above all before",
         (
