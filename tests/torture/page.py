@@ -27,7 +27,7 @@ PROMISES = (
     (
         "Queues: each run is granted once, what may go on comes back, limits hold, keys take turns; one run a key and"
         " a fire time",
-        "an entry says where to look, the head decides, both with `skip locked`; the limited queue's row lock, and slots"
+        "an entry says where to look, the head decides, both with `skip locked`; the limited queue's row lock, slots"
         " that mean something while their lease is the run's; start-time fair queueing in one index; unique keys",
         (
             "each_once",
