@@ -247,8 +247,20 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probe_queues.limits_hold,
     ),
     "who asks by the id is not held to the limits": (
-        (Edit("acquire_run", "elsif queue.paused then", "elsif false then"),),
+        (Edit("acquire_run", "elsif queue.paused or", "elsif"),),
         probe_queues.limits_hold,
+    ),
+    "what was under way when a limit was set is not counted": (
+        (Edit("lock_queue", "perform tidebase_private.adopt_leases(queue);", "null;"),),
+        probe_queues.young_limits_hold,
+    ),
+    "a run that was moved is held to the limits of before": (
+        (Edit("acquire_run", "head.in_queue and queue.queue is distinct", "false and queue.queue is distinct"),),
+        probe_queues.limits_hold_for_who_is_moved,
+    ),
+    "the clock waits for who is at a run": (
+        (Edit("fire_schedule", "for no key update skip locked", "for no key update"),),
+        probe_queues.the_clock_waits_for_nobody,
     ),
     "a slot is free when its lease has run out": (
         (Edit("free_slots", "and h.lease_token = t.lease_token", "and h.lease_token = t.lease_token"

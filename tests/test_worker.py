@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -33,7 +34,7 @@ APPLICATION = """
 import os, time
 from tidebase import AsyncTidebase, Tidebase
 
-tide = Tidebase(os.environ["URL"], lease_s=2)
+tide = Tidebase(os.environ["URL"], lease_s=5)
 paid = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
@@ -182,7 +183,10 @@ def test_several_processes_of_an_asyncio_application_tell_their_metrics(
     place: Path, database: str, tide: Tidebase
 ) -> None:
     ids = [made.run_id for made in tide.enqueue_many([{"workflow": "later"}] * 20)]
-    options = ("--processes", "2", "--metrics", "39107")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ("--processes", "2", "--metrics", str(port))
     worker = start(place, database, *options, target="application:later")
     try:
         poll("all are done", lambda: all(tide.runs.get(run_id).status == "completed" for run_id in ids))
@@ -190,7 +194,7 @@ def test_several_processes_of_an_asyncio_application_tell_their_metrics(
 
         def told() -> str:
             try:
-                with urllib.request.urlopen("http://127.0.0.1:39107/metrics", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                     return str(answer.read().decode())
             except OSError:
                 return ""

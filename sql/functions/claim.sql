@@ -12,6 +12,22 @@ as $$
 $$;
 comment on function tidebase_private.has_limits(tidebase.queues) is 'Whether leases of this queue are counted, or none is granted now.';
 
+-- What is at work already counts: of a queue without a limit nobody has written it down. A claim that was under way when the limit
+-- was set is seen when it commits, so this is done again for a while.
+create or replace function tidebase_private.adopt_leases(queue text)
+returns void
+language sql volatile
+set enable_seqscan = off
+as $$
+  insert into tidebase.slots (run_id, lease_token, queue, key)
+  select h.run_id, h.lease_token, r.queue, r.queue_key
+  from tidebase.run_heads h
+  join tidebase.runs r on r.run_id = h.run_id
+  where lower(h.status) = 'running' and h.in_queue and r.queue = adopt_leases.queue
+  on conflict on constraint slots_pkey do nothing;
+$$;
+comment on function tidebase_private.adopt_leases(text) is 'Counts the leases of a queue that were granted while it had no limits.';
+
 -- The row of a limited queue, locked; of any other without a lock.
 create or replace function tidebase_private.lock_queue(queue text)
 returns tidebase.queues
@@ -23,6 +39,9 @@ begin
   select q.* into settings from tidebase.queues q where q.queue = lock_queue.queue;
   if tidebase_private.has_limits(settings) then
     select q.* into settings from tidebase.queues q where q.queue = lock_queue.queue for no key update;
+    if settings.updated_at > clock_timestamp() - interval '1 minute' then
+      perform tidebase_private.adopt_leases(queue);
+    end if;
   end if;
   return settings;
 end
@@ -142,6 +161,7 @@ declare
 begin
   select r.* into run from tidebase.runs r where r.run_id = may_start.run_id;
   settings := tidebase_private.lock_queue(run.queue);
+  settings.queue := run.queue;  -- also where it has no row
   if tidebase_private.has_limits(settings)
     and least(tidebase_private.room_of(settings, run_id), tidebase_private.room_of_key(settings, run.queue_key, run_id)) < 1
   then
@@ -303,7 +323,7 @@ $$;
 comment on function tidebase_private.choose_any_key(tidebase.queues, tidebase.lanes, integer, text[], text, text[]) is
   'One run each of up to max keys that have room, beginning anywhere. The caller holds the queue''s lock.';
 
-create or replace function tidebase_private.lock_chosen(chosen text[])
+create or replace function tidebase_private.lock_chosen(queue text, chosen text[])
 returns text[]
 language sql volatile
 set enable_seqscan = off
@@ -311,11 +331,11 @@ as $$
   with mine as (
     select e.run_id, e.place, e.turn from tidebase.queue_entries e
     join tidebase.run_heads h on h.run_id = e.run_id
-    where e.run_id = any (chosen)
+    where e.run_id = any (chosen) and e.queue = lock_chosen.queue  -- it may have been moved meanwhile
     for no key update skip locked)
   select coalesce(array_agg(m.run_id order by m.place, m.turn), '{}') from mine m;
 $$;
-comment on function tidebase_private.lock_chosen(text[]) is 'Those of these runs whose entry and head nobody else has, with their locks.';
+comment on function tidebase_private.lock_chosen(text, text[]) is 'Those of these runs of a queue whose entry and head nobody else has, with their locks.';
 
 -- Grants what waits for nothing but a worker, by one statement a table. The rest is asked for as anybody would: a lease that has run
 -- out is taken over, a run that is not to be had any more leaves the queue.
@@ -398,7 +418,7 @@ begin
   if chosen is null or queue.paused then
     return array[]::text[];
   end if;
-  return tidebase_private.grant_runs((tidebase_private.lock_chosen(chosen))[:max], holder, ttl, code_version, request_id);
+  return tidebase_private.grant_runs((tidebase_private.lock_chosen(queue.queue, chosen))[:max], holder, ttl, code_version, request_id);
 end
 $$;
 comment on function tidebase_private.claim_overdue(tidebase.queues, integer, text, interval, text[], text, text[], text) is
@@ -415,7 +435,7 @@ declare
   chosen text[];
 begin
   if coalesce(queue.key_concurrency, queue.key_rate) is not null then
-    chosen := tidebase_private.lock_chosen(
+    chosen := tidebase_private.lock_chosen(queue.queue,
       tidebase_private.choose_by_key(queue, lane, max, workflows, code_version, versions));
   else
     chosen := array(select e.run_id from tidebase_private.lock_entries(lane, max, workflows, code_version, versions) e);

@@ -175,7 +175,9 @@ begin
   end if;
   if tidebase_private.is_live(head) then
     return tidebase_private.lease_granted(head);  -- the same call again: its answer was lost on the way
-  elsif queue.paused then
+  elsif queue.paused or head.in_queue and queue.queue is distinct from (
+    select r.queue from runs r where r.run_id = acquire_run.run_id)  -- moved while the lock was waited for: the limits are others
+  then
     answer := tidebase_private.lease_refused(head);
     answer.outcome := 'queued';
     return answer;

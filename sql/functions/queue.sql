@@ -245,14 +245,8 @@ begin
       rate_period = excluded.rate_period, key_rate = excluded.key_rate, paused = coalesce(put_queue.paused, q.paused),
       lease = excluded.lease, max_attempts = excluded.max_attempts, retry_delay = excluded.retry_delay,
       updated_at = clock_timestamp();
-  -- What is at work already counts: of a queue without a limit nobody has written it down.
   if coalesce(concurrency, key_concurrency) is not null then
-    insert into slots (run_id, lease_token, queue, key)
-    select h.run_id, h.lease_token, r.queue, r.queue_key
-    from run_heads h
-    join runs r on r.run_id = h.run_id
-    where lower(h.status) = 'running' and h.in_queue and r.queue = put_queue.queue
-    on conflict on constraint slots_pkey do nothing;
+    perform tidebase_private.adopt_leases(queue);
   end if;
   perform tidebase_private.ring_queue(queue);
 end

@@ -85,10 +85,21 @@ returns timestamptz[]
 language plpgsql stable
 as $$
 declare
-  since timestamptz := greatest(wanted.fired_at, until - case wanted.catch_up when 'none' then interval '1 minute' else wanted.catch_up_window end);
-  at timestamptz := tidebase_private.next_time(wanted, since - interval '1 microsecond');
+  oldest timestamptz := greatest(wanted.fired_at, until - case wanted.catch_up when 'none' then interval '1 minute' else wanted.catch_up_window end);
+  since timestamptz := oldest;
+  reach interval := interval '2 minutes';
+  at timestamptz;
   times timestamptz[] := array[]::timestamptz[];
 begin
+  -- The latest one is looked for from the end: nobody counts the minutes of a year in which nobody looked.
+  loop
+    if wanted.catch_up <> 'all' then
+      since := greatest(oldest, until - reach);
+    end if;
+    at := tidebase_private.next_time(wanted, since - interval '1 microsecond');
+    exit when at <= until or since <= oldest;
+    reach := reach * 4;
+  end loop;
   while at <= until loop
     if at > wanted.fired_at then
       times := case wanted.catch_up when 'all' then times || at else array[at] end;
@@ -113,6 +124,14 @@ declare
   id text;
   fired integer := 0;
 begin
+  -- Whoever looks at the clock waits for nobody: where somebody is at the run that is to be cancelled, the next look does it.
+  if wanted.overlap = 'cancel' and cardinality(times) > 0 and not tidebase_private.is_over(wanted.last_run_id) then
+    perform from tidebase.run_heads h where h.run_id = wanted.last_run_id for no key update skip locked;
+    if not found then
+      update tidebase.schedules s set next_at = clock_timestamp() + interval '1 second' where s.schedule = wanted.schedule;
+      return 0;
+    end if;
+  end if;
   foreach at in array times loop
     id := tidebase_private.fire(wanted, at);
     if id is not null then

@@ -243,6 +243,39 @@ def limits_hold(url: str) -> list[str]:
     return found
 
 
+def young_limits_hold(url: str) -> list[str]:
+    """A limit that is set while a claim is under way counts what that was given."""
+    name, found = _named("young"), []
+    with connect(url) as first, connect(url) as second:
+        for _ in range(3):
+            _enqueue(first, name)
+        with first.transaction():
+            mine = _claim(first, name)
+            call(second, "put_queue", queue=name, concurrency=1)
+        if given := _claim(second, name, 3):
+            found.append(f"{len(mine)} was leased, the limit is 1, and {len(given)} more were granted")
+    return found
+
+
+def limits_hold_for_who_is_moved(url: str) -> list[str]:
+    """Who asks for a run by its id, and waits while it is moved, is held to the limits of where it is then."""
+    name, full, found = _named("from"), _named("full"), []
+    with connect(url) as blocker, connect(url) as other, connect(url) as observer, queue(url) as line:
+        for each in (name, full):
+            call(other, "put_queue", queue=each, concurrency=1)
+        _enqueue(other, full)
+        _claim(other, full)
+        run_id = _enqueue(other, name)
+        with blocker.transaction():
+            blocker.execute("select from tidebase.queues where queue = %s for update", [name])
+            asked = line.add(lambda mine: call(mine, "acquire_run", run_id=run_id, holder="probe")["outcome"])
+            line.settle(observer)
+            call(other, "move_runs", to_queue=full, queue=name)
+        if (outcome := asked.result()) != "queued":
+            found.append(f"a run that was moved to a full queue is {outcome}")
+    return found
+
+
 def limits_under_fire(url: str) -> list[str]:
     """Claimers, crashes, take-overs and suspensions: at no moment of the log were more at work than is allowed."""
     name, found = _named("fire"), []
@@ -379,6 +412,33 @@ def fires_once(url: str) -> list[str]:
         again = values(first, "select run_id from tidebase.runs where queue = %s", name)
         if not set(times) <= set(again) or len(again) > len(times) + 1:
             found.append(f"the same minutes made other runs: {len(times)} became {len(again)}")
+    return found
+
+
+def the_clock_waits_for_nobody(url: str) -> list[str]:
+    """A run that is to be cancelled for the next one is let be while somebody is at it, and cancelled then."""
+    name, found = _named("overlap"), []
+    again = (
+        "update tidebase.schedules set fired_at = now() - interval '1 minute', next_at = now(),"
+        " anchor = anchor - interval '1 second' where schedule = %s"
+    )
+    with connect(url) as first, connect(url) as second:
+        call(first, "put_schedule", name=name, workflow="probe", every="1 minute", queue=name, overlap="cancel")
+        first.execute(again, [name])
+        call(first, "reconcile")
+        (run_id,) = values(first, "select run_id from tidebase.runs where queue = %s", name)
+        first.execute(again, [name])
+        with first.transaction():
+            first.execute("select from tidebase.run_heads where run_id = %s for no key update", [run_id])
+            second.execute("set lock_timeout = '2s'")
+            code, error = attempt(second, "reconcile")
+            if code != "ok":
+                found.append(f"who looks at the clock waits for who is at the run: {code}: {error}")
+        second.execute("update tidebase.schedules set next_at = now() where schedule = %s", [name])
+        call(second, "reconcile")
+        status = value(first, "select status from tidebase.run_overview where run_id = %s", run_id)
+        if status != "cancelled":
+            found.append(f"the run before is {status}")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
 
@@ -45,6 +45,15 @@ def require_zone(moment: datetime, name: str) -> None:
             f"{name} must have a time zone: {moment!r} is another moment on every machine",
             hint="For instance datetime.now(timezone.utc) + timedelta(hours=1).",
         )
+
+
+def in_seconds(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Options as parameters of SQL: those of these names are seconds, and become intervals under other names."""
+    given = {names.get(name, name): value for name, value in options.items()}
+    for name in names.values():
+        if given.get(name) is not None:
+            given[name] = timedelta(seconds=given[name])
+    return given
 
 
 def target_of(target: Any) -> tuple[str | None, str | None]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal, TypedDict
 
 from ..core import codec
 from ..core.call import Call, many, one
-from ..core.options import check, require_zone
+from ..core.options import check, in_seconds, require_zone
 from ..core.tracing import current_traceparent
 from .usage import Budget, budget_json
 from .workflow import new_run_id
@@ -107,10 +107,7 @@ _SECONDS = {"delay_s": "delay", "max_wait_s": "max_wait", "retry_delay_s": "retr
 def enqueue(workflow: str, queue: str, run_id: str | None, input: Any, options: EnqueueOptions) -> Call[Enqueuing]:
     """The call that enqueues a run; its id is made here, so that it can be repeated."""
     check(EnqueueOptions, options, "enqueue")
-    given: dict[str, Any] = {_SECONDS.get(name, name): value for name, value in options.items()}
-    for name in _SECONDS.values():
-        if given.get(name) is not None:
-            given[name] = timedelta(seconds=given[name])
+    given = in_seconds(options, _SECONDS)
     if given.get("metadata") is not None:
         given["metadata"] = codec.encode(given["metadata"])
     given["budget"] = budget_json(given.get("budget"))

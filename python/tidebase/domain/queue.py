@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from ..core.call import Call, rows_of, scalar
-from ..core.options import check
+from ..core.options import check, in_seconds
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,7 @@ _SECONDS = {"rate_period_s": "rate_period", "lease_s": "lease", "retry_delay_s":
 def put(queue: str, options: QueueOptions) -> Call[Any]:
     """The call that makes a queue what the options say."""
     check(QueueOptions, options, "a queue")
-    given: dict[str, Any] = {_SECONDS.get(name, name): value for name, value in options.items()}
-    for name in _SECONDS.values():
-        if given.get(name) is not None:
-            given[name] = timedelta(seconds=given[name])
+    given = in_seconds(options, _SECONDS)
     return put_queue(queue=queue, **given)
 
 

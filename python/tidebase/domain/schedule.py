@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from ..core import codec
 from ..core.call import Call, Value, rows_of, scalar, scalars
-from ..core.options import check
+from ..core.options import check, in_seconds
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,7 @@ def put(
 ) -> Call[datetime | None]:
     """The call that makes a schedule what is said."""
     check(ScheduleOptions, options, "a schedule")
-    given: dict[str, Any] = {_SECONDS.get(key, key): value for key, value in options.items()}
-    for key in _SECONDS.values():
-        if given.get(key) is not None:
-            given[key] = timedelta(seconds=given[key])
+    given = in_seconds(options, _SECONDS)
     if given.get("metadata") is not None:
         given["metadata"] = codec.encode(given["metadata"])
     return put_schedule(
