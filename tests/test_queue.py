@@ -14,7 +14,7 @@ import pytest
 
 from tidebase import AlreadyQueued, AsyncRun, AsyncTidebase, InvalidArgument, NotFound, Run, Tidebase
 
-from .probes.support import poll, value
+from .probes.support import attempt, connect, poll, queue, value, values
 
 ON_NEWEST = True
 
@@ -284,3 +284,17 @@ def test_by_its_id_a_run_of_a_queue_is_worked_on_where_there_is_room(tide: Tideb
 def test_a_schema_without_queues_of_its_own_has_none(tide: Tidebase, db: Db) -> None:
     assert tide.queues.list() == [] and tide.queues.workers() == [] and tide.schedules.list() == []
     assert value(db, "select count(*) from tidebase.claim_runs()") == 0
+
+
+def test_a_claim_that_is_made_twice_at_once_is_granted_once(database: str, db: Db) -> None:
+    """The second is sent back, and gets what the first got; what it had taken up meanwhile is free again."""
+    ids = values(db, "select (tidebase.enqueue_run('w', run_id => id)).run_id from unnest(array['a', 'b']) id")
+    claim = "select run_id from tidebase.claim_runs('{default}', %s, request_id => 'once')"
+    with connect(database) as other, connect(database) as observer, queue(database) as line:
+        with other.transaction():
+            first = values(other, claim, "one")
+            second = line.add(lambda mine: attempt(mine, "claim_runs", holder="two", request_id="once")[0])
+            line.settle(observer)
+        assert second.result() == "40001"
+        assert values(db, claim, "two") == first == ids[:1]
+    assert values(db, "select status from tidebase.run_overview order by run_id") == ["running", "queued"]

@@ -175,6 +175,12 @@ begin
   found_runs := tidebase_private.find_runs(queue, workflow, null, null, older_than, metadata, statuses, max);
   if not coalesce(dry_run, false) then
     perform tidebase_private.commit_durably();
+    -- The keys that are given up, and those that are to be had: all in one order, and before any head.
+    perform from dedupe_keys d
+    where d.queue in (select r.queue from runs r where r.run_id = any (found_runs) union select to_queue)
+      and d.dedupe_key in (select r.dedupe_key from runs r where r.run_id = any (found_runs) and r.queue <> to_queue)
+    order by d.queue, d.dedupe_key
+    for no key update;
     for keyed in
       select r.run_id, r.dedupe_key from runs r
       where r.run_id = any (found_runs) and r.dedupe_key is not null and r.queue <> to_queue

@@ -622,7 +622,12 @@ begin
   if request_id is not null and cardinality(taken) > 0 then
     insert into claims (request_id, run_ids, tokens)
     select claim_runs.request_id, taken, array(
-      select h.lease_token from run_heads h where h.run_id = any (taken) order by array_position(taken, h.run_id));
+      select h.lease_token from run_heads h where h.run_id = any (taken) order by array_position(taken, h.run_id))
+    on conflict on constraint claims_pkey do nothing;
+    if not found then
+      perform tidebase_private.raise('40001', 'the same claim is made by another call at this moment',
+        jsonb_build_object('request_id', request_id), 'Make it again: it gets what the other one got.');
+    end if;
   end if;
   return query
     select h.run_id, h.lease_token, h.attempt, r.workflow, r.input, r.queue, h.lease_expires_at, h.steps_completed, h.has_budget,

@@ -172,12 +172,13 @@ declare
   head run_heads;
 begin
   perform tidebase_private.commit_durably();
+  -- The strongest lock first: who has a weaker one, and wants more, waits behind those who wait for him.
+  perform from run_heads h where h.run_id = compact_run.run_id for update;
   head := tidebase_private.lock_head(run_id);
   if head.status not in ('completed', 'cancelled') then
     perform tidebase_private.raise('TB002', format('run %L is %s: it may still need its checkpoints', run_id, head.status),
       jsonb_build_object('run_id', run_id, 'status', head.status), 'Only completed and cancelled runs can be compacted.');
   end if;
-  perform from run_heads h where h.run_id = compact_run.run_id for update;
   update runs r set compacted_at = clock_timestamp() where r.run_id = compact_run.run_id and r.compacted_at is null;
   if not found then
     return false;
