@@ -255,6 +255,27 @@ def test_one_tidebase_serves_several_event_loops(database: str, db: Db) -> None:
     assert value(db, "select count(*) from tidebase.run_heads where status = 'completed'") == 123
 
 
+def test_an_event_loop_ends_while_its_pool_opens_a_connection(database: str, db: Db) -> None:
+    """Who logs in waits for a lock, and the loop is left without a word to the pool."""
+
+    async def left_open() -> None:
+        tide = AsyncTidebase(database)
+        await tide.runs.create("w")
+        db.execute("begin")
+        db.execute("lock table pg_authid")
+        calls = [asyncio.create_task(tide.runs.create("w")) for _ in range(3)]
+        newcomer = "select from pg_locks where relation = 'pg_authid'::regclass and not granted"
+        await asyncio.to_thread(until, db, f"exists ({newcomer})")
+        del calls
+
+    loop = threading.Thread(target=lambda: asyncio.run(left_open()), daemon=True)
+    loop.start()
+    loop.join(PATIENCE_S)
+    has_ended = not loop.is_alive()
+    db.execute("rollback")
+    assert has_ended
+
+
 def test_event_loops_of_a_child(database: str) -> None:
     tide = AsyncTidebase(database)
     asyncio.run(amany(tide, "before", 3))

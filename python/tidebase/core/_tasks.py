@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
+from psycopg_pool.pool_async import MaintenanceTask
 
 from .errors import TidebaseError
 from .forked import inherit, keep
@@ -30,8 +31,6 @@ T = TypeVar("T")
 
 Event = asyncio.Event
 Task = asyncio.Task[None]
-OwnPool = AsyncConnectionPool[AsyncConnection]
-
 #: How often who listens looks whether it is to end, in seconds: a task is cancelled, so it need not.
 GLANCE_S: float | None = None
 
@@ -145,6 +144,27 @@ def terminable(task: asyncio.Task[Any]) -> Iterator[None]:
 
 
 # --- connections ---
+
+
+class OwnPool(AsyncConnectionPool[AsyncConnection]):
+    """A pool of our own. ``asyncio.run`` cancels what is still at work at its end, and waits for it: a worker of
+    psycopg's pool takes that for a failure of what it does (it opens a connection, say), goes on to wait for more, and
+    the process never ends. Here it is cancelled once more, where nothing catches it.
+    """
+
+    def run_task(self, task: MaintenanceTask) -> None:
+        run = cancellation_kept(task.run)
+
+        async def once() -> None:
+            try:
+                await run()
+            except asyncio.CancelledError:
+                if worker := asyncio.current_task():
+                    worker.cancel()
+                raise
+
+        task.run = once  # type: ignore[method-assign]
+        super().run_task(task)
 
 
 async def connect(conninfo: str) -> AsyncConnection:
