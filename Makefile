@@ -35,7 +35,7 @@ setup: $(VENV)/.test  ## Make .venv with everything that development needs
 demo: $(VENV)/.demo  ## An agent is killed in the middle of a step, and goes on where it stopped
 	$(BIN)/python python/examples/demo.py
 
-test: setup lint  ## Run every test, on every Postgres that is there
+test: setup lint  ## Run every test; what depends on the version, on each Postgres that is there
 	$(BIN)/python -m pytest $(ARGS)
 
 versions: setup  ## Run every test on Postgres 16 and 17, too, which it installs; VERSIONS=16 for one of them

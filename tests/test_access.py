@@ -928,8 +928,7 @@ INJECTIONS = [
     "\u02bc; drop schema tidebase cascade; --",  # a modifier letter that some conversions make an apostrophe
     "\uff07; drop schema tidebase cascade; \uff0d\uff0d",
     "\u202e\u200b\ufeff\u2028",
-    "x" * 1_000_000,
-    "'" * 100_000,
+    "'" * 1000,
     "\U0010ffff" * 70,
     "\r\n\t\b\x0b\x7f",
     "null",

@@ -13,6 +13,8 @@ from tidebase import InvalidArgument, NotSerializable, Run, Tidebase, TidebaseEr
 
 from .conftest import on_newest_only
 
+ON_NEWEST = True
+
 BIG = "x" * 10_000_000
 TEXTS: dict[str, str] = {
     "empty": "",

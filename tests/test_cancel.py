@@ -38,6 +38,8 @@ from .support.gate import (
 )
 from .support.patience import PATIENCE_S
 
+ON_NEWEST = True
+
 CANCEL_ONE = "tidebase_private.cancel_one(tidebase.run_heads,text,text)"
 RIVALS: dict[str, str] = {
     "complete": "select tidebase.complete_run(%s, 1, '1')",

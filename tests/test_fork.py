@@ -22,6 +22,8 @@ from tidebase.domain.workflow import bucket_of, new_run_id
 
 from .probes.support import Connection, audit, grant, image_of, value, values
 
+ON_NEWEST = True
+
 STEPS = [f"s{number:02}" for number in range(20)]
 
 

@@ -45,6 +45,8 @@ from .support.gate import (
 )
 from .support.patience import PATIENCE_S
 
+ON_NEWEST = True
+
 DECIDE = "tidebase.decide_gate(text,text,text,text,jsonb,text,text,text,text)"
 SUSPEND = "tidebase.suspend_run(text,bigint,text)"
 

@@ -131,6 +131,8 @@ PRINTED = """
 select string_agg(format('select %1$L, max(octet_length(t::text)) from tidebase.%1$I t', c.relname), ' union all ')
 from pg_class c where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r'"""
 
+ON_NEWEST = True
+
 
 @pytest.fixture
 def world(db: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:

@@ -1,7 +1,8 @@
 """Every probe is seen failing with its mechanism taken out: a probe that cannot fail proves nothing.
 
-A mutation replaces a snippet in one function of the database. The probe is silent before, on the same database, and
-reports violations after. Where a mechanism guards against a race, the probe forces the race with locks.
+A mutation replaces a snippet in one function of the database, and the probe reports violations. That it is silent
+otherwise is seen by the tests of each domain, and here, on the same database, before its first mutation. Where a
+mechanism guards against a race, the probe forces the race with locks.
 """
 
 from __future__ import annotations
@@ -731,13 +732,25 @@ def noticed(probe: Probe, database: str) -> list[str]:
         return [f"the probe could not go on: {error}"]
 
 
+def _first_mutations() -> set[str]:
+    first: dict[str, str] = {}
+    for name, (_, probe) in MUTATIONS.items():
+        first.setdefault(repr(probe), name)
+    return set(first.values())
+
+
+#: Of each probe.
+FIRST = _first_mutations()
+
+
 @pytest.mark.breaks_invariants
 @on_newest("server")
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_probe_fails_without_its_mechanism(name: str, database: str) -> None:
     """Silent with the mechanism, loud without: on the same database, with nothing else changed in between."""
     mutation, probe = MUTATIONS[name]
-    assert probe(database) == []
+    if name in FIRST:
+        assert probe(database) == []
     with connect(database) as connection:
         for change in mutation:
             change.apply(connection)

@@ -33,6 +33,8 @@ from .support.gate import (
     waiters,
 )
 
+ON_NEWEST = True
+
 HOOK = "https://example.org/hook"
 FINISH_DELIVERY = "tidebase.finish_delivery(text,integer,integer,boolean,integer,text,text,integer)"
 

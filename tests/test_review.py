@@ -35,6 +35,8 @@ from .support.gate import (
 )
 from .support.gate_worker import CHARGES, Charging, Ledger, work
 
+ON_NEWEST = True
+
 DECIDE_REPLAY = "tidebase_private.decide_replay(tidebase.steps,boolean)"
 MAY_REPEAT = "tidebase_private.may_repeat(tidebase.steps,text[],text,text)"
 ALLOWS = "tidebase_private.allows_repetition(text[],text,text)"

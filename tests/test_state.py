@@ -20,6 +20,8 @@ from .probes import state as probe_state
 from .probes.support import Connection, call, connect, grant, new_run, values
 from .support.amounts import EXAMPLES
 
+ON_NEWEST = True
+
 scalars = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.text("ab\u00e9\U0001f600 ", max_size=6)
 documents = st.recursive(
     scalars | st.sampled_from([0.5, 1e-7, 12345.678]),

@@ -12,6 +12,8 @@ from tidebase import AsyncTidebase, BudgetExhausted, InvalidArgument, Run, RunFi
 
 from .probes import state as probe_state
 
+ON_NEWEST = True
+
 
 def test_sixteen_recorders_make_an_exact_sum(database: str) -> None:
     assert probe_state.exact_sums(database) == []
