@@ -106,9 +106,12 @@ class Server:
 @pytest.hookimpl(tryfirst=True)  # before pytest-timeout looks
 def pytest_configure() -> None:
     """What a shell starts in the background ignores Ctrl-C, and so would the processes that tests interrupt. And all
-    workers share the data directories that servers are copied from.
+    workers share the data directories that servers are copied from, and what Python compiles: where nothing may be
+    written beside the sources, each of hundreds of processes would compile all of them.
     """
-    clusters.folder()
+    shared = clusters.folder()
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(shared / "pycache")
     os.environ.setdefault("PYTEST_TIMEOUT", str(TEST_S))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
