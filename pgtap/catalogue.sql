@@ -5,22 +5,22 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
-  '{accounts,attempts,awaited,channels,claims,dedupe_keys,deliveries,edges,events,gate_votes,gates,lanes,queue_entries,queue_starts,queues,recoveries,
+  '{accounts,attempts,awaited,channels,claims,dedupe_keys,deliveries,edges,endpoints,events,gate_votes,gates,invocations,lanes,queue_entries,queue_starts,queues,recoveries,
     reviews,run_heads,runs,schedules,setbacks,slots,state_streams,state_versions,steps,usage,watches,workers}'::text[], 'these are the tables');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
-  '{gate_inbox,gate_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
+  '{gate_inbox,gate_overview,invocation_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
     stalled_runs,state_patches,step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
-  '{bulk,channel,channel_delivery,checkpoint,child,claim,enqueuing,event,gate_decision,gate_opening,lease,reconciliation,renewal,run_count,run_difference,
+  '{bulk,channel,channel_delivery,checkpoint,child,claim,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
     run_failure,snapshot,state,step_failure,step_start,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
-    claim_deliveries,claim_runs,compact_run,complete_run,complete_step,count_runs,create_child,create_run,create_snapshot,decide_gate,delete_schedule,
-    diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,finish_channel_delivery,finish_delivery,finish_recovery,fork_run,get_gate,
-    get_gate_secret,get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,merge_state,move_runs,
-    new_run_id,next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,purge_runs,put_queue,put_schedule,read_events,reconcile,
+    claim_deliveries,claim_invocations,claim_runs,compact_run,complete_run,complete_step,count_runs,create_child,create_run,create_snapshot,decide_gate,delete_schedule,
+    diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_gate,
+    get_gate_secret,get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_runs,
+    new_run_id,next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,purge_runs,put_queue,put_schedule,read_events,ready_in,reconcile,
     record_recovery,record_step,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,resolve_review,restore_state,
     resume_queue,retry_channel,retry_runs,run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,suspend_run,trigger_schedule,
     watch_run,withdraw_grant}'::text[], 'these are the functions');
@@ -93,7 +93,7 @@ select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_history,forget,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_runs,suspend_for_children,
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_history,forget,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_runs,put_endpoint,suspend_for_children,
     take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
@@ -109,7 +109,7 @@ insert into event_types values ('run.created'), ('run.started'), ('run.released'
   ('state.restored'), ('snapshot.created'), ('usage.recorded'), ('budget.exhausted'), ('budget.changed'), ('run.enqueued'), ('run.replaced'), ('run.moved'), ('run.retried');
 select set_eq(
   $$select distinct m[1] from sources, regexp_matches(source, '''((?:run|step|gate|timer|state|snapshot|usage|budget|child|recovery|queue|schedule|channel|delivery)\.[a-z.]+)''', 'g') m
-    where m[1] <> 'run.resume'  -- what the webhook is told, no event$$,
+    where m[1] not in ('run.resume', 'run.invoke')  -- what a webhook is told, no event$$,
   'table event_types', 'these are the types of events');
 select tidebase.create_run('wf', run_id => 'r');
 select tidebase.acquire_run('r', 'w');
@@ -131,15 +131,15 @@ select is_empty(
     where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' and not exists (
       select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
       where i.indrelid = c.oid and i.indisprimary and a.attname = 'run_id')
-      and c.relname not in ('queues', 'lanes', 'queue_starts', 'dedupe_keys', 'workers', 'claims', 'schedules')  -- of a queue, which lies in one place$$, 'every table''s primary key begins with run_id');
+      and c.relname not in ('queues', 'endpoints', 'lanes', 'queue_starts', 'dedupe_keys', 'workers', 'claims', 'schedules')  -- of a queue, which lies in one place$$, 'every table''s primary key begins with run_id');
 select is_empty(
   $$select c.oid::regclass from pg_class c where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' and not exists (
       select from pg_attribute a where a.attrelid = c.oid and a.attname = 'run_id' and a.atttypid = 'text'::regtype and a.attnotnull)
-      and c.relname not in ('queues', 'lanes', 'queue_starts', 'workers', 'claims', 'schedules')$$, 'which is a text');
+      and c.relname not in ('queues', 'endpoints', 'lanes', 'queue_starts', 'workers', 'claims', 'schedules')$$, 'which is a text');
 select is_empty(
   $$select i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indrelid join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
     where c.relnamespace = 'tidebase'::regnamespace and i.indisunique and a.attname <> 'run_id'
-      and c.relname not in ('queues', 'lanes', 'dedupe_keys', 'workers', 'claims', 'schedules')$$, 'so does every other key: runs could be spread by it');
+      and c.relname not in ('queues', 'endpoints', 'lanes', 'dedupe_keys', 'workers', 'claims', 'schedules')$$, 'so does every other key: runs could be spread by it');
 select is_empty(
   $$select c.conname from pg_constraint c
     where c.connamespace = 'tidebase'::regnamespace and c.contype = 'f' and c.conrelid <> 'tidebase.edges'::regclass$$, 'no foreign key crosses runs, except of edges');

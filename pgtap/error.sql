@@ -65,6 +65,7 @@ insert into run_calls values
   ($$select tidebase.fail_step(%L, 1, 'x')$$),
   ($$select tidebase.finish_channel_delivery(%L, 1, 1, true)$$),
   ($$select tidebase.finish_delivery(%L, 1, 1, true)$$),
+  ($$select tidebase.finish_invocation(%L, 1, true)$$),
   ($$select tidebase.finish_recovery(%L, 1, 'failed')$$),
   ($$select tidebase.get_run(%L)$$),
   ($$select tidebase.list_channels(%L)$$),

@@ -178,6 +178,7 @@ select tidebase_private.set_back('full', 'P0001', 'message');
 insert into tidebase.queue_entries (run_id, ready_at, turn, priority, pinned, queue, workflow) values ('full', now(), now(), 0, false, 'q', 'wf');
 insert into tidebase.slots (run_id, lease_token, queue) values ('full', 1, 'q');
 insert into tidebase.dedupe_keys (queue, dedupe_key, run_id) values ('q', 'd', 'full');
+insert into tidebase.invocations (run_id, invocation, attempt, queue, status, next_at) values ('full', 1, 1, 'q', 'begun', now());
 select set_eq($$select * from pg_temp.tables_with('full')$$,
   $$select c.relname::text from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'run_id' where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r'$$,
   'a run may have rows in every table');

@@ -27,7 +27,7 @@ where p.pronamespace = 'tidebase'::regnamespace and p.proname = %s and coalesce(
 SPELT = {"timestamp with time zone": "timestamptz"}
 
 #: Functions that the package has no use for: its commands and its page read views, or make the id themselves.
-OF_OTHERS = {"check_invariants", "finish_recovery", "new_run_id", "record_recovery", "protocol"}
+OF_OTHERS = {"check_invariants", "finish_recovery", "new_run_id", "next_ready", "record_recovery", "protocol"}
 
 Db = psycopg.Connection[Any]
 

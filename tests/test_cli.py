@@ -186,6 +186,7 @@ CALLS = (
     ["enqueue", "w"],
     ["queues"],
     ["queue", "q"],
+    ["invocations", "q"],
     ["workers"],
     ["schedules"],
     ["schedule", "s"],
@@ -208,6 +209,7 @@ CALLS = (
     ["review", "r", "s", "fail"],
     ["stalled"],
     ["cancel", "r"],
+    ["cancel", "--queue", "q"],
     ["recover", "r"],
     ["fork", "r"],
     ["budget", "r", "--none"],
@@ -923,6 +925,24 @@ def test_runs_are_cancelled(terminal: Terminal, tide: Tidebase) -> None:
     assert terminal.json("cancel", "with")["cancel_reason"] == "enough"  # again: as it was
     finished(tide, "over")
     assert "TB005" in terminal.error("cancel", "over")
+
+
+def test_many_runs_are_cancelled(terminal: Terminal, tide: Tidebase) -> None:
+    made = [{"workflow": "w", "queue": "q", "metadata": {"tenant": n % 2}, "run_id": f"r{n}"} for n in range(6)]
+    tide.enqueue_many(made)  # type: ignore[arg-type]
+    tide.enqueue("other", queue="p", run_id="other")
+    which = ["cancel", "--queue", "q", "--metadata", '{"tenant": 1}', "--status", "queued"]
+    assert terminal.text(*which, "--dry-run") == "3 would be cancelled\n"
+    assert terminal.json(*which, "--reason", "enough", "--actor", "ada") == {"matched": 3, "done": 3}
+    assert (tide.runs.get("r1").cancel_reason, tide.runs.get("r1").cancel_actor) == ("enough", "ada")
+    assert [tide.runs.get(f"r{n}").status for n in range(3)] == ["queued", "cancelled", "queued"]
+    assert terminal.text("cancel", "--workflow", "w", "--older-than", "1h") == "cancelled: 0\n"
+    assert terminal.text("cancel", "--workflow", "w") == "cancelled: 3\n"
+    assert tide.runs.get("other").status == "queued"
+    for wrong in (["cancel"], ["cancel", "other", "--queue", "p"], ["cancel", "other", "--dry-run"]):
+        assert "either a RUN, or filters" in terminal.error(*wrong, code=2)
+    assert "go with a RUN" in terminal.error("cancel", "--queue", "p", "--no-cascade", code=2)
+    assert "nothing is done to all runs" in terminal.error("cancel", "--dry-run")
 
 
 def test_runs_are_recovered(terminal: Terminal, tide: Tidebase, db: Connection) -> None:

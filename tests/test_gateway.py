@@ -369,6 +369,8 @@ async def test_no_route_answers_without_the_right_key(database: str, db: Connect
             assert (await client.get("/runs/r/events?token=wrong-secret")).status_code == 401
             assert (await client.post("/runs/r/events/token")).status_code == 401
             assert (await client.get("/health")).json() == {"ok": True}
+            assert (await client.get("/ready")).json() == {"ready": True}
+            assert (await client.get("/metrics")).status_code == 401
             assert (await client.get("/openapi.json")).status_code == 200
             worker = {"authorization": "Bearer worker-secret"}
             large = await client.post("/runs/w", json={"input": "x" * 200}, headers=worker)

@@ -299,6 +299,34 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("lock_runs", "for no key update skip locked", "for no key update"),),
         probe_queues.bulk_waits_for_nobody,
     ),
+    "an endpoint is told of a run that it was told of": (
+        (Edit("invoke", "perform tidebase_private.put_entry_off(head.run_id, told.next_at);", "null;"),
+         Edit("invoke", "and told.next_at > as_of", "and false")),
+        probe_queues.told_once,
+    ),
+    "what is on its way is not counted": (
+        (Edit("room_of", "- tidebase_private.in_flight(queue.queue, null, own)", ""),),
+        probe_queues.told_once,
+    ),
+    "a late report counts": (
+        (Edit("finish_invocation", "told.invocation is distinct from invocation or", ""),),
+        probe_queues.told_once,
+    ),
+    "an answer that was cut off hides that the run was begun": (
+        (Edit("finish_invocation", "head.attempt >= told.attempt", "false"),),
+        probe_queues.told_once,
+    ),
+    "a dispatcher waits for another one": (
+        (Edit("claim_invocations", "for no key update skip locked", "for no key update"),),
+        probe_queues.endpoints_wait_for_nobody,
+    ),
+    "a dead endpoint is asked like any other": (
+        (Edit("note_endpoint", "set failures = p.failures + 1, failing_since = coalesce(p.failing_since, as_of),",
+              "set"),
+         Edit("note_endpoint", "as_of + tidebase_private.retry_delay(p.failures + 1, '1 second', '1 minute')",
+              "as_of")),
+        probe_queues.endpoints_wait_for_nobody,
+    ),
     # parents that wait, workers that die, tokens that come again
     **{
         f"{function} wakes no parent": ((Edit(function, f"perform tidebase_private.wake_parents({run});", ""),), probe)

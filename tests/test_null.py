@@ -34,6 +34,8 @@ select tidebase.add_channel(id, 'http://channel.test') from unnest(array['hooked
 update tidebase.channels set attempts = 7, sending_seq = 1, next_at = next_at + interval '1 h' where run_id = 'hooked';
 select tidebase.put_schedule('s', 'w', '0 * * * *');
 select tidebase.enqueue_run('w', queue => queue, run_id => queue || ' 1') from unnest(array['q', 'default']) queue;
+select tidebase.put_queue('u', endpoint => 'http://endpoint.test');
+select tidebase.enqueue_run('w', queue => 'u', run_id => 'u 1');
 update tidebase.runs set finished_at = finished_at - interval '1 day' where finished_at is not null;
 """
 
@@ -54,6 +56,7 @@ CALLS = {
     "cancel_run": "run_id => 'r'",
     "claim_channel_deliveries": "",
     "claim_deliveries": "",
+    "claim_invocations": "",
     "create_child": "run_id => 'r', token => 1, name => 'new', workflow => 'w'",
     "create_snapshot": "run_id => 'r', token => 1, label => 'new'",
     "fail_run": "run_id => 'r', token => 1",

@@ -135,7 +135,7 @@ def test_limits_are_kept_and_may_change_meanwhile(tide: Tidebase, db: Db) -> Non
         poll("four are done", lambda: tide.queues.get("q").ready == 6)
         assert most == 2
         tide.queues.put("q", concurrency=5)
-        poll("five are at work", lambda: tide.queues.get("q").running == 5)
+        poll("five are at work", lambda: at_once == 5)
         tide.queues.pause("q")
         for _ in range(20):
             free.release()
@@ -298,3 +298,56 @@ def test_a_claim_that_is_made_twice_at_once_is_granted_once(database: str, db: D
         assert second.result() == "40001"
         assert values(db, claim, "two") == first == ids[:1]
     assert values(db, "select status from tidebase.run_overview order by run_id") == ["running", "queued"]
+
+
+def test_who_waits_frees_its_hand(tide: Tidebase) -> None:
+    """A worker with one hand: a gate, a long timer and a child that asks take none; a step that asks does."""
+    began = []
+
+    @tide.workflow("w")
+    def w(run: Run, how: str) -> Any:
+        began.append(how)
+        if how == "gate":
+            return run.gate("g", "Go on?").decision
+        if how == "timer":
+            return run.sleep("t", 3600)
+        if how == "child":
+            return run.child("c", lambda child, _: child.gate("g", "Go on?").decision)
+        if how == "in a step":
+            return run.step("ask", lambda: run.gate("g", "Go on?").decision)
+        return run.sleep("short", 0.01)
+
+    def waits(how: str) -> bool:
+        return status(tide, how) == "waiting"
+
+    for how in ("gate", "timer", "child", "short"):
+        tide.enqueue("w", how, run_id=how)
+    with at_work(tide, concurrency=1):
+        poll("all came by", lambda: status(tide, "short") == "completed")
+        assert all(map(waits, ("gate", "timer", "child")))
+        tide.gates.decide("gate", "g", "approved")
+        (node,) = [node for node in tide.runs.tree("child") if node.run_id != "child"]
+        tide.gates.decide(node.run_id, "g", "rejected")
+        poll("they come back", lambda: {status(tide, how) for how in ("gate", "child")} == {"completed"})
+        assert (tide.runs.get("gate").result, tide.runs.get("child").result) == ("approved", "rejected")
+        # A step would be done again: it waits where it is, unless it is told otherwise.
+        tide.enqueue("w", "in a step", run_id="in a step")
+        poll("it asks", lambda: [gate.run_id for gate in tide.gates.list()] == ["in a step"])
+        assert status(tide, "in a step") == "running"
+        tide.gates.decide("in a step", "g", "approved")
+        poll("it goes on", lambda: status(tide, "in a step") == "completed")
+    assert began.count("gate") == 2 and began.count("in a step") == 1
+
+
+def test_a_worker_may_be_told_to_wait(tide: Tidebase) -> None:
+    @tide.workflow("w")
+    def w(run: Run, input: Any) -> str:
+        return run.gate("g", "Go on?").decision
+
+    tide.enqueue("w", run_id="r")
+    with at_work(tide, suspend=False):
+        poll("it asks", lambda: len(tide.gates.list()) == 1)
+        assert status(tide, "r") == "running"
+        tide.gates.decide("r", "g", "approved")
+        poll("it goes on", lambda: status(tide, "r") == "completed")
+    assert tide.runs.get("r").attempt == 1

@@ -54,8 +54,9 @@ def outside(url: str) -> Iterator[str]:
                 told.append({"body": body, "signature": self.headers["x-tidebase-signature"]})
                 return None
             with Tidebase(url) as tide:
-                if what == "dispatch":
-                    tide.dispatcher(secret=SECRET, allow_private=True).dispatch(max=100)
+                if what in ("dispatch", "push"):
+                    dispatcher = tide.dispatcher if what == "dispatch" else tide.push_dispatcher
+                    dispatcher(secret=SECRET, allow_private=True).dispatch(max=100)
                     of_run = [each for each in told if json.loads(each["body"])["runId"] == run_id]
                     told[:] = [each for each in told if each not in of_run]
                     return of_run

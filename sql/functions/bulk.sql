@@ -37,8 +37,8 @@ begin
     perform tidebase_private.raise_invalid('queue', 'or another filter must be given: nothing is done to all runs by mistake');
   elsif status <> all (statuses) then
     perform tidebase_private.raise_invalid('status', format('must be one of: %s', array_to_string(statuses, ', ')));
-  elsif failure_class not in ('error', 'max_attempts', 'crashed', 'deadline') then
-    perform tidebase_private.raise_invalid('failure_class', 'must be error, max_attempts, crashed or deadline');
+  elsif failure_class not in ('error', 'max_attempts', 'crashed', 'deadline', 'not_begun') then
+    perform tidebase_private.raise_invalid('failure_class', 'must be error, max_attempts, crashed, not_begun or deadline');
   elsif max not between 1 and 10000 then
     perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 10000');
   end if;

@@ -488,7 +488,22 @@ begin
 end
 $$;
 comment on function tidebase.next_ready(text[]) is
-  'When the next of the delayed runs of these queues is due; NULL when none is delayed. For a worker that found nothing and sleeps. Errors: TB002.';
+  'When the next of the delayed runs of these queues is due, by the clock of the database; NULL when none is delayed. Errors: TB002.';
+
+-- The same for who has another clock.
+create or replace function tidebase.ready_in(queues text[])
+returns interval
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  due timestamptz := tidebase.next_ready(queues);
+begin
+  return case when due is not null then greatest(due - clock_timestamp(), '0') end;
+end
+$$;
+comment on function tidebase.ready_in(text[]) is
+  'In how long the next of the delayed runs of these queues is due: 0 when it is by now, NULL when none is delayed. For a worker that found nothing and sleeps: it goes by the clock of the database, whatever its own says. Errors: TB002.';
 
 -- What has served its time.
 create or replace function tidebase_private.tidy_queues()
@@ -511,3 +526,4 @@ comment on function tidebase_private.tidy_queues() is 'Forgets the answers of cl
 
 select tidebase_private.allow('function tidebase.claim_runs', 'worker');
 select tidebase_private.allow('function tidebase.next_ready', 'worker');
+select tidebase_private.allow('function tidebase.ready_in', 'worker');

@@ -94,10 +94,10 @@ begin
   if queue.rate is not null then
     room := least(room, queue.rate - tidebase_private.starts_within(queue.queue, null, queue.rate_period)::integer);
   end if;
-  return greatest(room, 0);
+  return greatest(room - tidebase_private.in_flight(queue.queue, null, own), 0);
 end
 $$;
-comment on function tidebase_private.room_of(tidebase.queues, text) is 'How many leases the queue''s limits allow now. The caller holds the queue''s lock.';
+comment on function tidebase_private.room_of(tidebase.queues, text) is 'How many leases the queue''s limits allow now, besides those that an endpoint was told of. The caller holds the queue''s lock.';
 
 create or replace function tidebase_private.room_of_key(queue tidebase.queues, key text, own text default null)
 returns integer
@@ -118,7 +118,7 @@ begin
   if queue.key_rate is not null then
     room := least(room, queue.key_rate - tidebase_private.starts_within(queue.queue, key, queue.rate_period)::integer);
   end if;
-  return greatest(room, 0);
+  return greatest(room - tidebase_private.in_flight(queue.queue, key, own), 0);
 end
 $$;
 comment on function tidebase_private.room_of_key(tidebase.queues, text, text) is 'As room_of, for the runs with one key.';

@@ -217,7 +217,7 @@ comment on function tidebase_private.tend_if_due(text) is
 create or replace function tidebase.put_queue(
   queue text, concurrency integer default null, key_concurrency integer default null, rate integer default null,
   rate_period interval default '1 minute', key_rate integer default null, paused boolean default null,
-  lease interval default null, max_attempts integer default null, retry_delay interval default null)
+  lease interval default null, max_attempts integer default null, retry_delay interval default null, endpoint text default null)
 returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
@@ -235,6 +235,7 @@ begin
   if max_attempts not between 1 and 1000 then
     perform tidebase_private.raise_invalid('max_attempts', 'must be a number from 1 to 1000');
   end if;
+  perform tidebase_private.require_endpoint(endpoint);
   perform tidebase_private.commit_durably();
   insert into queues as q
     (queue, concurrency, key_concurrency, rate, rate_period, key_rate, paused, lease, max_attempts, retry_delay)
@@ -248,11 +249,12 @@ begin
   if coalesce(concurrency, key_concurrency) is not null then
     perform tidebase_private.adopt_leases(queue);
   end if;
+  perform tidebase_private.put_endpoint(queue, endpoint);
   perform tidebase_private.ring_queue(queue);
 end
 $$;
-comment on function tidebase.put_queue(text, integer, integer, integer, interval, integer, boolean, interval, integer, interval) is
-  'Makes a queue what is said here, also while it runs: what is not given has no limit. concurrency: how many of its runs may be leased at once; key_concurrency: how many with the same key. rate: how many leases may be granted within any rate_period (1 second to 31 days); key_rate: to runs with the same key. Limits are never exceeded, whatever crashes or is taken over; what is leased when a limit is set stays so, and counts. A suspended run takes no place. paused: NULL leaves that as it is; see pause_queue. lease (1 second to 1 day): how long a lease lasts where claim_runs says nothing; max_attempts and retry_delay: of runs that are enqueued without. Errors: TB002.';
+comment on function tidebase.put_queue(text, integer, integer, integer, interval, integer, boolean, interval, integer, interval, text) is
+  'Makes a queue what is said here, also while it runs: what is not given has no limit. concurrency: how many of its runs may be leased at once; key_concurrency: how many with the same key. rate: how many leases may be granted within any rate_period (1 second to 31 days); key_rate: to runs with the same key. Limits are never exceeded, whatever crashes or is taken over; what is leased when a limit is set stays so, and counts. A suspended run takes no place. paused: NULL leaves that as it is; see pause_queue. lease (1 second to 1 day): how long a lease lasts where claim_runs says nothing; max_attempts and retry_delay: of runs that are enqueued without. endpoint: a URL that is told of each run, so that it is taken up there (see claim_invocations); given again, it is tried at once; NULL leaves that as it is, empty takes it away. Errors: TB002.';
 
 create or replace function tidebase_private.set_paused(queue text, paused boolean)
 returns boolean
@@ -325,7 +327,7 @@ create or replace view tidebase.queue_overview with (security_barrier = true) as
   select
     k.queue,
     ready.runs as ready,
-    delayed.runs as delayed,
+    greatest(delayed.runs - invoked.runs, 0) as delayed,
     coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'running'), 0) as running,
     coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'waiting'), 0) as waiting,
     coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'review'), 0) as review,
@@ -351,19 +353,30 @@ create or replace view tidebase.queue_overview with (security_barrier = true) as
     case
       when ready.runs = 0 then null
       when q.paused then 'paused'
-      when coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'running'), 0) >= q.concurrency
+      when coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'running'), 0) + invoked.runs >= q.concurrency
         then 'concurrency'
       when q.rate <= (
           select count(*) from tidebase.queue_starts s
           where s.queue = k.queue and s.started_at > statement_timestamp() - q.rate_period)
         then 'rate'
-      when not exists (
+      when p.failures > 0 then 'endpoint'
+      when p.queue is null and not exists (
           select from tidebase.workers w
           where w.seen_at > statement_timestamp() - interval '1 minute' and w.queues @> array[k.queue])
         then 'no worker'
-    end as held_back_by
+    end as held_back_by,
+    p.url as endpoint,
+    p.failures as endpoint_failures,
+    case when p.failures > 0 then p.error end as endpoint_error,
+    invoked.runs as invoked
   from known k
   left join tidebase.queues q on q.queue = k.queue
+  left join tidebase.endpoints p on p.queue = k.queue
+  cross join lateral (
+    select count(*) as runs from (
+      select from tidebase.invocations i
+      join tidebase.run_heads h on h.run_id = i.run_id and h.attempt < i.attempt and h.status in ('queued', 'running', 'waiting')
+      where i.queue = k.queue and i.status in ('sending', 'sent') and i.next_at > statement_timestamp() limit 10000) few) invoked
   cross join lateral (
     select count(*) as runs from (
       select from tidebase.queue_entries e where e.queue = k.queue and e.place is not null limit 10000) few) ready
@@ -371,7 +384,7 @@ create or replace view tidebase.queue_overview with (security_barrier = true) as
     select count(*) as runs from (
       select from tidebase.queue_entries e where e.queue = k.queue and e.place is null limit 10000) few) delayed;
 comment on view tidebase.queue_overview is
-  'One row a queue: how many of its runs are ready, delayed, running, waiting (suspended), in review, failed (no more than 10,000 are counted of each); since when the next ones wait; its limits; held_back_by: what keeps those that are ready from being taken: paused, concurrency, rate, no worker (none was seen for a minute), or NULL.';
+  'One row a queue: how many of its runs are ready, delayed, running, waiting (suspended), in review, failed (no more than 10,000 are counted of each); since when the next ones wait; its limits; held_back_by: what keeps those that are ready from being taken: paused, concurrency, rate, endpoint (it fails: endpoint_failures times in a row, endpoint_error says how), no worker (none was seen for a minute, and there is no endpoint), or NULL; how many its endpoint was told of and has not begun so far (invoked).';
 
 create or replace view tidebase.worker_overview with (security_barrier = true) as
   select

@@ -35,6 +35,7 @@ begin
   delete from tidebase.setbacks t where t.run_id = any (run_ids);
   delete from tidebase.queue_entries t where t.run_id = any (run_ids);
   delete from tidebase.slots t where t.run_id = any (run_ids);
+  delete from tidebase.invocations t where t.run_id = any (run_ids);
   delete from tidebase.dedupe_keys t where t.run_id = any (run_ids);
   delete from tidebase.awaited t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.edges t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);

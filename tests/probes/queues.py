@@ -478,3 +478,83 @@ def bulk_waits_for_nobody(url: str) -> list[str]:
         if value(first, "select status from tidebase.run_overview where run_id = %s", alone) != "pending":
             found.append("a run of no queue was cancelled")
     return found
+
+
+# -- push -------------------------------------------------------------------------------------------------------------
+
+
+def told_once(url: str) -> list[str]:
+    """Dispatchers at once: each invocation is handed out once, no more than the limit are on their way, a late report
+    changes nothing, and who has begun is not told again.
+    """
+    name, found = _named("push"), []
+    with connect(url) as connection:
+        call(connection, "put_queue", queue=name, concurrency=5, endpoint="http://endpoint.test")
+        for _ in range(20):
+            _enqueue(connection, name)
+
+    def work(mine: Connection, number: int) -> list[tuple[str, int]]:
+        return [
+            (str(row["run_id"]), int(row["invocation"]))
+            for _ in range(5)
+            for row in call_rows(mine, "claim_invocations", max=2)
+            if row["queue"] == name
+        ]
+
+    told = Counter(pair for pairs in together(url, 4, work) for pair in pairs)
+    found += [f"{pair} was handed out {times} times" for pair, times in told.items() if times > 1]
+    if len(told) != 5:
+        found.append(f"{len(told)} are on their way, and 5 may be: {sorted(told)}")
+    with connect(url) as connection:
+        ids = sorted(run_id for run_id, _ in told)[:3]
+        for run_id in ids[:2]:
+            code, answer = attempt(connection, "acquire_run", run_id=run_id, holder="app")
+            if code != "ok" or answer["outcome"] != "granted":
+                found.append(f"who was told of {run_id} does not get it: {code}: {answer}")
+        report = {"run_id": ids[0], "invocation": 1, "delivered": False, "error": "cut off"}
+        if (outcome := call(connection, "finish_invocation", **report)) != "begun":
+            found.append(f"a run that was begun is {outcome}")
+        connection.execute("update tidebase.invocations set next_at = clock_timestamp() where queue = %s", [name])
+        connection.execute("update tidebase.queue_entries set ready_at = clock_timestamp() where queue = %s", [name])
+        again = {row["run_id"]: row["invocation"] for row in call_rows(connection, "claim_invocations", max=9)}
+        if set(ids[:2]) & set(again):
+            found.append(f"who has begun {ids[:2]} is told again of {again}")
+        if again.get(ids[2]) == 2:
+            stale = {"run_id": ids[2], "invocation": 1, "delivered": False, "error": "late"}
+            outcome = call(connection, "finish_invocation", **stale)
+            failures = value(connection, "select failures from tidebase.invocations where run_id = %s", ids[2])
+            if outcome != "sending" or failures != 0:
+                found.append(f"a late report made it {outcome}, with {failures} failures")
+        else:
+            found.append(f"{ids[2]} was not begun, and is not told of again: {again}")
+        connection.execute("delete from tidebase.endpoints where queue = %s", [name])
+    return found
+
+
+def endpoints_wait_for_nobody(url: str) -> list[str]:
+    """While a dispatcher's claim is not over, or somebody is at work on a run, another gets the rest at once; and one
+    endpoint that fails keeps no other waiting.
+    """
+    busy, other, dead, found = _named("busy"), _named("other"), _named("dead"), []
+    with connect(url) as first, connect(url) as second, connect(url) as third:
+        for name in (dead, busy, other):
+            call(first, "put_queue", queue=name, endpoint="http://endpoint.test")
+        ids = {name: [_enqueue(first, name) for _ in range(3)] for name in (dead, busy, other)}
+        told = call_rows(first, "claim_invocations", max=1)
+        for row in told:
+            call(first, "finish_invocation", run_id=row["run_id"], invocation=1, delivered=False, error="no route")
+        if {row["queue"] for row in told} != {dead}:
+            found.append(f"the first one is {told}, not of {dead}")
+        with first.transaction(), third.transaction():
+            mine = [row["run_id"] for row in call_rows(first, "claim_invocations", max=1)]
+            third.execute("select from tidebase.run_heads where run_id = %s for no key update", [ids[other][0]])
+            second.execute("set lock_timeout = '2s'")
+            try:
+                got = [row["run_id"] for row in call_rows(second, "claim_invocations", max=9)]
+            except psycopg.Error as error:
+                got = [str(error)]
+            if mine != ids[busy][:1] or got != ids[other][1:]:
+                found.append(f"of {ids} one has {mine}, the head of {ids[other][0]} is locked, another has {got}")
+        for name in ids:
+            first.execute("delete from tidebase.endpoints where queue = %s", [name])
+    return found

@@ -307,6 +307,17 @@ def _() -> Any:
     return [config, found["queued"], found["running"], found["config"] == config]
 
 
+@case("invoke-url")
+def _() -> Any:
+    config = tide.queues.configure("pushed", invoke_url=f"{CONTROL}/hook")["config"]
+    made = tide.enqueue("greet", queue="pushed", input="ann")["run"]
+    (told,) = outside(f"push/{made['id']}")
+    signed = tidebase.verify_webhook_signature(told["body"].encode(), told["signature"], "a-webhook-secret")
+    asked = json.loads(told["body"])
+    result = tide.run(asked["workflowName"], lambda run, input: f"hello {input}", run_id=asked["runId"])
+    return [config["invokeUrl"] == f"{CONTROL}/hook", asked["type"], asked["workflowName"], signed, result]
+
+
 @case("work")
 def _() -> Any:
     tide.workflow("double it")(lambda run, input: run.step("s", lambda: 2 * input["n"]))

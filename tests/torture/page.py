@@ -49,6 +49,12 @@ PROMISES = (
         ),
     ),
     (
+        "Push: an endpoint is told of a run once at a time, within the limits, and again until it was begun",
+        "an entry that was told of is put off; what is on its way counts as what is leased; reports carry their number;"
+        " an endpoint that fails has a line of its own",
+        ("told_once", "endpoints_wait_for_nobody"),
+    ),
+    (
         "One holder; tokens only grow, also over a crash and a failover",
         "the head's row lock; the token in the same `update`; a timeline's tokens begin above all before",
         (

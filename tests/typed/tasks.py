@@ -29,7 +29,9 @@ from tidebase import (
     GateDecision,
     GateInfo,
     GateOpening,
+    InvocationInfo,
     LeaseLost,
+    Measurement,
     QueueInfo,
     Reconciliation,
     Recovery,
@@ -286,6 +288,10 @@ async def queues() -> None:
     assert_type(await tide.queues.pause("q"), bool)
     assert_type(await tide.queues.resume("q"), bool)
     assert_type(await tide.queues.workers(), Sequence[WorkerInfo])
+    assert_type(await tide.queues.put("q", endpoint="https://x"), QueueInfo)
+    assert_type(await tide.queues.invocations("q"), Sequence[InvocationInfo])
+    assert_type(await tide.measure(), Sequence[Measurement])
+    assert_type(await tide.invoked(b"", {}, secret="s", url="https://x"), bool)
     assert_type(await tide.runs.cancel_many(queue="q", dry_run=True), Bulk)
     assert_type(await tide.runs.retry_many(failure_class="crashed"), Bulk)
     assert_type(await tide.runs.move_many("other", queue="q"), Bulk)
@@ -297,7 +303,7 @@ async def queues() -> None:
     now = datetime.now(timezone.utc)
     assert_type(await tide.schedules.backfill("s", now, now, max=3), Sequence[str])
     assert_type(await tide.schedules.next_fires("* * * * *", n=3), Sequence[datetime])
-    worker = tide.worker({"q": 2, "other": 1}, concurrency=4)
+    worker = tide.worker({"q": 2, "other": 1}, concurrency=4, suspend=False)
     assert_type(worker, AsyncWorker)
     assert_type(await AsyncWorker(tide, ["q"]).run(), None)
     assert_type(AsyncWorker(tide).stop(), None)

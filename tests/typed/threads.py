@@ -26,7 +26,9 @@ from tidebase import (
     GateDecision,
     GateInfo,
     GateOpening,
+    InvocationInfo,
     LeaseLost,
+    Measurement,
     QueueInfo,
     Reconciliation,
     Recovery,
@@ -277,6 +279,10 @@ def queues() -> None:
     assert_type(tide.queues.pause("q"), bool)
     assert_type(tide.queues.resume("q"), bool)
     assert_type(tide.queues.workers(), Sequence[WorkerInfo])
+    assert_type(tide.queues.put("q", endpoint="https://x"), QueueInfo)
+    assert_type(tide.queues.invocations("q"), Sequence[InvocationInfo])
+    assert_type(tide.measure(), Sequence[Measurement])
+    assert_type(tide.invoked(b"", {}, secret="s", url="https://x"), bool)
     assert_type(tide.runs.cancel_many(queue="q", dry_run=True), Bulk)
     assert_type(tide.runs.retry_many(failure_class="crashed"), Bulk)
     assert_type(tide.runs.move_many("other", queue="q"), Bulk)
@@ -288,7 +294,7 @@ def queues() -> None:
     now = datetime.now(timezone.utc)
     assert_type(tide.schedules.backfill("s", now, now, max=3), Sequence[str])
     assert_type(tide.schedules.next_fires("* * * * *", n=3), Sequence[datetime])
-    worker = tide.worker({"q": 2, "other": 1}, concurrency=4)
+    worker = tide.worker({"q": 2, "other": 1}, concurrency=4, suspend=False)
     assert_type(worker, Worker)
     assert_type(Worker(tide, ["q"]).run(), None)
     assert_type(Worker(tide).stop(), None)
@@ -303,3 +309,4 @@ def channels(run: Run) -> None:
     assert_type(tide.runs.remove_channel("r", 1), bool)
     assert_type(tide.runs.retry_channel("r", 1), bool)
     assert_type(tide.channel_dispatcher(secret="s").dispatch(), int)
+    assert_type(tide.push_dispatcher(secret="s").dispatch(), int)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
@@ -16,6 +16,7 @@ import click
 from ..client.tide import Tidebase
 from ..core.errors import DatabaseUnavailable
 from ..core.hints import command
+from ..domain.courier import Courier
 from ..domain.webhook import Dispatcher
 from .output import (
     AMOUNT,
@@ -34,6 +35,7 @@ from .output import (
     until_stopped,
 )
 from .people import actor_option
+from .queues import bulk_filter, failure_class_option, in_batches
 from .runs import status_of
 
 _BATCH = 1000
@@ -67,17 +69,41 @@ def _next(reason: str, run_id: str) -> str:
     return f"Nobody works on it; call tide.run with its id, where its workflow is known: {command('show', run_id)}"
 
 
+#: The statuses of runs that can be cancelled.
+_ALIVE = ["pending", "queued", "running", "waiting", "review", "failed"]
+
+
 @click.command()
 @common
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="[RUN]", required=False)
+@bulk_filter
+@click.option("--status", type=click.Choice(_ALIVE), help="Those in this status.")
+@failure_class_option
 @click.option("--reason", help="Why, for the log.")
 @actor_option
-@click.option("--cascade/--no-cascade", default=True, show_default=True, help="Its descendants, too.")
-def cancel(database: str | None, as_json: bool, run_id: str, **how: Any) -> None:
-    """Cancel a run for good."""
+@click.option("--cascade/--no-cascade", default=None, help="Of RUN: its descendants, too. [default: cascade]")
+def cancel(
+    database: str | None,
+    as_json: bool,
+    run_id: str | None,
+    dry_run: bool,
+    reason: str | None,
+    actor: str | None,
+    cascade: bool | None,
+    **which: Any,
+) -> None:
+    """Cancel a run for good; or all runs that are not over and that the filters find, each by itself."""
+    filtered = dry_run or any(value is not None for value in which.values())
+    if (run_id is None) == (not filtered):
+        raise click.UsageError("give either a RUN, or filters such as --queue, --workflow or --status")
+    if run_id is None and cascade is not None:
+        raise click.UsageError("--cascade and --no-cascade go with a RUN")
+    which |= {"reason": reason, "actor": actor}
     with connected(database) as tide:
-        run_id = tide.runs.find(run_id)
-        run = tide.runs.cancel(run_id, **how)
+        if run_id is None:
+            in_batches("cancelled", lambda **how: tide.runs.cancel_many(**which, **how), dry_run, as_json)
+            return
+        run = tide.runs.cancel(tide.runs.find(run_id), reason=reason, actor=actor, cascade=cascade is not False)
     _print_run(run, as_json)
 
 
@@ -251,7 +277,8 @@ def purge(
 @click.option(
     "--webhooks",
     is_flag=True,
-    help="Also deliver recovery webhooks, and events to channels; TIDEBASE_WEBHOOK_SECRET signs what has no secret.",
+    help="Also deliver recovery webhooks, events to channels, and runs to the endpoints of their queues;"
+    " TIDEBASE_WEBHOOK_SECRET signs what has no secret.",
 )
 @click.option(
     "--private-receivers",
@@ -263,20 +290,25 @@ def reconcile(
 ) -> None:
     """Look at what has run out: leases, gates, timers, deadlines. Any number of processes may do it at once.
 
-    Without --every it ends when nothing is due any more. With it, channels are told as things happen.
+    Without --every it ends when nothing is due any more. With it, channels and endpoints are told as things happen.
     """
     if private_receivers and not webhooks:
         raise click.UsageError("--private-receivers goes with --webhooks")
     with connected(database) as tide:
         dispatcher = tide.dispatcher(allow_private=private_receivers) if webhooks else None
-        channels = tide.channel_dispatcher(allow_private=private_receivers) if webhooks else None
+        couriers: dict[str, Courier[Any]] = {
+            "channels": tide.channel_dispatcher(allow_private=private_receivers),
+            "endpoints": tide.push_dispatcher(allow_private=private_receivers),
+        }
         if every is None:
             done = _all_due(tide, dispatcher)
-            if channels is not None:
-                done["channels"] = channels.dispatch()
+            if webhooks:
+                done.update({name: courier.dispatch() for name, courier in couriers.items()})
             _print_done(done, as_json)
             return
-        with channels.running() if channels is not None else nullcontext():
+        with ExitStack() as running:
+            for courier in couriers.values() if webhooks else ():
+                running.enter_context(courier.running())
             for _ in until_stopped(every.total_seconds()):
                 try:
                     done = _all_due(tide, dispatcher)

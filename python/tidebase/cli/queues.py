@@ -1,5 +1,5 @@
-"""The commands about queues: ``worker``, ``enqueue``, ``queues``, ``queue``, ``workers``, ``schedules``, ``schedule``,
-``retry``, ``move``.
+"""The commands about queues: ``worker``, ``enqueue``, ``queues``, ``queue``, ``invocations``, ``workers``,
+``schedules``, ``schedule``, ``retry``, ``move``.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import click
 
 from ..client.tide import Tidebase
 from ..client.tide_async import AsyncTidebase
-from ..core.errors import TidebaseError
+from ..client.worker import Worker
+from ..client.worker_async import AsyncWorker
+from ..core.errors import NotFound, TidebaseError
 from ..domain.bulk import Bulk
 from ..domain.webhook import SECRET_VARIABLE
 from .found import found_object
@@ -69,13 +74,28 @@ _UNKNOWN = 1_000_000
     metavar="TIME",
     help="How often to look, if nothing wakes it.",
 )
-@click.option("--webhooks", is_flag=True, help="Also deliver webhooks, and to channels; TIDEBASE_WEBHOOK_SECRET signs.")
+@click.option(
+    "--suspend/--no-suspend",
+    default=True,
+    show_default=True,
+    help="A run that waits for a person, a long timer or somebody else's child frees its hand.",
+)
+@click.option(
+    "--webhooks",
+    is_flag=True,
+    help="Also deliver webhooks, to channels, and to endpoints of queues; TIDEBASE_WEBHOOK_SECRET signs.",
+)
 @click.option(
     "--private-receivers",
     is_flag=True,
     help="Deliver them to addresses that are not public, too: this machine, private networks, metadata services.",
 )
-@click.option("--metrics", type=click.IntRange(1, 65535), metavar="PORT", help="Serve /metrics for Prometheus there.")
+@click.option(
+    "--metrics",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Serve /metrics for Prometheus there, and /health and /ready for orchestrators.",
+)
 def worker(
     target: str,
     queues: tuple[str, ...],
@@ -83,6 +103,7 @@ def worker(
     processes: int,
     drain: timedelta,
     poll: timedelta,
+    suspend: bool,
     webhooks: bool,
     private_receivers: bool,
     metrics: int | None,
@@ -101,25 +122,26 @@ def worker(
         "concurrency": concurrency,
         "drain_s": drain.total_seconds(),
         "poll_s": poll.total_seconds(),
+        "suspend": suspend,
     }
     if not tide._registry.names():
         raise TidebaseError(f"{target} has no workflows", hint="Register them with @tide.workflow(name).")
+    made = tide.worker(list(queues) or ["default"], **options)
     if metrics is not None:
-        _serve_metrics(tide.url, metrics)
-    if webhooks:
-        if not os.environ.get(SECRET_VARIABLE):
-            raise TidebaseError("webhooks cannot be signed without a secret", hint=f"Set {SECRET_VARIABLE}.")
-        _deliver(tide.url, private_receivers)
-    if isinstance(tide, AsyncTidebase):
-        asyncio.run(_work_async(tide, list(queues) or ["default"], options))
-    else:
-        with tide:
-            tide.worker(list(queues) or ["default"], **options).run()
+        serve_metrics(tide.url, metrics, made)
+    if webhooks and not os.environ.get(SECRET_VARIABLE):
+        raise TidebaseError("webhooks cannot be signed without a secret", hint=f"Set {SECRET_VARIABLE}.")
+    with _delivering(tide.url, private_receivers) if webhooks else nullcontext():
+        if isinstance(made, AsyncWorker):
+            asyncio.run(_work_async(tide, made))
+        else:
+            with tide:
+                made.run()
 
 
-async def _work_async(tide: AsyncTidebase, queues: list[str], options: dict[str, Any]) -> None:
+async def _work_async(tide: AsyncTidebase, worker: AsyncWorker) -> None:
     async with tide:
-        await tide.worker(queues, **options).run()
+        await worker.run()
 
 
 def _several(processes: int, metrics: int | None) -> int:
@@ -152,25 +174,49 @@ def _several(processes: int, metrics: int | None) -> int:
     return max(abs(code) for code in codes)
 
 
-def _serve_metrics(url: str, port: int) -> None:
+def serve_metrics(url: str, port: int, worker: Worker | AsyncWorker) -> None:
+    """Serves what Prometheus and orchestrators ask of a worker, in threads that end with the process."""
     try:
-        from prometheus_client import start_http_server
+        from prometheus_client import make_wsgi_app
 
         from ..views.metrics import registry
     except ImportError:
         raise TidebaseError("metrics need prometheus-client", hint="pip install 'tidebase-postgres[metrics]'") from None
-    start_http_server(port, registry=registry(Tidebase(url, pool_size=1)))
+    metrics = make_wsgi_app(registry(Tidebase(url, pool_size=1), worker.tally))
+    looks = {"/health": lambda: worker.is_alive, "/ready": lambda: worker.is_ready}
+
+    def serve(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        look = looks.get(environ.get("PATH_INFO", ""))
+        if look is None:
+            return metrics(environ, start)
+        well = look()
+        start("200 OK" if well else "503 Service Unavailable", [("content-type", "application/json")])
+        return [b'{"ok": %s}' % (b"true" if well else b"false")]
+
+    server = make_server("", port, serve, server_class=_Threads, handler_class=_Silent)
+    threading.Thread(target=server.serve_forever, name="tidebase-metrics", daemon=True).start()
 
 
-def _deliver(url: str, private_receivers: bool) -> None:
-    """Delivers webhooks and to channels beside the work, in threads that end with the process."""
+class _Threads(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody reads that somebody asks every few seconds."""
+
+
+@contextmanager
+def _delivering(url: str, private_receivers: bool) -> Iterator[None]:
+    """Delivers webhooks, to channels and to endpoints beside the work, in other threads; what is being sent is sent."""
     tide = Tidebase(url)
-    for dispatcher in (
-        tide.dispatcher(allow_private=private_receivers),
-        tide.channel_dispatcher(allow_private=private_receivers),
+    recoveries = tide.dispatcher(allow_private=private_receivers)
+    threading.Thread(target=_dispatch, args=(recoveries.dispatch,), name="tidebase-webhooks", daemon=True).start()
+    with (
+        tide.channel_dispatcher(allow_private=private_receivers).running(),
+        tide.push_dispatcher(allow_private=private_receivers).running(),
     ):
-        name = f"tidebase-{type(dispatcher).__name__}"
-        threading.Thread(target=_dispatch, args=(dispatcher.dispatch,), name=name, daemon=True).start()
+        yield
 
 
 def _dispatch(dispatch: Callable[[], int]) -> None:
@@ -253,6 +299,7 @@ def _limits(command: Callable[..., Any]) -> Callable[..., Any]:
 @_limits
 @click.option("--period", type=PAUSE, metavar="TIME", help="Of the rates. [default: 1m]")
 @click.option("--no-limits", is_flag=True, help="Take all limits away.")
+@click.option("--endpoint", metavar="URL", help="Whom to tell of each run, to take it up there; '': nobody.")
 @click.option("--pause/--resume", "paused", default=None, help="Let nothing begin; or let it go on.")
 def queue(
     database: str | None,
@@ -260,6 +307,7 @@ def queue(
     name: str,
     period: timedelta | None,
     no_limits: bool,
+    endpoint: str | None,
     paused: bool | None,
     **limits: int | None,
 ) -> None:
@@ -270,8 +318,10 @@ def queue(
     if period is not None:
         given["rate_period_s"] = period.total_seconds()
     with connected(database) as tide:
-        if given or no_limits:
-            tide.queues.put(name, **given)
+        if endpoint is not None and not (given or no_limits):  # the limits stay
+            given = _limits_of(tide, name)
+        if given or no_limits or endpoint is not None:
+            tide.queues.put(name, endpoint=endpoint, **given)
         if paused is not None:
             (tide.queues.pause if paused else tide.queues.resume)(name)
         found = tide.queues.get(name)
@@ -279,6 +329,35 @@ def queue(
         print_json(found)
     else:
         print_fields(asdict(found))
+
+
+def _limits_of(tide: Tidebase, name: str) -> dict[str, Any]:
+    """All that a queue is told, as it is now."""
+    try:
+        found = tide.queues.get(name)
+    except NotFound:
+        return {}
+    seconds = {"rate_period": found.rate_period, "lease": found.lease, "retry_delay": found.retry_delay}
+    return {
+        **{limit.replace("-", "_"): getattr(found, limit.replace("-", "_")) for limit in _LIMITS},
+        **{f"{key}_s": span and span.total_seconds() for key, span in seconds.items()},
+    }
+
+
+@click.command()
+@common
+@click.argument("queue")
+def invocations(database: str | None, as_json: bool, queue: str) -> None:
+    """List of which runs the endpoint of a queue was told, and what became of that; the latest first."""
+    with connected(database) as tide:
+        found = tide.queues.invocations(queue)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (i.run_id, i.status, i.invocations, i.failures, age(i.sent_at), i.http_status, short(i.error)) for i in found
+    ]
+    print_table(("run", "status", "told", "failures", "sent", "http", "error"), rows, "no invocations")
 
 
 @click.command()
@@ -399,6 +478,14 @@ def schedule(
         print_line(f"enqueued: {run_id}")
 
 
+#: For whom a failed run is one of many.
+failure_class_option = click.option(
+    "--failure-class",
+    type=click.Choice(["error", "max_attempts", "crashed", "not_begun"]),
+    help="Those that failed so.",
+)
+
+
 def bulk_filter(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which runs."""
     for option in reversed(
@@ -438,7 +525,7 @@ def in_batches(what: str, step: Callable[..., Bulk], dry_run: bool, as_json: boo
 @click.command()
 @common
 @bulk_filter
-@click.option("--failure-class", type=click.Choice(["error", "max_attempts", "crashed"]), help="Those that failed so.")
+@failure_class_option
 @click.option("--reason", help="Why, for the log.")
 @actor_option
 def retry(database: str | None, as_json: bool, dry_run: bool, **which: Any) -> None:
@@ -459,4 +546,4 @@ def move(database: str | None, as_json: bool, to_queue: str, dry_run: bool, **wh
         in_batches("moved", lambda **how: tide.runs.move_many(to_queue, **which, **how), dry_run, as_json)
 
 
-COMMANDS = [worker, enqueue, queues, queue, workers, schedules, schedule, retry, move]
+COMMANDS = [worker, enqueue, queues, queue, invocations, workers, schedules, schedule, retry, move]

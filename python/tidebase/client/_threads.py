@@ -19,6 +19,7 @@ from ..domain.dispatcher import ChannelDispatcher
 from ..domain.event import Event
 from ..domain.heartbeat import Heartbeats
 from ..domain.lease import Hold
+from ..domain.push import PushDispatcher
 from ..domain.subscribe import follow
 from ..domain.webhook import Dispatcher
 from ..domain.workflow import Worker
@@ -58,6 +59,25 @@ class Face(Generic[D]):
     ) -> ChannelDispatcher:
         """Tells channels what happens to their runs; see :class:`tidebase.domain.dispatcher.ChannelDispatcher`."""
         return ChannelDispatcher(
+            self._database,
+            secret=secret,
+            allow_private=allow_private,
+            timeout_s=timeout_s,
+            give_up_after_s=give_up_after_s,
+            at_once=at_once,
+        )
+
+    def push_dispatcher(
+        self,
+        *,
+        secret: str | None = None,
+        allow_private: bool = False,
+        timeout_s: float = 30.0,
+        give_up_after_s: float = 86_400.0,
+        at_once: int = 32,
+    ) -> PushDispatcher:
+        """Tells the endpoints of queues of their runs; see :class:`tidebase.domain.push.PushDispatcher`."""
+        return PushDispatcher(
             self._database,
             secret=secret,
             allow_private=allow_private,

@@ -11,7 +11,7 @@ from ..core import codec
 from ..core.database import Database
 from ..core.errors import NotFound
 from ..domain import calls, queue, schedule
-from ..domain.calls import QueueInfo, ScheduleInfo, WorkerInfo
+from ..domain.calls import InvocationInfo, QueueInfo, ScheduleInfo, WorkerInfo
 from ..domain.workflow import new_run_id
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ class Queues:
         """Ends a pause. False when there was none."""
         resumed: bool = self._database.execute(calls.resume_queue(queue=name))
         return resumed
+
+    def invocations(self, name: str) -> Sequence[InvocationInfo]:
+        """Of which runs the endpoint of a queue was told, and what became of that; the latest first."""
+        return self._database.execute(calls.invocation_overview(name))
 
     def workers(self) -> Sequence[WorkerInfo]:
         """Who took runs from queues within a day, those that were seen last first."""

@@ -10,7 +10,7 @@ from ..core import codec
 from ..core.database_async import AsyncDatabase
 from ..core.errors import NotFound
 from ..domain import calls, queue, schedule
-from ..domain.calls import QueueInfo, ScheduleInfo, WorkerInfo
+from ..domain.calls import InvocationInfo, QueueInfo, ScheduleInfo, WorkerInfo
 from ..domain.workflow import new_run_id
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class AsyncQueues:
         """Ends a pause. False when there was none."""
         resumed: bool = await self._database.execute(calls.resume_queue(queue=name))
         return resumed
+
+    async def invocations(self, name: str) -> Sequence[InvocationInfo]:
+        """Of which runs the endpoint of a queue was told, and what became of that; the latest first."""
+        return await self._database.execute(calls.invocation_overview(name))
 
     async def workers(self) -> Sequence[WorkerInfo]:
         """Who took runs from queues within a day, those that were seen last first."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -10,12 +11,12 @@ import psycopg
 
 from ..core.base import POOL_SIZE
 from ..core.database import Database, Pool
-from ..core.errors import TidebaseError
-from ..core.flow import drive
+from ..core.errors import LeaseLostError, RunCancelledError, RunNeedsReview, RunSuspendedError, TidebaseError
+from ..core.flow import Flow, drive
 from ..core.sessions import Connection
 from ..core.sources import require_psycopg
-from ..domain import calls, workflow
-from ..domain.calls import Difference, Enqueuing, Reconciliation
+from ..domain import calls, push, workflow
+from ..domain.calls import Difference, Enqueuing, Measurement, Reconciliation
 from ..domain.enqueue import enqueue, enqueue_many
 from ..domain.heartbeat import Heartbeats
 from ..domain.lease import Hold, new_holder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from ..domain.enqueue import EnqueueOptions, EnqueueSpec
     from ..schema.migrations import MigrationReport
+_log = logging.getLogger("tidebase.worker")
 T = TypeVar("T")
 W = TypeVar("W", bound=Callable[..., Any])
 
@@ -183,9 +185,56 @@ class Tidebase(Face[Database]):
         poll_s: float = 10.0,
         drain_s: float = 30.0,
         versions: Sequence[str] | None = None,
+        suspend: bool = True,
     ) -> Worker:
         """A worker for queues, which knows the registered workflows; see :class:`~tidebase.Worker`."""
-        return Worker(self, queues, concurrency=concurrency, poll_s=poll_s, drain_s=drain_s, versions=versions)
+        return Worker(
+            self, queues, concurrency=concurrency, poll_s=poll_s, drain_s=drain_s, versions=versions, suspend=suspend
+        )
+
+    def invoked(
+        self, body: bytes, headers: Mapping[str, str], *, secret: str | None = None, url: str | None = None
+    ) -> bool:
+        """Does what a webhook asks for: works on its run, as a worker would. For the HTTP handler of a queue's
+        ``endpoint``, and of a ``recovery_webhook``. Whether this call took the run up: False when somebody else has it,
+        when it waits, is over, or its queue has no room. Either is to be answered with a 2xx status: what becomes of
+        the run is in the database.
+
+        Args:
+            body: the raw bytes of the request's body.
+            headers: those of the request.
+            secret: what it was signed with; by default the environment's ``TIDEBASE_WEBHOOK_SECRET``.
+            url: the URL as the queue has it: then only what was signed for it, and within 5 minutes, is believed.
+
+        Raises:
+            NotEntitled: the signature is missing, or wrong: answer with 401.
+            InvalidArgument: it asks for something else, which is not for Tidebase.
+            TidebaseError: the workflow is not registered; or there is no secret.
+        """
+        asked = push.told(body, headers, secret, url)
+        function: Callable[..., Any] = self._registry.find(asked.workflow, None)
+        started = drive(push.take_up(self, asked), self._database)
+        if started is None:
+            return False
+        self._carry_out(push.work_on(self, function, asked, started), asked.run_id)
+        return True
+
+    def _carry_out(self, work: Flow[None], run_id: str) -> str:
+        """Works on a run that is leased already, and says how that ended."""
+        try:
+            with self._here.working():
+                drive(work, self._database)
+        except (RunSuspendedError, RunNeedsReview, RunCancelledError, LeaseLostError) as end:
+            _log.info("run %s: %s", run_id, end)
+            return workflow.end_of(end)
+        except Exception as error:  # it is recorded, and the run tried again if it has attempts left
+            _log.warning("run %s failed: %s: %s", run_id, type(error).__name__, error)
+            return "failed"
+        return "completed"
+
+    def measure(self) -> Sequence[Measurement]:
+        """What there is to watch: queues, runs, workers, what is late; all ages by the clock of the database."""
+        return self._database.execute(calls.measure())
 
     def diff(self, run_id: str, other_run_id: str) -> Sequence[Difference]:
         """In what two runs differ, such as a run and its fork; the first step is where they part."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -9,12 +10,18 @@ import psycopg
 
 from ..core.base import POOL_SIZE
 from ..core.database_async import AsyncDatabase, AsyncPool
-from ..core.errors import TidebaseError
-from ..core.flow import drive_async
+from ..core.errors import (
+    LeaseLostError,
+    RunCancelledError,
+    RunNeedsReview,
+    RunSuspendedError,
+    TidebaseError,
+)
+from ..core.flow import Flow, drive_async
 from ..core.sessions import AsyncConnection
 from ..core.sources import require_psycopg
-from ..domain import calls, workflow
-from ..domain.calls import Difference, Enqueuing, Reconciliation
+from ..domain import calls, push, workflow
+from ..domain.calls import Difference, Enqueuing, Measurement, Reconciliation
 from ..domain.enqueue import enqueue, enqueue_many
 from ..domain.heartbeat import AsyncHeartbeats
 from ..domain.lease import Hold, new_holder
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 
     from ..domain.enqueue import EnqueueOptions, EnqueueSpec
     from ..schema.migrations import MigrationReport
+
+_log = logging.getLogger("tidebase.worker")
 
 T = TypeVar("T")
 W = TypeVar("W", bound=Callable[..., Any])
@@ -187,9 +196,62 @@ class AsyncTidebase(Face[AsyncDatabase]):
         poll_s: float = 10.0,
         drain_s: float = 30.0,
         versions: Sequence[str] | None = None,
+        suspend: bool = True,
     ) -> AsyncWorker:
         """A worker for queues, which knows the registered workflows; see :class:`~tidebase.AsyncWorker`."""
-        return AsyncWorker(self, queues, concurrency=concurrency, poll_s=poll_s, drain_s=drain_s, versions=versions)
+        return AsyncWorker(
+            self,
+            queues,
+            concurrency=concurrency,
+            poll_s=poll_s,
+            drain_s=drain_s,
+            versions=versions,
+            suspend=suspend,
+        )
+
+    async def invoked(
+        self, body: bytes, headers: Mapping[str, str], *, secret: str | None = None, url: str | None = None
+    ) -> bool:
+        """Does what a webhook asks for: works on its run, as a worker would. For the HTTP handler of a queue's
+        ``endpoint``, and of a ``recovery_webhook``. Whether this call took the run up: False when somebody else has it,
+        when it waits, is over, or its queue has no room. Either is to be answered with a 2xx status: what becomes of
+        the run is in the database.
+
+        Args:
+            body: the raw bytes of the request's body.
+            headers: those of the request.
+            secret: what it was signed with; by default the environment's ``TIDEBASE_WEBHOOK_SECRET``.
+            url: the URL as the queue has it: then only what was signed for it, and within 5 minutes, is believed.
+
+        Raises:
+            NotEntitled: the signature is missing, or wrong: answer with 401.
+            InvalidArgument: it asks for something else, which is not for Tidebase.
+            TidebaseError: the workflow is not registered; or there is no secret.
+        """
+        asked = push.told(body, headers, secret, url)
+        function: Callable[..., Any] = self._registry.find(asked.workflow, None)
+        started = await drive_async(push.take_up(self, asked), self._database)
+        if started is None:
+            return False
+        await self._carry_out(push.work_on(self, function, asked, started), asked.run_id)
+        return True
+
+    async def _carry_out(self, work: Flow[None], run_id: str) -> str:
+        """Works on a run that is leased already, and says how that ended."""
+        try:
+            async with self._here.working():
+                await drive_async(work, self._database)
+        except (RunSuspendedError, RunNeedsReview, RunCancelledError, LeaseLostError) as end:
+            _log.info("run %s: %s", run_id, end)
+            return workflow.end_of(end)
+        except Exception as error:  # it is recorded, and the run tried again if it has attempts left
+            _log.warning("run %s failed: %s: %s", run_id, type(error).__name__, error)
+            return "failed"
+        return "completed"
+
+    async def measure(self) -> Sequence[Measurement]:
+        """What there is to watch: queues, runs, workers, what is late; all ages by the clock of the database."""
+        return await self._database.execute(calls.measure())
 
     async def diff(self, run_id: str, other_run_id: str) -> Sequence[Difference]:
         """In what two runs differ, such as a run and its fork; the first step is where they part."""

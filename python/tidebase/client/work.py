@@ -76,7 +76,7 @@ class Gate:
         self._run = run
 
     def __call__(
-        self, name: str, prompt: str | None = None, *, suspend: bool = False, **options: Unpack[GateOptions]
+        self, name: str, prompt: str | None = None, *, suspend: bool | None = None, **options: Unpack[GateOptions]
     ) -> GateAnswer:
         """Returns the decision; a gate that was decided before returns it at once.
 
@@ -84,7 +84,8 @@ class Gate:
             name: unique in the run, among gates and timers.
             prompt: the question. What is asked (prompt and data) is part of the gate: other ones raise InputMismatch.
             suspend: do not wait in this process: the run waits in the database, and ``tide.run`` raises
-                RunSuspendedError to its caller. Call it again once the decision has fallen.
+                RunSuspendedError to its caller. Call it again once the decision has fallen. By default so in a worker,
+                which has others to do meanwhile; not under ``tide.run``, and not inside a step.
             options: see :class:`~tidebase.domain.gate.GateOptions`.
         """
         return self._run._do(gate.ask(self._run._hold, name, prompt, options, suspend))
@@ -283,11 +284,12 @@ class Run:
         """
         return self._do(emit(self._hold, type, payload, transient))
 
-    def sleep(self, name: str, seconds: float, *, suspend: bool = False) -> None:
+    def sleep(self, name: str, seconds: float, *, suspend: bool | None = None) -> None:
         """Waits for a durable timer: a run that is resumed only waits for what is left of it.
 
         Args:
-            suspend: wait in the database, without this process; see :class:`Gate`.
+            suspend: wait in the database, without this process; see :class:`Gate`. By default so in a worker, for
+                timers of 10 seconds and more.
         """
         self._do(gate.sleep(self._hold, name, seconds, suspend))
 

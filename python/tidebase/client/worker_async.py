@@ -6,23 +6,15 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..core._tasks import ring
 from ..core.database_async import AsyncDatabase
-from ..core.errors import (
-    InvalidArgument,
-    LeaseLostError,
-    RunCancelledError,
-    RunNeedsReview,
-    RunSuspendedError,
-    TidebaseError,
-)
-from ..core.flow import drive_async
+from ..core.errors import InvalidArgument, TidebaseError
 from ..domain import calls
 from ..domain.child import Brood
-from ..domain.claim import Claim, bell_of, claim_runs, next_ready, work_on
+from ..domain.claim import Claim, Tally, bell_of, claim_runs, ready_in, work_on
 from ..domain.lease import new_request_id
 from ._tasks import Crew, terminated
 
@@ -50,6 +42,9 @@ class AsyncWorker:
             nothing does: say 1 there.
         drain_s: when it is to stop, how long what is at work may go on, in seconds; then the leases are given up.
         versions: from which code versions it takes runs over; None: from any.
+        suspend: a run that comes to a gate, a timer of 10 seconds and more, or a child that somebody else has, waits in
+            the database and frees its hand, unless the call says otherwise; what is not a step is done again when it
+            comes back. False: such calls wait here.
     """
 
     def __init__(
@@ -61,6 +56,7 @@ class AsyncWorker:
         poll_s: float = 10.0,
         drain_s: float = 30.0,
         versions: Sequence[str] | None = None,
+        suspend: bool = True,
     ) -> None:
         if isinstance(queues, str):
             queues = (queues,)
@@ -85,6 +81,22 @@ class AsyncWorker:
         self.poll_s: float = poll_s
         self.drain_s: float = drain_s
         self.versions: list[str] | None = None if versions is None else list(versions)
+        self.suspend: bool = suspend
+        #: What it has done so far.
+        self.tally: Tally = Tally()
+        self._turned_at: float | None = None
+        self._can_claim = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it goes round: also while it drains, or the database is away."""
+        limit = 3 * self.poll_s + 60 + (self.drain_s if self._stopping else 0)
+        return self._turned_at is not None and time.monotonic() - self._turned_at < limit
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes runs up: it has not been stopped, and its last claim was answered."""
+        return self.is_alive and not self._stopping and self._can_claim
 
     def stop(self) -> None:
         """Takes nothing up any more: ``run`` returns when what is at work has ended, or ``drain_s`` is over."""
@@ -101,11 +113,13 @@ class AsyncWorker:
             try:
                 idle = False
                 while not self._stopping:
+                    self._turned_at = time.monotonic()
                     rung.clear()
                     await self._reconcile_now_and_then()
                     free = crew.free
                     claims = await self._claim(free, idle) if free else []
                     for claim in claims:
+                        self.tally.claimed(claim.queue)
                         crew.start(self._work, claim)
                     if free and not claims and not idle:
                         idle = True  # it is known to sleep from now on: what came in between is found by one more look
@@ -118,7 +132,7 @@ class AsyncWorker:
 
     async def _claim(self, free: int, idle: bool) -> list[Claim]:
         try:
-            return await self._database.execute(
+            claims = await self._database.execute(
                 claim_runs(
                     queues=self._order(),
                     holder=self._tide.holder,
@@ -133,7 +147,10 @@ class AsyncWorker:
             )
         except TidebaseError as error:
             _log.warning("worker %s: nothing could be claimed, trying again: %s", self._tide.holder, error)
+            self._can_claim = False
             return []
+        self._can_claim = True
+        return claims
 
     def _order(self) -> list[str]:
         """The queues, the one that comes first first."""
@@ -148,32 +165,28 @@ class AsyncWorker:
         if not idle:
             return self.poll_s
         try:
-            due: datetime | None = await self._database.execute(next_ready(queues=self.queues))
+            due: timedelta | None = await self._database.execute(ready_in(queues=self.queues))
         except TidebaseError as error:
             _log.warning("worker %s: %s", self._tide.holder, error)
             return self.poll_s
         if due is None:
             return self.poll_s
-        return min(max((due - datetime.now(timezone.utc)).total_seconds(), 0.005), self.poll_s)
+        return min(max(due.total_seconds(), 0.005), self.poll_s)
 
     async def _reconcile_now_and_then(self) -> None:
         if time.monotonic() < self._reconciled_at:
             return
         self._reconciled_at = time.monotonic() + RECONCILE_S * random.uniform(0.5, 1.5)
         try:
-            await self._database.execute(calls.reconcile())
+            done = await self._database.execute(calls.reconcile())
+            self.tally.lapsed(done.leases)
         except TidebaseError as error:
             _log.warning("worker %s: could not reconcile: %s", self._tide.holder, error)
 
     async def _work(self, claim: Claim) -> None:
         function: Callable[..., Any] = self._tide._registry.find(claim.workflow, None)
-        try:
-            async with self._tide._here.working():
-                await drive_async(work_on(self._brood, function, claim, self._tide.lease_s), self._database)
-        except (RunSuspendedError, RunNeedsReview, RunCancelledError, LeaseLostError) as end:
-            _log.info("run %s: %s", claim.run_id, end)
-        except Exception as error:  # it is recorded, and the run queued again if it has attempts left
-            _log.warning("run %s failed: %s: %s", claim.run_id, type(error).__name__, error)
+        work = work_on(self._brood, function, claim, self._tide.lease_s, self.suspend)
+        self.tally.ended(claim.queue, await self._tide._carry_out(work, claim.run_id))
 
     async def _drain(self, crew: Crew) -> None:
         """What is at work may end; what takes too long gives its lease up, for another worker to go on at once."""

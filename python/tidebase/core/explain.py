@@ -11,7 +11,7 @@ from .errors import NotEntitled, TidebaseError
 
 #: The protocol between package and schema that this package speaks. It is the schema's when a function that is called
 #: here has come, has gone, or answers otherwise: see tidebase.protocol().
-PROTOCOL = 7
+PROTOCOL = 8
 
 #: The errors about which the database can say more.
 EXPLAINED = (
@@ -33,6 +33,11 @@ def explanation_of(error: TidebaseError, call: Call[Any]) -> Call[Any]:
     if isinstance(error, NotEntitled):
         return audience_of(call)
     return Call(_PROTOCOL, (), lambda rows: rows[0])
+
+
+def speaks() -> Call[bool]:
+    """Whether the schema that is installed has all that this package calls: its own protocol, or a newer one."""
+    return Call(_PROTOCOL, (), lambda rows: bool(rows[0][0]) and (rows[0][1] or 0) >= PROTOCOL)
 
 
 def explained(error: TidebaseError, answer: Any) -> TidebaseError:

@@ -17,7 +17,7 @@ from .channel import (
     with_channels,
 )
 from .child import Child, RunEdge, TreeNode, create_child, run_edges, run_tree, suspend_for_children
-from .claim import Claim, claim_runs, next_ready
+from .claim import Claim, claim_runs, ready_in
 from .diff import Difference, diff_runs
 from .enqueue import Enqueuing, enqueue_run, enqueue_runs
 from .event import Event, Watch, append_event, read_events, watch_run
@@ -48,6 +48,14 @@ from .lease import (
     renew_leases,
     run_attempts,
     withdraw_grant,
+)
+from .measure import Measurement, measure
+from .push import (
+    Invocation,
+    InvocationInfo,
+    claim_invocations,
+    finish_invocation,
+    invocation_overview,
 )
 from .queue import QueueInfo, WorkerInfo, pause_queue, put_queue, queue_overview, resume_queue, worker_overview
 from .reconcile import Reconciliation, StalledRun, reconcile, stalled_runs
@@ -137,8 +145,11 @@ __all__ = [
     "GateDecision",
     "GateInfo",
     "GateRow",
+    "Invocation",
+    "InvocationInfo",
     "Json",
     "Lease",
+    "Measurement",
     "QueueInfo",
     "Reconciliation",
     "Recovery",
@@ -178,6 +189,7 @@ __all__ = [
     "cancel_runs",
     "claim_channel_deliveries",
     "claim_deliveries",
+    "claim_invocations",
     "claim_runs",
     "columns",
     "compact_run",
@@ -197,12 +209,14 @@ __all__ = [
     "find_run",
     "finish_channel_delivery",
     "finish_delivery",
+    "finish_invocation",
     "fork_run",
     "gate_named",
     "get_gate",
     "get_gate_secret",
     "get_run",
     "get_state",
+    "invocation_overview",
     "latest_steps",
     "leases_held",
     "list_channels",
@@ -212,10 +226,10 @@ __all__ = [
     "list_state_versions",
     "load_checkpoints",
     "many",
+    "measure",
     "merge_state",
     "move_runs",
     "next_fires",
-    "next_ready",
     "one",
     "open_gate",
     "patch_state",
@@ -226,6 +240,7 @@ __all__ = [
     "queue_overview",
     "read_events",
     "reader",
+    "ready_in",
     "reconcile",
     "record_step",
     "record_usage",

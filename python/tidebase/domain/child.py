@@ -208,7 +208,8 @@ def work_on(
     """Makes a child, or finds it, and works on it to its result; a child that is completed returns its result.
 
     Args:
-        wait_s: how long to wait while another worker has the child, in seconds; by default for as long as it takes.
+        wait_s: how long to wait while another worker has the child, in seconds; by default for as long as it takes,
+            in the database where the run suspends itself.
 
     Raises:
         ChildFailed: it was cancelled, or another worker took it over.
@@ -216,9 +217,9 @@ def work_on(
         Whatever the child's workflow raises.
     """
     child = yield from make(hold, order)
-    invocation = Invocation(
-        order.workflow, child.run_id, None, inf if wait_s is None else wait_s, RunOptions(), made=True, parent=hold
-    )
+    if wait_s is None and not hold.suspends:
+        wait_s = inf
+    invocation = Invocation(order.workflow, child.run_id, None, wait_s, RunOptions(), made=True, parent=hold)
     try:
         with hold.in_flight.work(child):
             return (yield from workflow.execute(worker, function, invocation))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +18,31 @@ from .lease import Lease
 from .workflow import Invocation, Started, Worker
 
 log = logging.getLogger("tidebase.worker")
+
+
+class Tally:
+    """What a worker has done since it began; safe to write from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: How many runs it has claimed, by queue.
+        self.claims: Counter[str] = Counter()
+        #: How its work on them ended, by queue and end: completed, failed, suspended, review, cancelled, lost.
+        self.ends: Counter[tuple[str, str]] = Counter()
+        #: How many leases of anybody's it was the first to see run out.
+        self.lapses = 0
+
+    def claimed(self, queue: str) -> None:
+        with self._lock:
+            self.claims[queue] += 1
+
+    def ended(self, queue: str, how: str) -> None:
+        with self._lock:
+            self.ends[queue, how] += 1
+
+    def lapsed(self, leases: int) -> None:
+        with self._lock:
+            self.lapses += leases
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,7 @@ claim_runs = many(
     request_id="text",
     listen_for="interval",
 )
-next_ready = scalar("next_ready", queues="text[]")
+ready_in = scalar("ready_in", queues="text[]")
 
 
 def bell_of(queue: str) -> str:
@@ -55,7 +82,9 @@ def bell_of(queue: str) -> str:
     return f"queue:{queue}"
 
 
-def work_on(worker: Worker, function: Callable[..., Any], claim: Claim, lease_s: float) -> Flow[None]:
+def work_on(
+    worker: Worker, function: Callable[..., Any], claim: Claim, lease_s: float, suspends: bool = True
+) -> Flow[None]:
     """Works on a run that was claimed. What becomes of it when its result is not reached is in the database: it is
     queued again, failed, suspended or in review.
     """
@@ -74,7 +103,7 @@ def work_on(worker: Worker, function: Callable[..., Any], claim: Claim, lease_s:
         has_budget=claim.has_budget,
     )
     trace = tracing.begin(worker.tracer, claim.workflow, claim.run_id)
-    started: Started = yield from workflow.granted(worker, lease, invocation.run_id, trace, lease_s)
+    started: Started = yield from workflow.granted(worker, lease, invocation.run_id, trace, lease_s, suspends)
     try:
         yield from workflow.attempt(worker, function, invocation, started)
     except workflow.Again:  # what it would have waited for has come: whoever claims it next goes on

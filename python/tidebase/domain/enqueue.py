@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 
 from ..core import codec
@@ -139,3 +139,8 @@ def _as_json(run: Mapping[str, Any]) -> dict[str, Any]:
     if "budget" in given:
         given["budget"] = {name: str(value) if name == "cost_usd" else value for name, value in given["budget"].items()}
     return given
+
+
+def moment_in(delay: timedelta) -> Call[datetime]:
+    """The moment that is so far ahead, by the clock of the database."""
+    return Call("select clock_timestamp() + %s::interval", (delay,), lambda rows: rows[0][0])

@@ -147,6 +147,9 @@ log = logging.getLogger("tidebase.gate")
 POLL_S = 0.5
 _WATCH = timedelta(seconds=60)
 
+#: For shorter timers, in seconds, a run does not give its worker up by itself: it would be longer on its way back.
+WORTH_S = 10.0
+
 #: The decisions that may be given where nothing is said.
 _CHOICES = ("approved", "rejected")
 
@@ -241,12 +244,12 @@ def begin(hold: Hold, name: str, prompt: str | None, options: GateOptions) -> Fl
     return GateOpening(name, answer, row.secret or "", row.timeout_at)
 
 
-def ask(hold: Hold, name: str, prompt: str | None, options: GateOptions, suspend: bool) -> Flow[GateAnswer]:
+def ask(hold: Hold, name: str, prompt: str | None, options: GateOptions, suspend: bool | None) -> Flow[GateAnswer]:
     """Opens a gate and waits for its decision, or suspends the run for it."""
     opening = yield from begin(hold, name, prompt, options)
     if opening.answer is not None:
         return opening.answer
-    if suspend:
+    if hold.is_to_suspend(suspend):
         choices = options.get("options")
         yield from _suspend(hold, name, to_decide(hold.run_id, name, _CHOICES if choices is None else choices))
     log.info("run %s waits for a decision at gate %s", hold.run_id, name)
@@ -274,7 +277,7 @@ def secret(hold: Hold, name: str, voter: str | None) -> Flow[str | None]:
     return found
 
 
-def sleep(hold: Hold, name: str, seconds: float, suspend: bool) -> Flow[None]:
+def sleep(hold: Hold, name: str, seconds: float, suspend: bool | None) -> Flow[None]:
     """Waits for a durable timer: what is left of it, when the run was resumed."""
     hold.begin()
     row: GateRow = yield start_timer(
@@ -282,7 +285,7 @@ def sleep(hold: Hold, name: str, seconds: float, suspend: bool) -> Flow[None]:
     )
     if row.status == "decided":
         return
-    if suspend:
+    if hold.is_to_suspend(False if suspend is None and seconds < WORTH_S else suspend):
         yield from _suspend(hold, name)
     yield from wait(hold, name)
 

@@ -33,6 +33,15 @@ log = logging.getLogger("tidebase.lease")
 #: After so many seconds at most it goes out again when it failed, or somebody had the run locked.
 _AGAIN_S = 0.5
 
+
+class Missed:
+    """How many heartbeats of this process went out too late, or failed: each was one of three in a lease."""
+
+    count = 0
+
+
+missed = Missed()
+
 #: A heartbeat goes out when a third of the lease has passed: two may be lost before it runs out.
 _BEATS = 3
 
@@ -103,6 +112,7 @@ class Beats:
                 again = yield from renew(holds)
             except Exception as error:
                 log.warning("heartbeats failed, trying again: %s", error)
+                missed.count += len(holds)
                 again = holds
             with self._lock:
                 self.hasten(again)
@@ -118,7 +128,7 @@ class Beats:
         taken: list[Hold] = []
         soon = time.monotonic()
         while self._due and self._due[0][0] <= soon and len(taken) < 1000:
-            _, number, reference = self._due[0]
+            due, number, reference = self._due[0]
             hold = reference()
             if hold is not None and taken and hold.lease_s != taken[0].lease_s:
                 break
@@ -130,6 +140,8 @@ class Beats:
                 continue
             if not taken:
                 soon += hold.lease_s / _BEATS / 4
+            if time.monotonic() - due > hold.lease_s / _BEATS:
+                missed.count += 1
             taken.append(hold)
         for hold in taken:
             self._plan(ref(hold), hold.lease_s / _BEATS)

@@ -221,6 +221,7 @@ class Hold:
         departure: set when it is to be given up: what is in flight ends first, and nothing new begins.
         review: set when a person must decide about a step: the database may have given the lease up for that.
         session: whether it is that of a session, which nobody unwinds.
+        suspends: whether the run waits in the database where nothing else is said: who works on it has others to do.
         children: the holds of its children in this process.
         process: the one that holds it; a child of a fork that leaves the work does not give it up.
         stirred: set when the work is over, or to be over soon: ends a backoff before its time.
@@ -240,6 +241,7 @@ class Hold:
     departure: Departure | None = None
     review: TidebaseError | None = None
     session: bool = False
+    suspends: bool = False
     children: WeakSet[Hold] = field(default_factory=WeakSet)
     process: int = field(default_factory=os.getpid)
     stirred: threading.Event = field(default_factory=threading.Event)
@@ -262,6 +264,10 @@ class Hold:
         """The parent gives its lease up: so does this child of it, for whoever comes back to the parent."""
         error = RunSuspendedError(f"run {self.run_id!r} stops with its parent", detail={"run_id": self.run_id})
         self.depart(Departure(error, release_run(run_id=self.run_id, token=self.token)))
+
+    def is_to_suspend(self, told: bool | None) -> bool:
+        """Whether to wait in the database. Inside a step only where it is told so: the step would be done again."""
+        return told if told is not None else self.suspends and current_hold.get() is not self
 
     def begin(self) -> None:
         """Something new is to begin: raises what ended the lease, or that it is being given up. Not what a step in

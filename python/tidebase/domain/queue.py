@@ -15,7 +15,8 @@ class QueueInfo:
     """A queue, as the view queue_overview has it: no more than 10,000 runs are counted of each kind.
 
     ``oldest_ready``: since when the next runs wait. ``held_back_by``: what keeps those that are ready from being taken:
-    paused, concurrency, rate, no worker (none was seen for a minute), or None.
+    paused, concurrency, rate, endpoint (it fails), no worker (none was seen for a minute), or None. ``invoked``: how
+    many its endpoint was told of, and has not begun so far.
     """
 
     queue: str
@@ -36,6 +37,10 @@ class QueueInfo:
     max_attempts: int | None
     retry_delay: timedelta | None
     held_back_by: str | None
+    endpoint: str | None
+    endpoint_failures: int | None
+    endpoint_error: str | None
+    invoked: int
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class QueueOptions(TypedDict, total=False):
         lease_s: how long a lease lasts where the worker says nothing.
         max_attempts: of runs that are enqueued without.
         retry_delay_s: of runs that are enqueued without.
+        endpoint: a URL that is told of each run, to take it up there; left out, that stays as it is, empty: none.
     """
 
     concurrency: int | None
@@ -76,6 +82,7 @@ class QueueOptions(TypedDict, total=False):
     lease_s: float | None
     max_attempts: int | None
     retry_delay_s: float | None
+    endpoint: str | None
 
 
 put_queue = scalar(
@@ -90,6 +97,7 @@ put_queue = scalar(
     lease="interval",
     max_attempts="integer",
     retry_delay="interval",
+    endpoint="text",
 )
 pause_queue = scalar("pause_queue", queue="text")
 resume_queue = scalar("resume_queue", queue="text")

@@ -21,8 +21,10 @@ from ..core.errors import (
     Interruption,
     InvalidArgument,
     LeaseLostError,
+    RunCancelledError,
     RunFinal,
     RunNeedsReview,
+    RunSuspendedError,
     StepOutputDecodeError,
     TidebaseError,
 )
@@ -191,7 +193,9 @@ def start(worker: Worker, invocation: Invocation, again: bool = False, request_i
     return (yield from granted(worker, lease, invocation.run_id, trace, worker.lease_s))
 
 
-def granted(worker: Worker, lease: Lease, run_id: str, trace: Trace, lease_s: float) -> Flow[Started]:
+def granted(
+    worker: Worker, lease: Lease, run_id: str, trace: Trace, lease_s: float, suspends: bool = False
+) -> Flow[Started]:
     """A lease was granted: what is there of the run is read, and its work may begin."""
     assert lease.token is not None and lease.attempt is not None
     rows = None
@@ -199,10 +203,16 @@ def granted(worker: Worker, lease: Lease, run_id: str, trace: Trace, lease_s: fl
         rows = yield load_checkpoints(run_id=run_id, unfinished=True)
     # A budget that is used up is to stop a step before it is executed.
     marks_late = worker.marks_late and not lease.has_budget
-    hold = Hold(run_id, lease.token, lease.attempt, lease_s, trace=trace, marks_late=marks_late)
+    hold = Hold(run_id, lease.token, lease.attempt, lease_s, trace=trace, marks_late=marks_late, suspends=suspends)
     trace.granted(lease.attempt or 0, lease.token or 0, lease.checkpoints or 0, lease.traceparent)
     log.info("run %s: attempt %d, %d checkpoints", hold.run_id, hold.attempt, lease.checkpoints or 0)
     return Started(lease, hold, Checkpoints(rows))
+
+
+def end_of(error: Exception) -> str:
+    """How the work on a run ended that has come to no result, by what was raised."""
+    ends = {RunSuspendedError: "suspended", RunNeedsReview: "review", RunCancelledError: "cancelled"}
+    return next((end for kind, end in ends.items() if isinstance(error, kind)), "lost")
 
 
 class Again(Exception):
@@ -251,6 +261,7 @@ def attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, 
         try:
             if invocation.parent is not None:
                 invocation.parent.adopt(hold)
+                hold.suspends = invocation.parent.suspends
             argument = _decoded(started.lease.input, codec.parameter_type(function, 1), hold.run_id, "input")
             with hold.trace.attempt():
                 value = yield Invoke(function, (run, argument))

@@ -5,6 +5,7 @@ It keeps nothing: any number of replicas serve the same database, and what is wr
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import secrets
@@ -27,7 +28,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..core.base import POOL_SIZE
 from ..core.database_async import AsyncDatabase
 from ..core.errors import InvalidArgument, RunNotFound, TidebaseError
+from ..core.explain import speaks
 from ..core.tracing import valid_traceparent
+from ..domain.measure import measure
 from ..domain.subscribe import Feeds
 from . import events, openapi
 from .auth import ROLES, Key, Keyring
@@ -51,6 +54,9 @@ _CALL_S = 5.0
 
 #: For how long it is made again, in seconds; then the client is told to come back.
 _RECONNECT_S = 30.0
+
+#: How long the database may take to say that it is there, in seconds.
+_READY_S = 2.0
 
 #: How many connections of clients there may be at once.
 _CONNECTIONS = 4096
@@ -109,6 +115,8 @@ def create_app(
 
     endpoints = [
         StarletteRoute("/health", _health, methods=["GET"]),
+        StarletteRoute("/ready", _ready, methods=["GET"]),
+        StarletteRoute("/metrics", _guarded(_metrics, keyring), methods=["GET"]),
         StarletteRoute("/openapi.json", _openapi, methods=["GET"]),
         StarletteRoute("/runs/{run_id}/events", events.stream(keyring), methods=["GET"]),
         StarletteRoute("/runs/{run_id}/events/token", _guarded(events.token_of(keyring), keyring), methods=["POST"]),
@@ -231,6 +239,25 @@ def _absent(name: str) -> Endpoint:
 
 async def _health(request: Request) -> Response:
     return answer({"ok": True})
+
+
+async def _ready(request: Request) -> Response:
+    """Whether it can serve: an orchestrator asks often, waits for nothing, and has no key."""
+    try:
+        is_understood = await asyncio.wait_for(request.app.state.database.execute(speaks()), _READY_S)
+    except (TidebaseError, asyncio.TimeoutError):
+        return answer({"ready": False, "reason": "database"}, 503)
+    return answer({"ready": True}) if is_understood else answer({"ready": False, "reason": "schema"}, 503)
+
+
+async def _metrics(request: Request) -> Response:
+    try:
+        from ..views import metrics
+    except ImportError:
+        error = "metrics need prometheus-client: pip install 'tidebase-postgres[metrics]'"
+        raise Refused(501, error=error, code="not_installed") from None
+    measured = await request.app.state.database.execute(measure())
+    return Response(metrics.exposition(measured), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _openapi(request: Request) -> Response:

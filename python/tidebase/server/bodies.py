@@ -81,12 +81,12 @@ class Claim(Body, kw_only=True):
 
 
 class QueueConfig(Body):
-    """What a queue may do; what is not given has no limit."""
+    """What a queue may do; what is not given stays as it is."""
 
     concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     rate_per_minute: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    #: The application would be called: that is not served, and what makes sense here is answered with 501.
-    invoke_url: Annotated[Url, Meta(extra_json_schema={"maxLength": 0})] | None = None
+    #: Whom to tell of each run, so that it is taken up there; null: nobody.
+    invoke_url: Annotated[Url, Meta(max_length=1000)] | UnsetType | None = UNSET
 
 
 class PutSchedule(Body, kw_only=True):

@@ -75,6 +75,8 @@ def document() -> Node:
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     paths["/health"] = {"get": _open("health", "Whether the server is up.", _object({"ok": {"type": "boolean"}}))}
+    paths["/ready"] = {"get": _ready()}
+    paths["/metrics"] = {"get": _metrics()}
     paths["/openapi.json"] = {"get": _open("openapi", "This document.", {"type": "object"})}
     paths["/runs/{run_id}/events"] = {"get": _events()}
     paths["/runs/{run_id}/events/token"] = {"post": _token()}
@@ -189,6 +191,23 @@ def _events() -> Node:
         ],
         "responses": responses,
     }
+
+
+def _ready() -> Node:
+    is_ready: Node = {"ready": {"type": "boolean"}}
+    operation = _open("ready", "Whether the database is there, and its schema is understood.", _object(is_ready))
+    not_ready = _object({**is_ready, "reason": {"enum": ["database", "schema"]}})
+    operation["responses"]["503"] = {"description": _TEXTS[503], "content": _json(not_ready)}
+    return operation
+
+
+def _metrics() -> Node:
+    responses = _responses({}, {401, 403, 500, 501, 503})
+    responses["200"] = {
+        "description": "What it reads.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+    return {"operationId": "metrics", "summary": "Queues, runs and workers, for Prometheus.", "responses": responses}
 
 
 def _token() -> Node:

@@ -6,16 +6,19 @@ a claim answers with one run at most, whatever its limit.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+from msgspec import UNSET
+
 from ..domain import calls, queue, schedule
+from ..domain.enqueue import moment_in
 from ..domain.queue import QueueOptions
 from ..domain.workflow import new_run_id
 from . import bodies, pages, shapes
 from .refusal import Refused
-from .routes import ALL, OPERATOR, WORKER, Asked, absent, channels, json_or_none, route
+from .routes import ALL, OPERATOR, WORKER, Asked, channels, json_or_none, route
 from .shapes import Shape
 
 
@@ -32,7 +35,7 @@ async def enqueue(asked: Asked) -> Shape:
     body: bodies.Enqueue = asked.body
     deadline = None
     if body.deadline_ms is not None:
-        deadline = datetime.now(timezone.utc) + timedelta(milliseconds=body.deadline_ms)
+        deadline = await asked.do(moment_in(timedelta(milliseconds=body.deadline_ms)))
     call = calls.enqueue_run(
         workflow=body.workflow_name,
         queue=asked.path["queue"],
@@ -87,8 +90,6 @@ async def claim(asked: Asked) -> Shape:
 async def put_queue(asked: Asked) -> Shape:
     """Makes a queue what the body says; what is not given stays as it is."""
     body: bodies.QueueConfig = asked.body
-    if body.invoke_url is not None:
-        raise absent("invokeUrl")
     name = asked.path["queue"]
     await asked.do(queue.put(name, _changed(await asked.do(calls.queue_overview(name)), body)))
     return {"config": shapes.queue_config((await asked.do(calls.queue_overview(name)))[0])}
@@ -113,6 +114,8 @@ def _changed(found: list[calls.QueueInfo], body: bodies.QueueConfig) -> QueueOpt
     if body.rate_per_minute is not None:
         options["rate"] = body.rate_per_minute
         options["rate_period_s"] = 60
+    if body.invoke_url is not UNSET:
+        options["endpoint"] = body.invoke_url or ""
     return options
 
 

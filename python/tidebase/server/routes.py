@@ -154,12 +154,13 @@ def json_or_none(value: Any) -> str | None:
 def refuse_channels(body: Any) -> None:
     """Raises Refused where a client wants a gate told to channels of its own: nobody would tell them."""
     if body.channels:
-        raise absent("channels of a gate")
+        raise absent("channels of a gate", "Give the run a channel for events of the type gate.created.")
 
 
-def absent(name: str) -> Refused:
+def absent(name: str, hint: str | None = None) -> Refused:
     """The answer where Tidebase v0.6 has something that is not here."""
-    return Refused(501, error=f"this gateway has no {name}", code="not_implemented", name=name)
+    error = f"this gateway has no {name}"
+    return Refused(501, error=error if hint is None else f"{error}. {hint}", code="not_implemented", name=name)
 
 
 # -- runs

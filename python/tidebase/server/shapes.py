@@ -158,14 +158,14 @@ def queue_config(row: QueueInfo) -> Shape:
     per_minute = None
     if row.rate is not None and row.rate_period:
         per_minute = round(row.rate * 60 / row.rate_period.total_seconds())
-    return {"name": row.queue, "concurrency": row.concurrency, "ratePerMinute": per_minute, "invokeUrl": None}
+    return {"name": row.queue, "concurrency": row.concurrency, "ratePerMinute": per_minute, "invokeUrl": row.endpoint}
 
 
 def queue(row: QueueInfo) -> Shape:
     """A queue; what is over is not counted, for that would cost the more the longer it is used."""
     return {
         "name": row.queue,
-        "queued": row.ready + row.delayed,
+        "queued": row.ready + row.delayed + row.invoked,
         "delayed": row.delayed,
         "running": row.running,
         "waiting": row.waiting,

@@ -1,84 +1,91 @@
-"""What Prometheus is told, made of the views when it asks: depth and age of queues, runs by status, workers.
+"""What Prometheus is told: what the database measures when it is asked, and what a worker has done since it began.
 
-The names follow its conventions (https://prometheus.io/docs/practices/naming/): a gauge each, ages in seconds.
+The names follow its conventions (https://prometheus.io/docs/practices/naming/). Ages are by the clock of the database.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from ..client.tide import Tidebase
+from ..domain.claim import Tally
+from ..domain.heartbeat import missed
+from ..domain.measure import Measurement
 
-#: What is told of each queue, and what it means.
-_QUEUE = {
-    "ready": "Runs that may be taken up (no more than 10,000 are counted)",
-    "delayed": "Runs that wait for their time",
-    "running": "Runs that are leased",
-    "waiting": "Runs that are suspended",
-    "review": "Runs that wait for a person's review",
-    "failed": "Runs that have failed: the dead letters",
+#: What the database measures: what it means, and what tells its values apart.
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "queue_ready_runs": ("Runs that may be taken up (no more than 10,000 are counted)", ("queue",)),
+    "queue_delayed_runs": ("Runs that wait for their time", ("queue",)),
+    "queue_invoked_runs": ("Runs that the endpoint was told of, and has not begun so far", ("queue",)),
+    "queue_running_runs": ("Runs that are leased", ("queue",)),
+    "queue_waiting_runs": ("Runs that are suspended", ("queue",)),
+    "queue_review_runs": ("Runs that wait for a person's review", ("queue",)),
+    "queue_failed_runs": ("Runs that have failed: the dead letters", ("queue",)),
+    "queue_oldest_ready_seconds": ("How long the next run of the queue has waited", ("queue",)),
+    "queue_paused": ("Whether the queue is paused", ("queue",)),
+    "queue_endpoint_failures": ("How often in a row the endpoint did not answer, or with an error", ("queue",)),
+    "queue_held_back": ("What keeps ready runs from being taken", ("queue", "reason")),
+    "failed_runs": ("Failed runs by what they died of (no more than 10,000 are counted)", ("queue", "class")),
+    "runs": ("Runs by status (beyond 2,000 by the statistics of the last ANALYZE)", ("status",)),
+    "stalled_runs": ("Runs that do not go on by themselves; lease_lapsed: their heartbeat is late", ("reason",)),
+    "late_seconds": ("By how much the latest heartbeat of all is late", ()),
+    "workers": ("Workers that were seen within a minute", ()),
 }
 
 
-class _Queues(Collector):
-    def __init__(self, tide: Tidebase) -> None:
-        self._tide = tide
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        now = datetime.now(timezone.utc)
-        queues = self._tide.queues.list()
-        for name, text in _QUEUE.items():
-            family = GaugeMetricFamily(f"tidebase_queue_{name}_runs", text, labels=["queue"])
-            for queue in queues:
-                family.add_metric([queue.queue], getattr(queue, name))
-            yield family
-        oldest = GaugeMetricFamily(
-            "tidebase_queue_oldest_ready_seconds", "How long the next run of the queue has waited", labels=["queue"]
-        )
-        paused = GaugeMetricFamily("tidebase_queue_paused", "Whether the queue is paused", labels=["queue"])
-        held = GaugeMetricFamily(
-            "tidebase_queue_held_back", "What keeps ready runs from being taken", labels=["queue", "reason"]
-        )
-        for queue in queues:
-            age = 0.0 if queue.oldest_ready is None else (now - queue.oldest_ready).total_seconds()
-            oldest.add_metric([queue.queue], max(age, 0.0))
-            paused.add_metric([queue.queue], float(queue.paused))
-            if queue.held_back_by is not None:
-                held.add_metric([queue.queue, queue.held_back_by], 1.0)
-        yield from (oldest, paused, held)
-
-
-class _Runs(Collector):
-    def __init__(self, tide: Tidebase) -> None:
-        self._tide = tide
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        runs = GaugeMetricFamily(
-            "tidebase_runs", "Runs by status (beyond 2,000 by the statistics of the last ANALYZE)", labels=["status"]
-        )
-        for count in self._tide.runs.count():
-            runs.add_metric([count.status], count.runs)
-        yield runs
-        workers = self._tide.queues.workers()
-        now = datetime.now(timezone.utc)
-        alive = [worker for worker in workers if (now - worker.seen_at).total_seconds() < 60]
-        yield GaugeMetricFamily("tidebase_workers", "Workers that were seen within a minute", value=len(alive))
-        stalled: dict[str, int] = {}
-        for run in self._tide.runs.stalled():
-            stalled[run.reason] = stalled.get(run.reason, 0) + 1
-        family = GaugeMetricFamily("tidebase_stalled_runs", "Runs that do not go on by themselves", labels=["reason"])
-        for reason, number in stalled.items():
-            family.add_metric([reason], number)
+def gauges(measured: Iterable[Measurement]) -> Iterator[Metric]:
+    """What the database has measured, a family each, also where nothing was found."""
+    found: dict[str, list[Measurement]] = {name: [] for name in GAUGES}
+    for one in measured:
+        if one.metric in found:  # else a newer schema knows more
+            found[one.metric].append(one)
+    for name, (text, labels) in GAUGES.items():
+        family = GaugeMetricFamily(f"tidebase_{name}", text, labels=labels)
+        for one in found[name]:
+            values = [one.queue or ""] if labels[:1] == ("queue",) else []
+            family.add_metric([*values, one.label or ""][: len(labels)], one.value)
         yield family
 
 
-def registry(tide: Tidebase) -> CollectorRegistry:
-    """A registry that asks the database each time it is asked itself."""
+class _Collector(Collector):
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        return self._collect()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # or it would be asked when it is registered
+
+
+def exposition(measured: Iterable[Measurement]) -> bytes:
+    """The text that Prometheus reads."""
     made = CollectorRegistry()
-    made.register(_Queues(tide))
-    made.register(_Runs(tide))
+    made.register(_Collector(lambda: gauges(measured)))
+    return generate_latest(made)
+
+
+def registry(tide: Tidebase, tally: Tally | None = None) -> CollectorRegistry:
+    """A registry that asks the database each time it is asked itself; with what a worker has done."""
+    made = CollectorRegistry()
+    made.register(_Collector(lambda: gauges(tide.measure())))
+    if tally is not None:
+        made.register(_Collector(lambda: _counters(tally)))
     return made
+
+
+def _counters(tally: Tally) -> Iterator[Metric]:
+    claims = CounterMetricFamily("tidebase_worker_claims", "Runs that this worker has claimed", labels=["queue"])
+    for queue, number in list(tally.claims.items()):
+        claims.add_metric([queue], number)
+    ends = CounterMetricFamily("tidebase_worker_ends", "How its work on them ended", labels=["queue", "end"])
+    for (queue, end), number in list(tally.ends.items()):
+        ends.add_metric([queue, end], number)
+    yield from (claims, ends)
+    yield CounterMetricFamily("tidebase_worker_lapses", "Leases that it saw run out, anybody's", value=tally.lapses)
+    late = missed.count
+    yield CounterMetricFamily("tidebase_worker_heartbeats_late", "Its heartbeats that failed or were late", value=late)
