@@ -332,7 +332,7 @@ create or replace view tidebase.queue_overview with (security_barrier = true) as
     coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'waiting'), 0) as waiting,
     coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'review'), 0) as review,
     coalesce((select a.runs from alive a where a.queue = k.queue and a.status = 'failed'), 0) as failed,
-    (
+    coalesce((
       select min(front.ready_at)
       from tidebase.lanes l
       cross join lateral (
@@ -340,7 +340,10 @@ create or replace view tidebase.queue_overview with (security_barrier = true) as
         where e.queue = l.queue and e.priority = l.priority and e.place is not null
           and (e.place, e.turn) >= (l.place, l.turn)
         order by e.place, e.turn limit 1) front
-      where l.queue = k.queue) as oldest_ready,
+      where l.queue = k.queue), (
+      select e.ready_at from tidebase.queue_entries e  -- of which nothing was taken so far
+      where e.queue = k.queue and e.place is not null
+      order by e.priority desc, e.place, e.turn limit 1)) as oldest_ready,
     coalesce(q.paused, false) as paused,
     q.concurrency,
     q.key_concurrency,

@@ -304,6 +304,8 @@ async def queues() -> None:
     assert_type(await tide.schedules.backfill("s", now, now, max=3), Sequence[str])
     assert_type(await tide.schedules.next_fires("* * * * *", n=3), Sequence[datetime])
     worker = tide.worker({"q": 2, "other": 1}, concurrency=4, suspend=False)
+    assert_type(worker.is_alive, bool)
+    assert_type(worker.is_ready, bool)
     assert_type(worker, AsyncWorker)
     assert_type(await AsyncWorker(tide, ["q"]).run(), None)
     assert_type(AsyncWorker(tide).stop(), None)

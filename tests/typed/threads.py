@@ -295,6 +295,8 @@ def queues() -> None:
     assert_type(tide.schedules.backfill("s", now, now, max=3), Sequence[str])
     assert_type(tide.schedules.next_fires("* * * * *", n=3), Sequence[datetime])
     worker = tide.worker({"q": 2, "other": 1}, concurrency=4, suspend=False)
+    assert_type(worker.is_alive, bool)
+    assert_type(worker.is_ready, bool)
     assert_type(worker, Worker)
     assert_type(Worker(tide, ["q"]).run(), None)
     assert_type(Worker(tide).stop(), None)

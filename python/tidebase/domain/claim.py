@@ -30,7 +30,7 @@ class Tally:
         #: How its work on them ended, by queue and end: completed, failed, suspended, review, cancelled, lost.
         self.ends: Counter[tuple[str, str]] = Counter()
         #: How many leases of anybody's it was the first to see run out.
-        self.lapses = 0
+        self.lapses: int = 0
 
     def claimed(self, queue: str) -> None:
         with self._lock:
