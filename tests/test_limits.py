@@ -32,7 +32,7 @@ CALLS: dict[str, dict[str, str]] = {
     "ready_in": {"queues": "array['q']"},
     "measure": {},
     "claim_invocations": {},
-    "finish_invocation": {"run_id": "'r'", "invocation": "1", "delivered": "true"},
+    "finish_invocation": {"run_id": "'told'", "invocation": "1", "delivered": "true"},
     "pause_queue": {"queue": "'q'"},
     "put_queue": {"queue": "'q'"},
     "put_schedule": {"name": "'new'", "workflow": "'w'", "every": "'1 hour'"},
@@ -149,6 +149,9 @@ def world(db: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
     db.execute("select tidebase.acquire_run('over', 'a')")
     db.execute("select tidebase.fail_run('over', 1)")
     db.execute("select tidebase.put_schedule('s', 'w', '0 * * * *')")
+    db.execute("select tidebase.put_queue('pushed', endpoint => 'http://127.0.0.1:9/')")
+    db.execute("select tidebase.enqueue_run('w', queue => 'pushed', run_id => 'told')")
+    db.execute("select tidebase.claim_invocations()")
     yield db
 
 
