@@ -10,6 +10,16 @@ insert into role_of values ('worker', 'tidebase_worker'), ('approver', 'tidebase
 
 create temp table may (name text, worker boolean, approver boolean, operator boolean, reader boolean, stranger boolean);
 insert into may values
+  ('claim_thread',         true, false, false, false, false),
+  ('copy_thread',          true, false, true, false, false),
+  ('delete_checkpoints_of_runs', true, false, true, false, false),
+  ('delete_thread',        true, false, true, false, false),
+  ('get_checkpoint',       true, false, true, true, false),
+  ('has_checkpoint',       true, false, true, true, false),
+  ('list_checkpoints',     true, false, true, true, false),
+  ('prune_threads',        true, false, true, false, false),
+  ('put_checkpoint',       true, false, false, false, false),
+  ('put_checkpoint_writes', true, false, false, false, false),
   ('acquire_run',         true,  false, false, false, false),
   ('add_channel',         true,  false, true,  false, false),
   ('append_event',        true,  false, false, false, false),
@@ -144,6 +154,11 @@ insert into may_read values
   ('state_streams',    false, false, false, false, false),
   ('state_versions',   false, false, false, false, false),
   ('steps',            false, false, false, false, false),
+  ('thread_checkpoints', false, false, false, false, false),
+  ('thread_chunks',     false, false, false, false, false),
+  ('thread_values',     false, false, false, false, false),
+  ('thread_writes',     false, false, false, false, false),
+  ('threads',           false, false, false, false, false),
   ('usage',            false, false, false, false, false),
   ('watches',          false, false, false, false, false);
 

@@ -6,24 +6,26 @@ create temp view ours as select oid as nsp from pg_namespace where nspname in ('
 -- what there is
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'r'$$,
   '{accounts,attempts,awaited,channels,claims,dedupe_keys,deliveries,edges,endpoints,events,gate_votes,gates,invocations,lanes,queue_entries,queue_starts,queues,recoveries,
-    reviews,run_heads,runs,schedules,setbacks,slots,state_streams,state_versions,steps,usage,watches,workers}'::text[], 'these are the tables');
+    reviews,run_heads,runs,schedules,setbacks,slots,state_streams,state_versions,steps,thread_checkpoints,thread_chunks,thread_values,thread_writes,threads,
+    usage,watches,workers}'::text[], 'these are the tables');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
   '{gate_inbox,gate_overview,invocation_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
     stalled_runs,state_patches,step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
-  '{bulk,channel,channel_delivery,checkpoint,child,claim,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
-    run_failure,snapshot,state,step_failure,step_start,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
+  '{bulk,channel,channel_delivery,checkpoint,checkpoint_put,child,claim,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
+    run_failure,snapshot,state,step_failure,step_start,thread_checkpoint,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
-    claim_deliveries,claim_invocations,claim_runs,compact_run,complete_run,complete_step,count_runs,create_child,create_run,create_snapshot,decide_gate,delete_schedule,
-    diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_gate,
-    get_gate_secret,get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_runs,
-    new_run_id,next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,purge_runs,put_queue,put_schedule,read_events,ready_in,reconcile,
-    record_recovery,record_step,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,resolve_review,restore_state,
-    resume_queue,retry_channel,retry_runs,run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,suspend_run,trigger_schedule,
-    watch_run,withdraw_grant}'::text[], 'these are the functions');
+    claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,
+    decide_gate,delete_checkpoints_of_runs,delete_schedule,delete_thread,diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,
+    finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
+    list_channels,list_checkpoints,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_runs,new_run_id,
+    next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,prune_threads,purge_runs,put_checkpoint,put_checkpoint_writes,put_queue,
+    put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
+    resolve_review,restore_state,resume_queue,retry_channel,retry_runs,run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,
+    suspend_run,trigger_schedule,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
 select is_empty($$select r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace in (select nsp from ours) and r.rulename <> '_RETURN'$$, 'and no rule');
@@ -61,8 +63,8 @@ select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace
 select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  '{check_invariants,count_runs,diff_runs,find_run,get_run,get_state,list_channels,list_gates,list_runs,list_snapshots,list_state_versions,
-    load_checkpoints,next_fires,next_ready,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
+  '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_runs,
+    list_snapshots,list_state_versions,load_checkpoints,next_fires,next_ready,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(
@@ -70,9 +72,11 @@ select is_empty(
     where p.pronamespace = 'tidebase'::regnamespace and a.name !~ '^[a-z][a-z_]*$'$$, 'parameters have plain names');
 select is_empty(
   $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace
-      and 'run_id' = any (p.proargnames[1:p.pronargs]) and p.proargnames[1] <> 'run_id' and p.proname not in ('create_run', 'enqueue_run', 'trigger_schedule')$$, 'the run comes first');
+      and 'run_id' = any (p.proargnames[1:p.pronargs]) and p.proargnames[1] <> 'run_id' and p.proname not in ('create_run', 'enqueue_run', 'trigger_schedule', 'delete_thread', 'put_checkpoint', 'put_checkpoint_writes')$$,
+  'the run comes first, but where there need be none');
 select is_empty(
-  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and 'token' = any (p.proargnames) and p.proargnames[2] <> 'token'$$, 'then the token');
+  $$select p.oid::regprocedure from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and 'token' = any (p.proargnames) and p.proargnames[2] <> 'token'
+      and p.proname not in ('delete_thread', 'put_checkpoint', 'put_checkpoint_writes')$$, 'then the token');
 select is_empty(
   $$select p.oid::regprocedure, a.name from pg_proc p, unnest(p.proargnames[1:p.pronargs], p.proargtypes::oid[]) as a (name, type),
       (values ('run_id', 'text'), ('token', 'bigint'), ('name', 'text'), ('step', 'text'), ('ttl', 'interval'), ('timeout', 'interval'), ('max', 'integer'),
@@ -93,7 +97,7 @@ select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_history,forget,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_runs,put_endpoint,suspend_for_children,
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_runs,put_endpoint,suspend_for_children,sweep_thread,
     take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
@@ -131,15 +135,19 @@ select is_empty(
     where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' and not exists (
       select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
       where i.indrelid = c.oid and i.indisprimary and a.attname = 'run_id')
+      and c.relname !~ '^thread(s$|_)'  -- of a thread, which has a key of its own
       and c.relname not in ('queues', 'endpoints', 'lanes', 'queue_starts', 'dedupe_keys', 'workers', 'claims', 'schedules')  -- of a queue, which lies in one place$$, 'every table''s primary key begins with run_id');
+select set_eq(
+  $$select distinct a.attname::text from pg_class c join pg_index i on i.indrelid = c.oid join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+    where c.relnamespace = 'tidebase'::regnamespace and c.relname like 'thread\_%' and i.indisunique$$, '{thread}'::text[], 'or with that of a thread');
 select is_empty(
   $$select c.oid::regclass from pg_class c where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r' and not exists (
       select from pg_attribute a where a.attrelid = c.oid and a.attname = 'run_id' and a.atttypid = 'text'::regtype and a.attnotnull)
-      and c.relname not in ('queues', 'endpoints', 'lanes', 'queue_starts', 'workers', 'claims', 'schedules')$$, 'which is a text');
+      and c.relname !~ '^thread(s$|_)' and c.relname not in ('queues', 'endpoints', 'lanes', 'queue_starts', 'workers', 'claims', 'schedules')$$, 'which is a text');
 select is_empty(
   $$select i.indexrelid::regclass from pg_index i join pg_class c on c.oid = i.indrelid join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
     where c.relnamespace = 'tidebase'::regnamespace and i.indisunique and a.attname <> 'run_id'
-      and c.relname not in ('queues', 'endpoints', 'lanes', 'dedupe_keys', 'workers', 'claims', 'schedules')$$, 'so does every other key: runs could be spread by it');
+      and c.relname !~ '^thread(s$|_)' and c.relname not in ('queues', 'endpoints', 'lanes', 'dedupe_keys', 'workers', 'claims', 'schedules')$$, 'so does every other key: runs could be spread by it');
 select is_empty(
   $$select c.conname from pg_constraint c
     where c.connamespace = 'tidebase'::regnamespace and c.contype = 'f' and c.conrelid <> 'tidebase.edges'::regclass$$, 'no foreign key crosses runs, except of edges');

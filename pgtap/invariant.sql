@@ -30,6 +30,7 @@ select tidebase.acquire_run('over', 'w');
 select tidebase.record_step('over', 1, 'done', '1', '2');
 select tidebase.complete_run('over', 1);
 select tidebase.compact_run('over');
+select tidebase.put_checkpoint('t', '', 'c', 'x', 'x', '{}', changes => '[{"channel": "c", "version": "v", "type": "x", "head": 0, "pieces": [1]}]', contents => '{x,xx}');
 select is_empty($$select * from tidebase.check_invariants()$$, 'what the functions wrote breaks no rule');
 select is_empty($$select * from tidebase.check_invariants('r')$$, 'nor does one run of it');
 select throws_ok($$select tidebase.check_invariants('none')$$, 'TB001', null, 'an unknown run has no rules to keep');
@@ -115,6 +116,11 @@ insert into wrong values
   ('a channel has told what is in the log', $$update tidebase.channels set run_id = 'nobody'$$),
   ('a channel is done when its run is over, and all of it is told', $$update tidebase.channels set status = 'delivered', next_at = null, finished_at = created_at$$),
   ('a channel is done when its run is over, and all of it is told', $$update tidebase.channels set run_id = 'over', status = 'delivered', next_at = null, finished_at = created_at$$),
+  ('the checkpoints of a thread are numbered from one', $$update tidebase.thread_checkpoints set number = 0$$),
+  ('a checkpoint has the values that it names', $$delete from tidebase.thread_values$$),
+  ('a value has all its chunks, and their length', $$delete from tidebase.thread_chunks$$),
+  ('a value has all its chunks, and their length', $$update tidebase.thread_chunks set content = 'xxx'$$),
+  ('what belongs to a thread has one', $$delete from tidebase.threads$$),
   ('what was used adds up', $$update tidebase.accounts set input_tokens = input_tokens + 1$$),
   ('what was used adds up', $$update tidebase.accounts set cost_usd = cost_usd + 0.000001$$),
   ('what was used adds up', $$delete from tidebase.usage where run_id = 'r'$$),

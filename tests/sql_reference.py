@@ -30,7 +30,7 @@ FILES = documents.ROOT / "sql" / "functions"
 ERRORS = {
     "TB001": ("RunNotFound", "there is no such run"),
     "TB002": ("InvalidArgument", "an argument breaks a rule; the message names it"),
-    "TB003": ("LeaseLostError", "the token is not the current one"),
+    "TB003": ("LeaseLostError", "the token is not the current one, or another worker has gone on with the thread"),
     "TB004": ("RunCancelledError", "the run was cancelled"),
     "TB005": ("RunFinal", "the run is completed"),
     "TB006": ("InputMismatch", "the same run, step, child or gate was begun with another input"),

@@ -20,6 +20,19 @@ CALLS: dict[str, dict[str, str]] = {
     "acquire_run": {"run_id": "'free'", "holder": "'b'"},
     "add_channel": {"run_id": "'r'", "url": "'http://x'", "events": "array['x']"},
     "append_event": {"run_id": "'r'", "token": "1", "type": "'t'"},
+    "claim_thread": {"run_id": "'r'", "token": "1", "thread_id": "'t'"},
+    "copy_thread": {"source_thread_id": "'t'", "target_thread_id": "'new'"},
+    "delete_checkpoints_of_runs": {"run_ids": "array['lg']"},
+    "delete_thread": {"thread_id": "'t'"},
+    "get_checkpoint": {"thread_id": "'t'"},
+    "has_checkpoint": {"thread_id": "'t'", "namespace": "''", "checkpoint_id": "'c'"},
+    "list_checkpoints": {},
+    "prune_threads": {"thread_ids": "array['t']"},
+    "put_checkpoint": {"thread_id": "'t'", "namespace": "''", "checkpoint_id": "'d'", "parent_id": "'c'"}
+    | {"type": "'x'", "content": "'x'", "metadata": "'{}'"},
+    "put_checkpoint_writes": {"thread_id": "'t'", "namespace": "''", "checkpoint_id": "'c'", "task_id": "'k'"}
+    | {"task_path": "''", "idxs": "array[0]", "channels": "array['c']", "types": "array['x']"}
+    | {"contents": "array['x'::bytea]"},
     "backfill_schedule": {"name": "'s'", "since": "'2024-01-01 00:00+00'", "until": "'2024-01-01 01:00+00'"},
     "cancel_runs": {"queue": "'q'"},
     "claim_runs": {},
@@ -152,6 +165,7 @@ def world(db: psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
     db.execute("select tidebase.put_queue('pushed', endpoint => 'http://127.0.0.1:9/')")
     db.execute("select tidebase.enqueue_run('w', queue => 'pushed', run_id => 'told')")
     db.execute("select tidebase.claim_invocations()")
+    db.execute("select tidebase.put_checkpoint('t', '', 'c', 'x', 'x', '{}')")
     yield db
 
 

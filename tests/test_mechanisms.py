@@ -19,6 +19,7 @@ from .probes import gates as probe_gates
 from .probes import kernel as probes
 from .probes import queues as probe_queues
 from .probes import state as probe_state
+from .probes import threads as probe_threads
 from .probes import waiting as probe_waiting
 from .probes import workers as probe_workers
 from .probes.kernel import Probe
@@ -742,6 +743,55 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "a run is compacted while it is forked": (
         (Edit("compact_run", "for update", "for no key update"),),
         probe_state.fork_meets_compaction,
+    ),
+    # threads of LangGraph
+    "a checkpoint may follow any other": (
+        (Edit("may_follow", "newest_id = parent_id", "true"),),
+        probe_threads.one_goes_on,
+    ),
+    "whoever has seen something may branch off": (
+        (Edit("may_follow", "else newest_id = seen_id", "else true"),),
+        probe_threads.branches_on_purpose,
+    ),
+    "a first checkpoint does not care whether there is another": (
+        (Edit("may_follow", "parent_id is null or is_fork else newest_id = seen_id", "true else true"),),
+        probe_threads.one_begins,
+    ),
+    "who puts a checkpoint does not lock its thread": (
+        (Edit("lock_thread", "for no key update", ""),),
+        probe_threads.one_goes_on,
+    ),
+    "the lease of a thread is not compared": (
+        (Edit("fence_shared", "and h.lease_token = fence_shared.token", ""),),
+        probe_threads.who_was_replaced_writes_nothing,
+    ),
+    "the lease of a thread is read without a lock": (
+        (Edit("fence_shared", "for share", ""),),
+        probe_threads.who_was_replaced_writes_nothing,
+    ),
+    "a thread that is claimed is open to all": (
+        (Edit("require_ownership", "tidebase_private.is_live(head)", "false"),),
+        probe_threads.nobody_else_writes,
+    ),
+    "a claim is not kept": (
+        (Edit("own", "set owner_run_id = own.run_id", "set owner_run_id = null"),),
+        probe_threads.nobody_else_writes,
+    ),
+    "writes of tasks do not look who has the thread": (
+        (Edit("put_checkpoint_writes", "perform tidebase_private.require_ownership(chosen, run_id);", ""),),
+        probe_threads.nobody_else_writes,
+    ),
+    "chunks go that others share": (
+        (Edit("sweep_thread", "needed.positions @> k.position", "false"),),
+        probe_threads.shared_values_stay,
+    ),
+    "what a client remembers is taken for what is there": (
+        (Edit("put_values", "and seen_edition = answer.edition", ""),),
+        probe_threads.shared_values_stay,
+    ),
+    "a thread is deleted under who writes to it": (
+        (Edit("put_checkpoint_writes", "for key share", ""),),
+        probe_threads.a_deletion_waits,
     ),
     "an error without a SQLSTATE of its own": (
         (Edit("raise_run_not_found", "'TB001'", "'P0001'"),),

@@ -37,6 +37,8 @@ select tidebase.enqueue_run('w', queue => queue, run_id => queue || ' 1') from u
 select tidebase.put_queue('u', endpoint => 'http://endpoint.test');
 select tidebase.enqueue_run('w', queue => 'u', run_id => 'u 1');
 update tidebase.runs set finished_at = finished_at - interval '1 day' where finished_at is not null;
+select tidebase.put_checkpoint('t', '', id, 'x', '', '{"run_id": "lg"}', parent)
+from (values ('a', null), ('b', 'a')) c (id, parent);
 """
 
 #: A call of each function with a default that is not NULL, with nothing but what it needs.
@@ -63,6 +65,10 @@ CALLS = {
     "fail_step": "run_id => 'r', token => 1, name => 'plain'",
     "finish_channel_delivery": "run_id => 'hooked', channel => 1, attempt => 7, delivered => true",
     "finish_delivery": "run_id => 'hooked', delivery => 1, attempt => 8, delivered => false",
+    "delete_checkpoints_of_runs": "run_ids => '{lg}'",
+    "get_checkpoint": "thread_id => 't'",
+    "list_checkpoints": "",
+    "prune_threads": "thread_ids => '{t}'",
     "get_state": "run_id => 'r'",
     "list_gates": "",
     "list_runs": "",

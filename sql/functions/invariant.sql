@@ -197,6 +197,47 @@ as $$
 $$;
 comment on function tidebase_private.broken_rows(text) is 'What is wrong about gates, streams, events, edges, channels and accounts; see check_invariants.';
 
+create or replace function tidebase_private.broken_threads()
+returns table (run_id text, invariant text, detail jsonb)
+language sql stable
+as $$
+  with rows as (
+    select c.thread, c.namespace, c.checkpoint_id as name, rule.invariant
+    from tidebase.thread_checkpoints c
+    cross join lateral (values
+      ('the checkpoints of a thread are numbered from one', c.number >= 1),
+      ('a checkpoint has the values that it names', cardinality(c.value_numbers) = (
+        select count(*) from tidebase.thread_values v
+        where v.thread = c.thread and v.namespace = c.namespace and v.value = any (c.value_numbers)))
+    ) rule (invariant, holds)
+    where not coalesce(rule.holds, false)
+    union all
+    select v.thread, v.namespace, v.channel || ' ' || v.value, 'a value has all its chunks, and their length'
+    from tidebase.thread_values v
+    cross join lateral (
+      select count(*) as number, coalesce(sum(octet_length(k.content)), 0) as bytes
+      from unnest(v.parts) p (range)
+      join tidebase.thread_chunks k on k.thread = v.thread and k.namespace = v.namespace and k.channel = v.channel
+        and k.position >= lower(p.range) and k.position < upper(p.range)) k
+    where k.bytes <> v.bytes or k.number <> (select coalesce(sum(upper(p.range) - lower(p.range)), 0) from unnest(v.parts) p (range))
+    union all
+    select o.thread, null, o.what, 'what belongs to a thread has one'
+    from (
+      select distinct c.thread, 'checkpoint' as what from tidebase.thread_checkpoints c
+      union all
+      select distinct v.thread, 'value' from tidebase.thread_values v
+      union all
+      select distinct k.thread, 'chunk' from tidebase.thread_chunks k
+      union all
+      select distinct w.thread, 'write' from tidebase.thread_writes w) o
+    where not exists (select from tidebase.threads t where t.thread = o.thread)
+  )
+  select null, r.invariant, jsonb_build_object('thread_id', t.thread_id, 'thread', r.thread, 'namespace', r.namespace, 'what', r.name)
+  from rows r
+  left join tidebase.threads t on t.thread = r.thread;
+$$;
+comment on function tidebase_private.broken_threads() is 'What is wrong about threads and their checkpoints; see check_invariants.';
+
 create or replace function tidebase_private.check_invariants(of_run text default null)
 returns table (run_id text, invariant text, detail jsonb)
 language sql stable
@@ -205,7 +246,9 @@ as $$
   union all
   select * from tidebase_private.broken_steps(of_run)
   union all
-  select * from tidebase_private.broken_rows(of_run);
+  select * from tidebase_private.broken_rows(of_run)
+  union all
+  select * from tidebase_private.broken_threads() where of_run is null;
 $$;
 comment on function tidebase_private.check_invariants(text) is
   'Every row that breaks an invariant: of one run, or (NULL) of all. None is good. It reads all that it is asked about.';

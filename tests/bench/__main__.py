@@ -23,10 +23,10 @@ import psycopg
 from tidebase import Tidebase
 from tidebase.core import local
 
-from . import client, lists, peers, report, server, steps
+from . import client, lists, peers, report, server, steps, threads
 from .harness import SCENARIOS, Bench, Row
 
-assert client and lists and peers and server and steps  # each registers its scenarios
+assert client and lists and peers and server and steps and threads  # each registers its scenarios
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

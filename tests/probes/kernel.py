@@ -79,6 +79,8 @@ _BY_TYPE: dict[str, Any] = {
     "text[]": ["probe"],
     "timestamp with time zone": "2030-01-01",
     "bytea": b"probe",
+    "integer[]": [1],
+    "bytea[]": [b"probe"],
 }
 _BY_NAME: dict[str, Any] = {"type": "probe.note", "output": Jsonb("forged"), "result": Jsonb("forged")}
 

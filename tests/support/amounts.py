@@ -47,3 +47,7 @@ CRON_EXPRESSIONS = Amount(100, 3000)
 
 #: Worker processes of queues that are killed in the middle of their runs.
 KILLED_QUEUE_WORKERS = Amount(8, 60)
+
+#: Processes that work on graphs of LangGraph, and are killed at any moment; threads on which two begin at once.
+KILLED_GRAPHS = Amount(8, 100)
+RACED_GRAPHS = Amount(1, 30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,9 @@ from ..support.amounts import (
     FOLLOWED_RUNS,
     GATES,
     KILLED_CHARGERS,
+    KILLED_GRAPHS,
     KILLED_WORKERS,
+    RACED_GRAPHS,
     RANDOM_CALLS,
     SHORT_LEASES,
     STREAMS,
@@ -61,6 +64,15 @@ def _streams(url: str) -> list[str]:
         return asyncio.run(test_stream.many_streams(url, STREAMS.torture))
 
 
+def _graphs(url: str) -> list[str]:
+    """LangGraph's; where it is installed."""
+    if importlib.util.find_spec("langgraph") is None:
+        return []
+    from ..probes.graphs import attacked
+
+    return attacked(url, KILLED_GRAPHS.torture, RACED_GRAPHS.torture)
+
+
 def _examples(url: str) -> list[str]:
     """What the database makes of values, beside what Python does."""
     many = settings(max_examples=EXAMPLES.torture, deadline=None, suppress_health_check=list(HealthCheck))
@@ -75,6 +87,7 @@ def _examples(url: str) -> list[str]:
 LONG: dict[str, Callable[[str], list[str]]] = {
     "short leases": lambda url: probes.short_leases(url, grants=SHORT_LEASES.torture),
     "killed workers": lambda url: probe_workers.worker_kills(url, kills=KILLED_WORKERS.torture),
+    "graphs": _graphs,
     "take-overs": lambda url: probes.takeovers(url, rounds=TAKE_OVERS.torture),
     "writers": lambda url: probes.event_order(url, writers=16, transactions=TRANSACTIONS.torture, steps=True),
     "random calls": lambda url: probes.stress(url, connections=16, calls=RANDOM_CALLS.torture),

@@ -140,6 +140,19 @@ PROMISES = (
         ),
     ),
     (
+        "Threads of LangGraph do not fork; nobody writes to one that is claimed; what values share stays",
+        "the newest checkpoint is compared under the thread's row lock; the owner's token; chunks go by reference",
+        (
+            "one_goes_on",
+            "one_begins",
+            "branches_on_purpose",
+            "nobody_else_writes",
+            "who_was_replaced_writes_nothing",
+            "shared_values_stay",
+            "a_deletion_waits",
+        ),
+    ),
+    (
         "What is acknowledged survives; no deadlock; no error without its SQLSTATE",
         "synchronous commit where it counts; one lock order",
         ("durability", "lock_order", "stress"),

@@ -116,7 +116,7 @@ class Interruption(BaseException):
 
 
 class LeaseLost(Interruption):
-    """TB003: another worker has taken the run over, or the lease was given up."""
+    """TB003: another worker has taken the run over, or a thread; or the lease was given up."""
 
 
 class RunCancelled(Interruption):
