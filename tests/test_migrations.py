@@ -159,7 +159,7 @@ def test_runs_of_an_earlier_schema_go_on_after_the_upgrade(
         taken_over = call_rows(
             landed, "claim_runs", queues=["narrow"], holder="new worker", max=2
         )  # the lease has run out
-        assert [run["run_id"] for run in taken_over] == ["claimed"]  # the limit is kept
+        assert [run["run_id"] for run in taken_over] == ["claimed"]  # its lease has run out; the limit is kept
         duplicate = call(landed, "enqueue_run", workflow="landed", queue="narrow", dedupe_key="once")
         assert (duplicate["run_id"], duplicate["deduplicated"]) == ("next", True)
     for run_id in sorted(there - {"live", "over", "cancelled"}):
