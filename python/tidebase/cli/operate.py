@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import click
@@ -306,10 +307,12 @@ def reconcile(
                 done.update({name: courier.dispatch() for name, courier in couriers.items()})
             _print_done(done, as_json)
             return
+        pauses = until_stopped(every.total_seconds())
+        first = next(pauses)  # from here on SIGTERM is heard
         with ExitStack() as running:
             for courier in couriers.values() if webhooks else ():
                 running.enter_context(courier.running())
-            for _ in until_stopped(every.total_seconds()):
+            for _ in chain([first], pauses):
                 try:
                     done = _all_due(tide, dispatcher)
                 except DatabaseUnavailable as error:  # it comes back, and so do we
