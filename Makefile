@@ -27,7 +27,7 @@ $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet -e '.[binary,local,test,lint]'
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
 	tests/install-system-packages
-	npm install --silent --no-audit --no-fund --prefix $(VENV)/node eventsource@3 || echo "no node modules: tests that need them will be skipped"
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/node eventsource@3 pg@8 || echo "no node modules: tests that need them will be skipped"
 	@touch $@
 
 setup: $(VENV)/.test  ## Make .venv with everything that development needs

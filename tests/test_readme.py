@@ -24,6 +24,7 @@ from . import documents, sql_reference
 from .bench import page as bench_page
 from .conftest import SERVERS, Server, long, on_every_version
 from .documents import ROOT
+from .support.node import NODE, NODE_MODULES, node_url
 from .support.patience import PATIENCE_S, TEST_S
 
 ON_NEWEST = True
@@ -61,6 +62,14 @@ def run_python(code: str, url: str) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def run_javascript(code: str, url: str) -> None:
+    if NODE is None or not (NODE_MODULES / "pg").exists():
+        pytest.skip("needs Node and npm's pg")
+    environment = {**os.environ, "TIDEBASE_DATABASE_URL": node_url(url), "NODE_PATH": str(NODE_MODULES)}
+    result = subprocess.run([NODE, "-e", code], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert result.returncode == 0, result.stderr
 
 
 def run_sql(snippet: Snippet, url: str, version: int) -> None:
@@ -106,11 +115,16 @@ def test_every_snippet_runs(document: Path, server: Server, database: str) -> No
     for snippet in snippets(document):
         if snippet.note.startswith("not run"):
             continue
-        if snippet.language == "python":
+        if snippet.language == "python" and not snippet.note.startswith("from: "):
             printed = run_python(snippet.code, database)
         elif snippet.note == "output":
             # What is done in parallel comes in any order.
             assert sorted(printed.splitlines()) == sorted(snippet.code.splitlines())
+        elif snippet.note.startswith("from: "):
+            source = (ROOT / snippet.note.removeprefix("from: ")).read_text("utf-8").splitlines()
+            assert set(snippet.code.splitlines()) <= set(source), snippet
+        elif snippet.language == "javascript":
+            run_javascript(snippet.code, database)
         elif snippet.language == "sql":
             run_sql(snippet, database, server.version)
         elif snippet.note == "commands":
@@ -118,9 +132,6 @@ def test_every_snippet_runs(document: Path, server: Server, database: str) -> No
                 run_command(line, database)
         elif snippet.note == "gateway":
             run_with_gateway(snippet.code.splitlines(), database)
-        elif snippet.note.startswith("from: "):
-            source = (ROOT / snippet.note.removeprefix("from: ")).read_text("utf-8").splitlines()
-            assert set(snippet.code.splitlines()) <= set(source), snippet
         elif snippet.language == "console":
             targets = re.findall(r"^make (\w+)", snippet.code, re.MULTILINE)
             assert targets and set(targets) <= make_targets(), snippet
@@ -208,6 +219,18 @@ def test_the_table_of_the_speed_has_its_place() -> None:
     other = documents.filled(text, bench_page.MAKER, "another\n")
     lost = [line for line in text.splitlines() if line not in other.splitlines()]
     assert len(lost) > 20 and all(line.startswith("| ") for line in lost)
+
+
+def test_what_agents_read_is_made_of_the_documents() -> None:
+    """``python python/tools/skill.py`` brings it up to date."""
+    command = [sys.executable, str(ROOT / "python" / "tools" / "skill.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert result.returncode == 0, result.stderr
+    skill = (ROOT / "python" / "skills" / "tidebase" / "SKILL.md").read_text("utf-8")
+    assert re.match(r"---\nname: tidebase\ndescription: >-\n(  .+\n){2,8}---\n", skill) and len(skill) < 60_000
+    for page in ("llms.txt", "python/skills/tidebase/SKILL.md"):
+        targets = LINK.findall(documents.prose((ROOT / page).read_text("utf-8")))
+        assert [target for target in targets if not leads_somewhere(target, ROOT / "README.md")] == []
 
 
 @on_every_version

@@ -1,1 +1,1 @@
-"""Adapters for frameworks in which agents are written, each behind an extra of its own."""
+"""What frameworks get from this package: one module each, an extra each; see the README beside this file."""
