@@ -45,8 +45,9 @@ versions: setup  ## Run every test on Postgres 16 and 17, too, which it installs
 torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, sieges, failovers, random calls; with a report
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(ARGS)
 
-bench: setup  ## Measure what a step costs, beside one insert; PEERS=1 installs others to be measured beside
+bench: setup  ## Measure what steps and queues cost, beside one insert; PEERS=1 installs others to be measured beside
 	$(if $(PEERS),$(BIN)/python -m pip install --quiet -e '.[bench]')
+	$(if $(PEERS),npm install --silent --no-audit --no-fund --prefix $(VENV)/bench-node graphile-worker@0.17 pg-boss@10 pg@8 || echo "no node modules: these peers will be skipped")
 	$(BIN)/python -m tests.bench $(ARGS)
 
 docs: setup  ## The documents and a reference of the package as a site: build/docs

@@ -152,6 +152,17 @@ select is_empty($$select * from tidebase.claim_runs('{from}', 'w')$$, 'and are g
 -- many at once
 select results_eq($$select deduplicated from tidebase.enqueue_runs('[{"workflow": "wf", "queue": "n"}, {"workflow": "wf", "queue": "n", "input": 2}]')$$, '{f,f}'::boolean[], 'many are enqueued in one call');
 select is((select count(*) from tidebase.claim_runs('{n}', 'w', 10)), 2::bigint, 'and claimed');
+create temp table many as select run_id, place from tidebase.enqueue_runs((
+  select jsonb_agg(jsonb_build_object('workflow', 'wf', 'queue', 'many', 'key', 'key ' || n % 7)) from generate_series(1, 3000) n)) with ordinality m (run_id, deduplicated, place);
+select is(
+  (select count(*) from (select m.place, row_number() over (order by m.run_id collate "C") as by_id, row_number() over (order by r.created_at) as by_time
+    from many m join tidebase.runs r on r.run_id = m.run_id) o where o.place = o.by_id and o.place = o.by_time),
+  3000::bigint, 'the ids of a batch are in its order, as their times are');
+select ok((select bool_and(run_id ~ '^run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$') and count(distinct tidebase_private.bucket_of(run_id)) > 2500 from many),
+  'and UUIDs of version 7 all over the buckets');
+select is((select array_agg(distinct e.place) from many m join tidebase.queue_entries e on e.run_id = m.run_id),
+  (select array_agg(n) from generate_series(0::bigint, 428) n), 'each key of a batch has a round for each of its runs');
+drop table many;
 select throws_like($$select * from tidebase.enqueue_runs('[{"workflow": "wf"}, {"workflow": "wf", "priority": 99999}]')$$, 'runs[1]: priority must be%', 'what is wrong says where');
 select throws_ok($$select * from tidebase.enqueue_runs('[{"workflow": "wf", "quue": "n"}]')$$, 'TB002', null, 'a word that nobody knows is refused');
 select throws_ok($$select * from tidebase.enqueue_runs('{}')$$, 'TB002', null, 'as is what is no list');

@@ -12,9 +12,10 @@ _HEADING = re.compile(r"^#{1,6} +(.*?) *$", re.MULTILINE)
 
 
 def documents() -> list[Path]:
-    """Every Markdown file of the repository, the front page first."""
+    """Every Markdown file of the repository, the front page first; not the skill, which is made of the others."""
     folders = [ROOT / name for name in ("docs", "python", "sql", "pgtap", "tests")]
     found = [*ROOT.glob("*.md"), *(path for folder in folders for path in folder.rglob("*.md"))]
+    found = [path for path in found if "skills" not in path.parts]
     return sorted(found, key=lambda path: (len(path.relative_to(ROOT).parts), path.name != "README.md", path))
 
 

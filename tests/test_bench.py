@@ -23,7 +23,16 @@ def test_a_quick_round_of_everything_writes_table_data_and_chart(
     data = json.loads((tmp_path / "bench.json").read_text())
     assert data["quick"] is True and data["postgres"] >= 15
     measured = {row["scenario"] for row in data["rows"]}
-    assert {"sequential", "replay", "heartbeats", "growth", "appenders"} <= measured
+    assert {
+        "sequential",
+        "replay",
+        "heartbeats",
+        "growth",
+        "appenders",
+        "queue",
+        "many wait",
+        "idle workers",
+    } <= measured
     assert all(row["low"] <= row["value"] <= row["high"] for row in data["rows"])
     assert all(f"{row['scenario']}: {row['variant']}" in printed for row in data["rows"])
     chart = ElementTree.parse(tmp_path / "bench.svg").getroot()

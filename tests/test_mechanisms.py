@@ -271,7 +271,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     ),
     "a key's runs have no distance": (
         (Edit("next_place", "select e.place + 1 from", "select e.place from"),
-         Edit("enqueue_all", "then 0 else row_number()", "then 0 else 0 * row_number()")),
+         Edit("enqueue_all", "row_number() over", "0 * row_number() over")),
         probe_queues.small_keys_are_served,
     ),
     "a low priority starves": (

@@ -135,7 +135,7 @@ def test_limits_are_kept_and_may_change_meanwhile(tide: Tidebase, db: Db) -> Non
         poll("four are done", lambda: tide.queues.get("q").ready == 6)
         assert most == 2
         tide.queues.put("q", concurrency=5)
-        poll("five are at work", lambda: at_once == 5)
+        poll("five are at work", lambda: (at_once, tide.queues.get("q").running) == (5, 5))
         tide.queues.pause("q")
         for _ in range(20):
             free.release()

@@ -333,6 +333,10 @@ begin
       lane.place := -1;
       lane.turn := '-infinity';
     end if;
+    -- To lock what comes next is planned anew each time: not for a priority that has nothing just now.
+    continue when not exists (
+      select from tidebase.queue_entries e
+      where e.queue = lane.queue and e.priority = lane.priority and e.place is not null and (e.place, e.turn) >= (lane.place, lane.turn));
     more := tidebase_private.claim_from_lane(queue, lane, room, holder, ttl, workflows, code_version, versions, request_id);
     if limited and cardinality(more) > 0 then
       perform tidebase_private.take_slots(queue, more);

@@ -192,23 +192,16 @@ $$;
 comment on function tidebase.enqueue_run(text, jsonb, text, text, jsonb, integer, timestamptz, interval, text, text, text, interval, integer, interval, timestamptz, text, jsonb, boolean, text) is
   'Makes a run that any worker of the queue may take up with claim_runs, and returns its id. It belongs to the caller''s transaction: it is seen when that commits. queue: 1 to 255 bytes; it need not be made before. priority (-32768 to 32767): higher ones first; within one the queue is fair between keys, and takes the oldest of a key first. run_at, or delay: from when it may be taken up. dedupe_key: at most one run of the queue with this key is not over (completed, failed or cancelled); on_duplicate says what another one gets: return (the run that is there, the default), replace (the same, with the new input and time while nobody has begun it: debounce; max_wait: how long at most it is put off from the first call on), reject (TB013). max_attempts: by default the queue''s, or 5; retry_delay likewise. pin: only workers with the code_version of its first attempt go on with it. The rest is as for create_run; an id that exists is the same run. deduplicated: whether the run was there before. Errors: TB002, TB006, TB013.';
 
--- Many at once, by one statement a table. What needs a look at others, or at a run that may exist, goes one by one.
-create or replace function tidebase.enqueue_runs(runs jsonb)
-returns setof tidebase.enqueuing
-language plpgsql volatile security definer rows 1000
-set search_path = pg_catalog, tidebase, pg_temp
-set enable_seqscan = off
+-- Each an object, with no member that enqueue_run does not have as a parameter.
+create or replace function tidebase_private.require_members(runs jsonb)
+returns void
+language plpgsql volatile
 as $$
 declare
   known constant text[] := array['workflow', 'input', 'queue', 'run_id', 'metadata', 'priority', 'run_at', 'delay', 'key',
     'dedupe_key', 'on_duplicate', 'max_wait', 'max_attempts', 'retry_delay', 'deadline', 'recovery_webhook', 'budget', 'pin', 'traceparent'];
   wrong record;
 begin
-  if jsonb_typeof(runs) is distinct from 'array' then
-    perform tidebase_private.raise_invalid('runs', 'must be a JSON array of objects');
-  elsif jsonb_array_length(runs) > 100000 then
-    perform tidebase_private.raise_invalid('runs', 'must have no more than 100000 elements');
-  end if;
   select e.place - 1 as place, jsonb_typeof(e.run) as type, (
     select min(k) from jsonb_object_keys(case when jsonb_typeof(e.run) = 'object' then e.run else '{}' end) k where k <> all (known)) as member
   into wrong
@@ -220,6 +213,23 @@ begin
   elsif found then
     perform tidebase_private.raise_invalid(format('runs[%s]', wrong.place),
       format('must have no member %L: they are the parameters of enqueue_run', left(wrong.member, 100)));
+  end if;
+end
+$$;
+comment on function tidebase_private.require_members(jsonb) is 'Raises TB002 for the first element that is no object of parameters of enqueue_run.';
+
+-- Many at once, by one statement a table. What needs a look at others, or at a run that may exist, goes one by one.
+create or replace function tidebase.enqueue_runs(runs jsonb)
+returns setof tidebase.enqueuing
+language plpgsql volatile security definer rows 1000
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  if jsonb_typeof(runs) is distinct from 'array' then
+    perform tidebase_private.raise_invalid('runs', 'must be a JSON array of objects');
+  elsif jsonb_array_length(runs) > 100000 then
+    perform tidebase_private.raise_invalid('runs', 'must have no more than 100000 elements');
   end if;
   return query select * from tidebase_private.enqueue_all(runs);
 end
@@ -272,28 +282,53 @@ create or replace function tidebase_private.is_plain(run jsonb)
 returns boolean
 language sql stable
 as $$
-  select pg_column_size(run) <= 3500 and octet_length(run::text) <= 4300
-    and not run ?| array['run_id', 'dedupe_key', 'on_duplicate', 'max_wait', 'budget', 'recovery_webhook', 'traceparent', 'deadline',
-      'run_at', 'delay', 'retry_delay']
+  select case when jsonb_typeof(run) <> 'object' then false else
+    pg_column_size(run) <= 3500 and octet_length(run::text) <= 4300
+    and run - array['workflow', 'input', 'queue', 'metadata', 'priority', 'key', 'max_attempts', 'pin'] = '{}'
     and jsonb_typeof(run -> 'workflow') = 'string' and btrim(run ->> 'workflow') <> '' and octet_length(run ->> 'workflow') <= 255
     and coalesce(jsonb_typeof(run -> 'queue') = 'string' and btrim(run ->> 'queue') <> '' and octet_length(run ->> 'queue') <= 255, true)
     and coalesce(jsonb_typeof(run -> 'key') = 'string' and btrim(run ->> 'key') <> '' and octet_length(run ->> 'key') <= 255, true)
     and coalesce(jsonb_typeof(run -> 'metadata') = 'object', true)
     and coalesce(jsonb_typeof(run -> 'pin') = 'boolean', true)
     and coalesce(run ->> 'priority' ~ '^-?[0-9]{1,4}$', true)
-    and coalesce(run ->> 'max_attempts' ~ '^[1-9][0-9]{0,2}$', true);
+    and coalesce(run ->> 'max_attempts' ~ '^[1-9][0-9]{0,2}$', true)
+  end;
 $$;
 comment on function tidebase_private.is_plain(jsonb) is 'Whether a run can be enqueued together with others.';
 
+-- As new_run_id makes them, but for a batch: what is random in them is drawn once, and a fraction of the millisecond stands where
+-- RFC 9562 has room for it (section 6.2, method 3). So they are in their order, and go to the end of every index.
+create or replace function tidebase_private.nth_run_id(seed bigint, microsecond bigint)
+returns text
+language sql immutable
+as $$
+  select 'run_' || (
+    lpad(to_hex((microsecond / 1000 << 16) | (7 << 12) | (microsecond % 1000 * 4096 / 1000)), 16, '0')
+    || substr('89ab', (microsecond & 3)::integer + 1, 1)
+    || right(lpad(to_hex(hashint8extended(microsecond, seed)), 16, '0'), 15))::uuid;
+$$;
+comment on function tidebase_private.nth_run_id(bigint, bigint) is 'The id of a run that is made in this microsecond since 1970, of a batch with this seed.';
+
+-- A batch is larger than the planner thinks: joined row by row, ten thousand runs of as many keys would take a hundred million looks;
+-- and it stays in memory.
 create or replace function tidebase_private.enqueue_all(runs jsonb)
 returns setof tidebase.enqueuing
-language plpgsql volatile
+language plpgsql volatile rows 1000
+set enable_nestloop = off
+set work_mem = '64MB'
 as $$
 declare
-  begun timestamptz := clock_timestamp();
-  queue text;
+  begun bigint := extract(epoch from clock_timestamp()) * 1000000;
+  seed bigint := hashtextextended(gen_random_uuid()::text, 0);
+  plain boolean;
+  named text[];
 begin
-  if exists (select from jsonb_array_elements(runs) e (run) where not coalesce(tidebase_private.is_plain(e.run), false)) then
+  select bool_and(coalesce(tidebase_private.is_plain(e.run), false)),
+    array_agg(distinct coalesce(case when jsonb_typeof(e.run) = 'object' then e.run ->> 'queue' end, 'default'))
+  into plain, named
+  from jsonb_array_elements(runs) e (run);
+  if not plain then
+    perform tidebase_private.require_members(runs);
     return query select * from tidebase_private.enqueue_one_by_one(runs);
     return;
   end if;
@@ -301,45 +336,50 @@ begin
   -- The moment grows by a microsecond from one to the next: it is what keeps them in their order.
   return query
     with wanted as materialized (
-      select e.place, tidebase.new_run_id() as run_id, begun + e.place * interval '1 microsecond' as created_at, e.run ->> 'workflow' as workflow,
+      select e.place, tidebase_private.nth_run_id(seed, begun + e.place) as run_id,
+        timestamptz 'epoch' + (begun + e.place) * interval '1 microsecond' as created_at, e.run ->> 'workflow' as workflow,
         e.run -> 'input' as input, coalesce(e.run -> 'metadata', '{}') as metadata, coalesce(e.run ->> 'queue', 'default') as queue,
         coalesce((e.run ->> 'priority')::integer, 0) as priority, e.run ->> 'key' as key,
         coalesce((e.run ->> 'pin')::boolean, false) as pinned, (e.run ->> 'max_attempts')::integer as max_attempts
       from jsonb_array_elements(runs) with ordinality e (run, place)),
+    settings as materialized (
+      select n.queue, q.max_attempts, q.retry_delay
+      from unnest(named) n (queue)
+      left join tidebase.queues q on q.queue = n.queue),
     -- Where each lane, and each key of it, is: looked up once.
-    lane as (
-      select k.queue, k.priority, k.key, tidebase_private.next_place(k.queue, k.priority, k.key) as place, q.max_attempts, q.retry_delay
-      from (select distinct w.queue, w.priority, w.key from wanted w) k
-      left join tidebase.queues q on q.queue = k.queue),
+    lane as materialized (
+      select k.queue, k.priority, coalesce(k.key, '') as key, tidebase_private.next_place(k.queue, k.priority, k.key) as place,
+        jsonb_strip_nulls(jsonb_build_object('queue', k.queue, 'priority', k.priority, 'key', k.key)) as said
+      from (select distinct w.queue, w.priority, w.key from wanted w) k),
     made as (
       insert into tidebase.runs (run_id, workflow, input, metadata, max_attempts, retry_delay, created_at, queue, priority, queue_key, pinned)
-      select w.run_id, w.workflow, w.input, w.metadata, coalesce(w.max_attempts, l.max_attempts, 5), l.retry_delay, w.created_at, w.queue,
+      select w.run_id, w.workflow, w.input, w.metadata, coalesce(w.max_attempts, s.max_attempts, 5), s.retry_delay, w.created_at, w.queue,
         w.priority, w.key, w.pinned
       from wanted w
-      join lane l on l.queue = w.queue and l.priority = w.priority and l.key is not distinct from w.key),
+      join settings s on s.queue = w.queue),
     headed as (
       insert into tidebase.run_heads (run_id, last_seq, durable_seq, status, in_queue, created_at, workflow_key)
       select w.run_id, 2, 2, 'queued', true, w.created_at, hashtextextended(w.workflow, 0) from wanted w),
     logged as (
       insert into tidebase.events (run_id, seq, type, payload)
-      select w.run_id, 1, 'run.created', jsonb_build_object('workflow', w.workflow) from wanted w
+      select w.run_id, e.seq, e.type, case e.seq when 1 then jsonb_build_object('workflow', w.workflow) else l.said end
+      from wanted w
+      join lane l on l.queue = w.queue and l.priority = w.priority and l.key = coalesce(w.key, '')
+      cross join (values (1, 'run.created'), (2, 'run.enqueued')) e (seq, type)),
+    turns as (
+      select w.*, 0 as behind from wanted w where w.key is null
       union all
-      select w.run_id, 2, 'run.enqueued', jsonb_strip_nulls(jsonb_build_object('queue', w.queue, 'priority', w.priority, 'key', w.key))
-      from wanted w),
+      select w.*, row_number() over (partition by w.queue, w.priority, w.key order by w.place) - 1 from wanted w where w.key is not null),
     entered as (
       insert into tidebase.queue_entries (run_id, ready_at, turn, place, priority, pinned, queue, workflow, key)
-      select w.run_id, w.created_at, w.created_at,
-        l.place + case when w.key is null then 0 else row_number() over (partition by w.queue, w.priority, w.key order by w.place) - 1 end,
-        w.priority, w.pinned, w.queue, w.workflow, w.key
-      from wanted w
-      join lane l on l.queue = w.queue and l.priority = w.priority and l.key is not distinct from w.key)
+      select t.run_id, t.created_at, t.created_at, l.place + t.behind, t.priority, t.pinned, t.queue, t.workflow, t.key
+      from turns t
+      join lane l on l.queue = t.queue and l.priority = t.priority and l.key = coalesce(t.key, ''))
     select w.run_id, false from wanted w order by w.place;
-  for queue in select distinct coalesce(e.run ->> 'queue', 'default') from jsonb_array_elements(runs) e (run) loop
-    perform tidebase_private.ring_queue(queue);
-  end loop;
+  perform tidebase_private.ring_queue(n.queue) from unnest(named) n (queue);
 end
 $$;
-comment on function tidebase_private.enqueue_all(jsonb) is 'What enqueue_runs does once the members are known to be what they may be.';
+comment on function tidebase_private.enqueue_all(jsonb) is 'What enqueue_runs does with an array that is not too long. Errors: TB002, TB006, TB013.';
 
 select tidebase_private.allow('function tidebase.enqueue_run', 'worker');
 select tidebase_private.allow('function tidebase.enqueue_runs', 'worker');

@@ -23,16 +23,17 @@ import psycopg
 from tidebase import Tidebase
 from tidebase.core import local
 
-from . import client, lists, peers, report, server, steps, threads
+from . import client, lists, peers, queues, report, server, steps, threads
 from .harness import SCENARIOS, Bench, Row
 
-assert client and lists and peers and server and steps and threads  # each registers its scenarios
+assert client and lists and peers and queues and server and steps and threads  # each registers its scenarios
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=SCENARIOS, help="these scenarios only; see --list")
     parser.add_argument("--quick", action="store_true", help="few and small rounds, to see that all of it works")
+    parser.add_argument("--long", action="store_true", help="a million runs wait, and a snapshot is kept for minutes")
     parser.add_argument("--list", action="store_true", help="say what there is to measure")
     parser.add_argument(
         "--out", type=Path, default=Path("build/bench"), help="where bench.json, bench.md and bench.svg go"
@@ -41,7 +42,19 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 #: These fill the tables, which keeps the disk and autovacuum busy for a while.
-LAST = ("lists", "wal and disk", "growth", "heads", "heartbeats")
+LAST = (
+    "queue",
+    "waking",
+    "idle workers",
+    "an old snapshot",
+    "enqueue many",
+    "many wait",
+    "lists",
+    "wal and disk",
+    "growth",
+    "heads",
+    "heartbeats",
+)
 
 
 def measure(bench: Bench, chosen: list[str]) -> list[Row]:
@@ -79,7 +92,9 @@ def main(argv: list[str] | None = None) -> int:
                 tide.migrate()
                 version = connection.info.server_version // 10000
                 print(f"PostgreSQL {version}, default durability; medians (from lowest to highest)")
-                rows = measure(Bench(cluster, tide, connection, options.quick), options.only or in_order())
+                rows = measure(
+                    Bench(cluster, tide, connection, options.quick, options.long), options.only or in_order()
+                )
         finally:
             cluster.stop("immediate")
     about = {"postgres": version, "python": platform.python_version(), "seconds": round(time.monotonic() - begun)}

@@ -52,12 +52,14 @@ class Row:
 
 @dataclass
 class Bench:
-    """Where it is measured, and how thoroughly: ``quick`` is a smoke test, whose figures mean nothing."""
+    """Where it is measured, and how thoroughly: ``quick`` is a smoke test, whose figures mean nothing; ``long``
+    is for what needs minutes."""
 
     cluster: Cluster
     tide: Tidebase
     connection: Connection
     quick: bool = False
+    long: bool = False
 
     @property
     def rounds(self) -> int:

@@ -54,9 +54,16 @@ _UNKNOWN = 1_000_000
 @click.command()
 @click.argument("target", metavar="MODULE:OBJECT")
 @click.option(
-    "--queue", "-q", "queues", multiple=True, metavar="NAME", help="From which; again for several. [default: default]"
+    "--queue",
+    "-q",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    help="From which: -q mail -q other, the first one first. [default: default]",
 )
-@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Runs at once, a process.")
+@click.option(
+    "--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Runs at once in each process."
+)
 @click.option("--processes", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many of them.")
 @click.option(
     "--drain",
@@ -64,7 +71,7 @@ _UNKNOWN = 1_000_000
     default="30s",
     show_default=True,
     metavar="TIME",
-    help="How long a run may go on after SIGTERM.",
+    help="How long runs may go on after SIGTERM; then another worker does.",
 )
 @click.option(
     "--poll",
@@ -72,7 +79,7 @@ _UNKNOWN = 1_000_000
     default="10s",
     show_default=True,
     metavar="TIME",
-    help="How often to look, if nothing wakes it.",
+    help="How often to look for itself: what is enqueued wakes it, but through a pooler that drops LISTEN say 1s.",
 )
 @click.option(
     "--suspend/--no-suspend",
@@ -108,11 +115,21 @@ def worker(
     private_receivers: bool,
     metrics: int | None,
 ) -> None:
-    """Work on what queues have, until SIGTERM or Ctrl-C: OBJECT is a Tidebase, or an AsyncTidebase, with its workflows.
+    """Work on what queues have, until SIGTERM or Ctrl-C.
 
-    It also looks at what has run out, as reconcile does, and fires schedules.
+    MODULE:OBJECT is your Tidebase, or AsyncTidebase, with its workflows, which also says where the database is.
+    The module is looked for in the current folder, too. Only workflows that it registers are taken.
+
+    It also takes up what others have lost, and fires schedules: no other process is needed. Start as many as you like.
+
+    \b
+    tidebase worker myapp.workflows:tide
+    tidebase worker myapp.workflows:tide -q mail -q default --concurrency 8 --processes 2
     """
     logging.getLogger("tidebase").setLevel(logging.INFO)
+    for name in queues:
+        if "," in name:  # as other workers have it; but it may be one queue's name
+            print_line(f"One queue is called {name!r}. For several, say --queue again for each.", err=True)
     if private_receivers and not webhooks:
         raise click.UsageError("--private-receivers goes with --webhooks")
     if processes > 1:
@@ -234,14 +251,19 @@ def _dispatch(dispatch: Callable[[], int]) -> None:
 @common
 @click.argument("workflow")
 @click.option("--input", "given", type=JSON, metavar="JSON", help="What it is called with: JSON, @FILE, or -.")
-@click.option("--queue", "-q", default="default", show_default=True, help="Where it waits.")
-@click.option("--id", "run_id", metavar="RUN", help="Its id: the same id is the same run.")
+@click.option("--queue", "-q", default="default", show_default=True, metavar="NAME", help="Where it waits.")
+@click.option("--id", "run_id", metavar="RUN", help="Its id, else one is made: the same id is the same run.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher ones first.")
-@click.option("--delay", type=DURATION, metavar="TIME", help="Not before so long: 10m.")
-@click.option("--at", "run_at", type=TIME, metavar="TIME", help="Not before then.")
-@click.option("--key", help="Whose run it is: the queue is fair between keys.")
+@click.option("--delay", type=DURATION, metavar="TIME", help="Not before so long has passed: 30s, 10m, 2h.")
+@click.option("--at", "run_at", type=TIME, metavar="TIME", help="Not before then: 2030-01-31T08:00+01:00.")
+@click.option("--key", metavar="KEY", help="Whose run it is: the queue is fair between keys, and may limit each.")
 @click.option("--dedupe-key", metavar="KEY", help="At most one run of the queue that is not over has it.")
-@click.option("--on-duplicate", type=click.Choice(["return", "replace", "reject"]), help="What another one gets.")
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["return", "replace", "reject"]),
+    help="What another one with that key gets: the run that is there (return, the default), the same with this"
+    " input and time if it has not begun (replace), or an error (reject).",
+)
 @click.option(
     "--max-attempts", type=click.IntRange(1, 1000), help="How often it is tried. [default: the queue's, or 5]"
 )
@@ -249,7 +271,13 @@ def _dispatch(dispatch: Callable[[], int]) -> None:
 def enqueue(
     database: str | None, as_json: bool, workflow: str, given: Any, delay: timedelta | None, **how: Any
 ) -> None:
-    """Enqueue a run for whoever works on the queue."""
+    """Enqueue a run of WORKFLOW, by the name under which it is registered, for whoever works on the queue.
+
+    Prints the run's id: tidebase show says what became of it.
+
+    \b
+    tidebase enqueue welcome --input '{"user": "Ada"}' --queue mail
+    """
     options = {name: value for name, value in how.items() if value is not None}
     if delay is not None:
         options["delay_s"] = delay.total_seconds()
