@@ -24,7 +24,7 @@ select tidebase.record_usage(child.run_id, (tidebase.acquire_run(child.run_id, '
 from tidebase.create_child('r', 1, 'child', 'wf') child;
 select tidebase.add_channel('r', 'https://all.example');
 select tidebase.create_run('wf', run_id => 'bare');
-select tidebase.enqueue_run('wf', run_id => 'queued');
+select tidebase.enqueue_run('wf', run_id => 'queued', dedupe_key => 'k');
 select tidebase.create_run('wf', run_id => 'over');
 select tidebase.acquire_run('over', 'w');
 select tidebase.record_step('over', 1, 'done', '1', '2');
@@ -54,6 +54,8 @@ insert into wrong values
   ('a run belongs to a queue in its head as in its cold half', $$update tidebase.runs set queue = 'q', priority = 0 where run_id = 'bare'$$),
   ('a run that is queued belongs to a queue, and is found there', $$delete from tidebase.queue_entries$$),
   ('a run that is queued belongs to a queue, and is found there', $$update tidebase.run_heads set status = 'queued' where run_id = 'bare'$$),
+  ('a run that is not over has its dedupe key', $$delete from tidebase.dedupe_keys$$),
+  ('a run that is not over has its dedupe key', $$update tidebase.dedupe_keys set run_id = 'bare'$$),
   ('the status of a run is known', $$update tidebase.run_heads set status = 'lost'$$),
   ('a run has a lease exactly while it is running', $$update tidebase.run_heads set lease_expires_at = null$$),
   ('a run has a lease exactly while it is running', $$update tidebase.run_heads set status = 'pending'$$),

@@ -14,7 +14,7 @@ import pytest
 
 from tidebase import AlreadyQueued, AsyncRun, AsyncTidebase, InvalidArgument, NotFound, Run, Tidebase
 
-from .probes.support import attempt, connect, poll, queue, value, values
+from .probes.support import attempt, call, connect, poll, queue, value, values
 
 ON_NEWEST = True
 
@@ -129,7 +129,7 @@ def test_limits_are_kept_and_may_change_meanwhile(tide: Tidebase, db: Db) -> Non
     tide.queues.put("q", concurrency=2)
     tide.enqueue_many([{"workflow": "slow", "queue": "q"}] * 12)
     with at_work(tide, "q", concurrency=10):
-        poll("two are at work", lambda: tide.queues.get("q").held_back_by == "concurrency")
+        poll("two are at work", lambda: at_once == 2 and tide.queues.get("q").held_back_by == "concurrency")
         for _ in range(4):
             free.release()
         poll("four are done", lambda: tide.queues.get("q").ready == 6)
@@ -287,16 +287,15 @@ def test_a_schema_without_queues_of_its_own_has_none(tide: Tidebase, db: Db) -> 
 
 
 def test_a_claim_that_is_made_twice_at_once_is_granted_once(database: str, db: Db) -> None:
-    """The second is sent back, and gets what the first got; what it had taken up meanwhile is free again."""
+    """The second waits for the first, and gets what that got: else it would be nobody's until its lease ran out."""
     ids = values(db, "select (tidebase.enqueue_run('w', run_id => id)).run_id from unnest(array['a', 'b']) id")
     claim = "select run_id from tidebase.claim_runs('{default}', %s, request_id => 'once')"
     with connect(database) as other, connect(database) as observer, queue(database) as line:
         with other.transaction():
             first = values(other, claim, "one")
-            second = line.add(lambda mine: attempt(mine, "claim_runs", holder="two", request_id="once")[0])
+            second = line.add(lambda mine: values(mine, claim, "two"))
             line.settle(observer)
-        assert second.result() == "40001"
-        assert values(db, claim, "two") == first == ids[:1]
+        assert second.result() == values(db, claim, "two") == first == ids[:1]
     assert values(db, "select status from tidebase.run_overview order by run_id") == ["running", "queued"]
 
 
@@ -351,3 +350,53 @@ def test_a_worker_may_be_told_to_wait(tide: Tidebase) -> None:
         tide.gates.decide("r", "g", "approved")
         poll("it goes on", lambda: status(tide, "r") == "completed")
     assert tide.runs.get("r").attempt == 1
+
+
+def test_a_key_that_its_run_gives_up_meanwhile_is_taken(database: str, db: Db) -> None:
+    """Who replaces the input of a run waits for who is ending it; what it brings is not lost with that run."""
+    enqueue = {"workflow": "w", "dedupe_key": "k", "on_duplicate": "replace"}
+    first = call(db, "enqueue_run", **enqueue)["run_id"]
+    with connect(database) as other, connect(database) as observer, queue(database) as line:
+        with other.transaction():
+            call(other, "cancel_run", run_id=first)
+            second = line.add(lambda mine: call(mine, "enqueue_run", **enqueue))
+            line.settle(observer)
+        assert not second.result()["deduplicated"] and second.result()["run_id"] != first
+
+
+def test_who_was_not_moved_has_no_key_there(database: str, db: Db) -> None:
+    first = call(db, "enqueue_run", workflow="w", queue="a", dedupe_key="k")["run_id"]
+    with connect(database) as other, other.transaction():
+        other.execute("select from tidebase.run_heads where run_id = %s for no key update", [first])
+        assert call(db, "move_runs", to_queue="b", queue="a") == {"matched": 1, "done": 0}
+    assert not call(db, "enqueue_run", workflow="w", queue="b", dedupe_key="k")["deduplicated"]
+
+
+def test_of_failed_runs_with_one_key_one_goes_on(db: Db) -> None:
+    ids = []
+    for _ in range(2):
+        ids.append(call(db, "enqueue_run", workflow="w", dedupe_key="k")["run_id"])
+        call(db, "fail_run", run_id=ids[-1], token=call(db, "claim_runs", holder="h")["token"], retryable=False)
+    assert call(db, "retry_runs", queue="default") == {"matched": 2, "done": 1}
+    assert values(db, "select status from tidebase.run_overview order by created_at") == ["failed", "queued"]
+    assert call(db, "acquire_run", run_id=ids[0], holder="h")["outcome"] == "queued"
+    assert attempt(db, "recover_run", run_id=ids[0])[0] == "TB013"
+    call(db, "complete_run", run_id=ids[1], token=call(db, "claim_runs", holder="h")["token"])
+    assert call(db, "acquire_run", run_id=ids[0], holder="h")["outcome"] == "granted"
+    assert call(db, "enqueue_run", workflow="w", dedupe_key="k") == {"run_id": ids[0], "deduplicated": True}
+
+
+def test_who_purges_waits_for_no_key(database: str, db: Db) -> None:
+    first = call(db, "enqueue_run", workflow="w", dedupe_key="k")["run_id"]
+    call(db, "complete_run", run_id=first, token=call(db, "claim_runs", holder="h")["token"])
+    with connect(database) as other, other.transaction():
+        second = call(other, "enqueue_run", workflow="w", dedupe_key="k")["run_id"]
+        db.execute("set lock_timeout = '2s'")
+        assert call(db, "purge_runs", older_than="0", statuses=["completed"]) == 1
+    assert call(db, "enqueue_run", workflow="w", dedupe_key="k") == {"run_id": second, "deduplicated": True}
+
+
+def test_a_queue_that_nobody_has_paused_is_not_resumed(db: Db) -> None:
+    assert not call(db, "resume_queue", queue="q")
+    assert call(db, "pause_queue", queue="q") and not call(db, "pause_queue", queue="q")
+    assert call(db, "resume_queue", queue="q") and not call(db, "resume_queue", queue="q")

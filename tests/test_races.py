@@ -7,28 +7,43 @@ import pytest
 from . import test_mechanisms
 from .conftest import on_newest
 from .probes.support import Connection
-from .torture.races import LEVELS, STATES, Pair, Racer, all_pairs
+from .torture.races import LEVELS, QUEUE_STATES, STATES, Pair, Racer, all_pairs
 
 SHARES = 80  # of all pairs: one of them
+SHARES_OF_QUEUES = 800  # they have many states, and each run of the tests takes a few pairs of each
 
 
 @on_newest("server")
 @pytest.mark.parametrize(
     ("state", "level"),
-    [*((state, LEVELS[0]) for state in STATES), *(("running", level) for level in LEVELS[1:])],
+    [
+        *((state, LEVELS[0]) for state in STATES if state not in QUEUE_STATES),
+        *(("running", level) for level in LEVELS[1:]),
+    ],
 )
 def test_calls_at_once_are_as_one_after_the_other(state: str, level: str, database: str) -> None:
     with Racer(database, level) as racer:
-        tally = racer.race(state, all_pairs(list(STATES).index(state), SHARES))
+        tally = racer.race(state, all_pairs(state, list(STATES).index(state), SHARES))
     assert tally.violations == [], "\n\n".join(tally.violations[:3])
     assert tally.races > 0
     print(f"{state}, {level}: {tally.races} races, in {tally.waited} of which the second call waited")
+
+
+@on_newest("server")
+def test_calls_at_once_about_a_run_of_a_queue_are_as_one_after_the_other(database: str) -> None:
+    with Racer(database) as racer:
+        for place, state in enumerate(QUEUE_STATES):
+            tally = racer.race(state, all_pairs(state, 71 * place, SHARES_OF_QUEUES))
+            assert tally.violations == [], "\n\n".join(tally.violations[:3])
 
 
 #: What races showed, once.
 FOUND: dict[str, tuple[str, Pair]] = {
     "who watches a run that is purged meanwhile is told so": ("completed", ("purge", "watch")),
     "a checkpoint is handed out late, too": ("late", ("accept it", "begin what is in review")),
+    "who replaces a run that is being cancelled makes another": ("queued", ("cancel", "replace it")),
+    "who is not moved has no key where it did not come to": ("queued", ("append", "move many")),
+    "a claim made twice at once is granted once, and told twice": ("queued", ("claim once", "claim once")),
 }
 
 
@@ -47,6 +62,21 @@ MUTATIONS: dict[str, tuple[str, Pair]] = {
     "the fence compares the token before it has the lock": ("lapsed", ("acquire", "append")),
     "a version is numbered before the lock is held": ("running", ("set", "set the second version")),
     "the totals are read before they are written": ("running", ("use", "use in the child")),
+    "a claim that is made again does not wait for its answer": ("queued", ("claim once", "claim once")),
+    "who replaces a run does not wait for who ends it": ("queued", ("cancel", "replace it")),
+}
+
+
+#: Mechanisms that no probe takes out.
+OF_QUEUES = {
+    "a claim that is made again does not wait for its answer": (
+        test_mechanisms.Edit("claim_runs", "perform pg_advisory_xact_lock(hashtextextended(request_id, 0));", ""),
+    ),
+    "who replaces a run does not wait for who ends it": (
+        test_mechanisms.Edit(
+            "enqueue_run", "perform from run_heads h where h.run_id = taken.run_id for no key update;", ""
+        ),
+    ),
 }
 
 
@@ -58,7 +88,7 @@ def test_a_race_shows_that_a_mechanism_is_missing(name: str, database: str, db: 
     state, pair = MUTATIONS[name]
     with Racer(database) as racer:
         assert racer.race(state, [pair]).violations == []
-    mutation, _ = test_mechanisms.MUTATIONS[name]
+    mutation = OF_QUEUES[name] if name in OF_QUEUES else test_mechanisms.MUTATIONS[name][0]
     for change in mutation:
         change.apply(db)
     with Racer(database) as racer:

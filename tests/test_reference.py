@@ -34,9 +34,26 @@ STEPS = 40
 BATCH = 5  # Hypothesis makes most of its examples by changing earlier ones a little; here all are to be different
 EXAMPLES = int(os.environ.get("TIDEBASE_TORTURE_EXAMPLES", SEQUENCES))
 JSON = {"capability", "input", "output", "error", "result"}
-HOURS = {"ttl", "timeout", "duration", "retry_delay"}
-LISTS = {"renew_leases", "read_events", "load_checkpoints"}  # functions that return more than one row
-UNREPEATABLE = {"append_event", "set_state", "patch_state", "save_state", "restore_state", "record_usage", "set_budget"}
+HOURS = {"ttl", "timeout", "duration", "retry_delay", "delay"}
+LISTS = {
+    "renew_leases",
+    "read_events",
+    "load_checkpoints",
+    "claim_runs",
+    "enqueue_runs",
+}  # functions that return more than one row
+UNREPEATABLE = {
+    "claim_runs",
+    "enqueue_run",
+    "enqueue_runs",
+    "append_event",
+    "set_state",
+    "patch_state",
+    "save_state",
+    "restore_state",
+    "record_usage",
+    "set_budget",
+}
 
 MUTANTS = [
     Edit("fence", "and h.lease_token = fence.token", ""),
@@ -62,6 +79,7 @@ from unnest(%s::text[], %s::bigint[]) as known (run_id, seq) join tidebase.run_o
 PASS_TIME = """
 with gates as (update tidebase.gates set timeout_at = timeout_at - %(hours)s where run_id = any (%(runs)s)),
   attempts as (update tidebase.attempts set lapsed_at = lapsed_at - %(hours)s where run_id = any (%(runs)s))
+  , entries as (update tidebase.queue_entries set ready_at = ready_at - %(hours)s where run_id = any (%(runs)s))
 update tidebase.run_heads
 set lease_expires_at = lease_expires_at - %(hours)s, available_at = available_at - %(hours)s,
     deadline_at = deadline_at - %(hours)s, due_at = due_at - %(hours)s
@@ -106,7 +124,21 @@ def show(value: Any) -> str:
     return "null" if value is None else str(value) if isinstance(value, int) else f"'{value}'"
 
 
-RUNS = st.sampled_from(["a"] * 6 + ["a/c"] * 4 + ["f"] * 3 + ["b"] * 2 + ["a!", "a/c!", "nobody"])
+RUNS = st.sampled_from(["a"] * 6 + ["a/c"] * 4 + ["f"] * 3 + ["b"] * 2 + ["p", "q", "a!", "a/c!", "nobody"])
+QUEUES = st.sampled_from(["one", "one", "two"])
+JOBS = st.fixed_dictionaries(
+    {
+        "run_id": st.sampled_from(["p", "q", "r", "s", "a"]),
+        "workflow": st.sampled_from("wwwv"),
+        "queue": QUEUES,
+        "input": st.sampled_from([None, 1, 1, 2]),
+        "dedupe_key": st.sampled_from([None, "d", "d"]),
+        "on_duplicate": st.sampled_from(["return", "return", "replace", "reject"]),
+        "delay": st.sampled_from([None, None, 1, 2]),
+        "max_attempts": st.sampled_from([1, 2]),
+        "retry_delay": st.sampled_from([0, 1]),
+    }
+)
 TOKENS = st.sampled_from(["held"] * 12 + ["current", "previous", "next", None])
 LONGER = st.just(3)  # than any grant or renewal before: reconcile does not see a shorter one in time, see below
 PLACES = st.integers(0, 5)
@@ -228,6 +260,12 @@ class Machine(RuleBasedStateMachine):
                 given[name] = Jsonb(value)
             elif name in ("run_id", "new_run_id"):
                 given[name] = self.id(value)
+            elif name in ("queue", "to_queue"):
+                given[name] = self.prefix + value
+            elif name == "queues":
+                given[name] = [self.prefix + queue for queue in value]
+            elif name == "runs":
+                given[name] = Jsonb([self.plain(self.sql("enqueue_run", run)) for run in value])
             elif name == "run_ids":
                 given[name] = [self.id(run) for run in value]
             elif name in HOURS and value is not None:
@@ -240,9 +278,17 @@ class Machine(RuleBasedStateMachine):
                 query = "select tidebase_private.gate_secret(tidebase_private.find_gate(%s, %s), %s)"
                 voter = None if value == "right" else value.removesuffix("'s")
                 given[name] = self.connection.execute(query, (given["run_id"], arguments["name"], voter)).fetchone()[0]  # type: ignore[index]
-            elif name != "child_id":
+            elif name == "request_id" and function == "claim_runs":
+                given[name] = value and self.prefix + value  # of which there is one list for all queues
+            elif name not in ("child_id", "given"):
                 given[name] = value
         return given
+
+    def plain(self, given: Row) -> Row:
+        """As members of an object."""
+        return {
+            name: value.obj if isinstance(value, Jsonb) else value for name, value in given.items() if value is not None
+        }
 
     def fail(self, what: str) -> None:
         self.failed = True
@@ -268,6 +314,10 @@ class Machine(RuleBasedStateMachine):
             answer: Any = [row["type"] for row in rows]
         elif function == "renew_leases":
             answer = sorted(self.named(row["run_id"]) for row in rows)
+        elif function == "claim_runs":
+            answer = sorted([self.named(row["run_id"]), row["token"]] for row in rows)
+        elif function == "enqueue_runs":
+            answer = [self.named(row) for row in rows]
         elif function == "load_checkpoints":
             answer = sorted((row["name"], row["output"]) for row in rows)
         else:
@@ -286,6 +336,8 @@ class Machine(RuleBasedStateMachine):
             arguments["child_id"] = f"{arguments['run_id']}/{arguments['name']}"
         self.calls.append((function, arguments))
         got = self.ask(function, arguments)
+        if function == "claim_runs":
+            arguments["given"] = [run_id for run_id, _ in got[1] or ()]
         expected = self.model.call(function, **arguments)
         self.tally[f"{function}: {expected[0]}"] += 1
         if expected[0] != got[0] or not matches(expected[1], got[1]):
@@ -337,7 +389,7 @@ class Machine(RuleBasedStateMachine):
     def token(self, run: str, which: Any) -> int | None:
         """The token of a lease, as a caller has it; ``held`` takes the lease first, if it is free."""
         found = self.model.runs.get(run)
-        if which == "held" and found is not None and found.status in ("pending", "failed", "waiting"):
+        if which == "held" and found is not None and found.status in ("pending", "queued", "failed", "waiting"):
             self.do("acquire_run", run_id=run, holder="ada", ttl=1)
         current = self.model.runs[run].token if run in self.model.runs else 0
         return None if which is None else current + {"held": 0, "current": 0, "previous": -1, "next": 1}[which]
@@ -422,6 +474,43 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reconcile(self) -> None:
         self.do("reconcile")
+
+    @rule(job=JOBS)
+    def enqueue_run(self, job: Row) -> None:
+        self.do("enqueue_run", **job)
+
+    @rule(jobs=st.lists(JOBS, min_size=1, max_size=3))
+    def enqueue_runs(self, jobs: list[Row]) -> None:
+        self.do("enqueue_runs", runs=jobs)
+
+    @rule(queues=st.sampled_from([["one"], ["one", "two"]]), holder=st.sampled_from(["ada", "bob"]),
+          ttl=st.sampled_from([1, 2]), request=REQUESTS)  # fmt: skip
+    def claim_runs(self, queues: list[str], holder: str, ttl: int, request: str | None) -> None:
+        self.do("claim_runs", queues=queues, holder=holder, max=10, ttl=ttl, request_id=request)
+
+    @rule(
+        queue=QUEUES,
+        concurrency=st.sampled_from([None, 1, 2]),
+        then=st.sampled_from(["put", "put", "pause", "resume", "resume"]),
+    )
+    def put_queue(self, queue: str, concurrency: int | None, then: str) -> None:
+        if then == "put":
+            self.do("put_queue", queue=queue, concurrency=concurrency)
+        else:
+            self.do(f"{then}_queue", queue=queue)
+
+    @rule(queue=QUEUES, sure=SURE)
+    def cancel_runs(self, queue: str, sure: bool) -> None:
+        if sure:
+            self.do("cancel_runs", queue=queue)
+
+    @rule(queue=QUEUES)
+    def retry_runs(self, queue: str) -> None:
+        self.do("retry_runs", queue=queue)
+
+    @rule(queue=QUEUES)
+    def move_runs(self, queue: str) -> None:
+        self.do("move_runs", to_queue="two" if queue == "one" else "one", queue=queue)
 
     @rule(run=RUNS, token=TOKENS, name=NAMES, input=INPUTS, request=REQUESTS, contract=CONTRACTS)
     def begin_step(self, run: str, token: Any, name: str, input: Any, request: str | None, contract: Row) -> None:
@@ -560,6 +649,8 @@ class Machine(RuleBasedStateMachine):
                 self.compare_histories()
         finally:
             self.connection.execute("select tidebase_private.forget(%s)", ([self.id(run) for run in self.model.runs],))
+            for table in ("queues", "lanes", "slots"):
+                self.connection.execute(f"delete from tidebase.{table}")  # type: ignore[arg-type]
             # Tokens are counted from 1 again, although these runs are gone.
             self.connection.execute("update tidebase_private.incarnation set tokens_before = 0")
 

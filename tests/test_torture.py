@@ -153,6 +153,10 @@ BROKEN: dict[str, tuple[list[Op], Stored]] = {
         stored(notes={"n": [("r", 3)]}),
     ),
     "nothing is there twice or unasked": ([], stored(notes={"n": [("r", 3)]})),
+    "a run is completed once": (
+        [],
+        stored(events={"r": [(1, "run.completed", {}), (2, "run.completed", {})]}),
+    ),
     "a completed step never runs again": (
         [completed(0, 1, 3), begun("s", 1, 2, 3)],
         stored(steps=STEP),

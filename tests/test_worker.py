@@ -20,7 +20,7 @@ import pytest
 
 from tidebase import Tidebase
 
-from .probes.support import poll, value, values
+from .probes.support import connect, poll, value, values
 from .probes.workers import Ledger
 from .support import amounts
 from .support.patience import PATIENCE_S
@@ -34,18 +34,26 @@ APPLICATION = """
 import os, time
 from tidebase import AsyncTidebase, Tidebase
 
-tide = Tidebase(os.environ["URL"], lease_s=5)
+version = os.environ.get("VERSION")
+tide = Tidebase(os.environ["URL"], lease_s=5, code_version=version)
 paid = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def pay(run, step):
-    os.write(paid, b'\\n{"run": "%s", "step": "%s"}' % (run.run_id.encode(), step.encode()))
+    entry = b'\\n{"run": "%s", "step": "%s", "version": "%s"}'
+    os.write(paid, entry % (run.run_id.encode(), step.encode(), str(version).encode()))
     return step
 
 
 @tide.workflow("three steps")
 def three_steps(run, input):
     return [run.step(name, lambda: pay(run, name)) for name in "abc"]
+
+
+@tide.workflow("some time")
+def some_time(run, input):
+    for name in "abcd":
+        run.step(name, lambda: time.sleep(0.02) or pay(run, name))
 
 
 @tide.workflow("kills")
@@ -76,8 +84,10 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(place: Path, url: str, *options: str, target: str = "application:tide") -> subprocess.Popen[bytes]:
-    environment = dict(os.environ, URL=url, LEDGER=str(place / "ledger"), PYTHONUNBUFFERED="1")
+def start(
+    place: Path, url: str, *options: str, target: str = "application:tide", **more: str
+) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ, URL=url, LEDGER=str(place / "ledger"), PYTHONUNBUFFERED="1", **more)
     command = [sys.executable, "-m", "tidebase.cli", "worker", target, "--poll", "0.5s", *options]
     with (place / "log").open("ab") as log:
         return subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -177,6 +187,71 @@ def test_sigterm_drains(place: Path, database: str, tide: Tidebase, db: Db) -> N
     assert tide.runs.get(run_id).result == "ended"
     assert tide.runs.get(other).status in ("queued", "completed")  # it may have come before the signal was heard
     assert [attempt.outcome for attempt in tide.runs.attempts(run_id)] == ["completed"]
+
+
+def deploy(place: Path, url: str, runs: int, deploys: int) -> list[str]:
+    """Version after version comes in, under load: two workers of the old one go when two of the new one have come, the
+    first at once (what it does not end within a moment is given up), the second when no run is left that is pinned to
+    it. Whatever a step does is paid for once; a pinned run is paid for by one version.
+    """
+    (place / "application.py").write_text(APPLICATION)
+    options = ("--concurrency", "4", "--drain")
+    found: list[str] = []
+    pinned = (
+        "select exists (select from tidebase.run_overview o join tidebase.run_attempts a on a.run_id = o.run_id"
+        " where o.pinned and o.status <> 'completed' and a.attempt = 1 and a.code_version = %s)"
+    )
+    seen = "select count(*) from tidebase.worker_overview where code_version = %s"
+
+    def pair(version: int) -> list[subprocess.Popen[bytes]]:
+        return [start(place, url, *options, drain, VERSION=f"v{version}") for drain in ("0.1s", "5m")]
+
+    with Tidebase(url) as tide, connect(url) as db:
+
+        def load() -> None:
+            specs = [{"workflow": "some time", "pin": n % 2 == 0, "max_attempts": 1} for n in range(runs // deploys)]
+            tide.enqueue_many(specs)  # type: ignore[arg-type]
+
+        old = pair(0)
+        young = list(old)
+        try:
+            poll("the first have come", lambda: value(db, seen, "v0") == 2)
+            for version in range(1, deploys + 1):
+                load()
+                poll("they are at work", lambda version=version: value(db, pinned, f"v{version - 1}"))  # type: ignore[misc]
+                young = pair(version)
+                poll("the new ones have come", lambda version=version: value(db, seen, f"v{version}") == 2)  # type: ignore[misc]
+                old[0].send_signal(signal.SIGTERM)
+                found += [
+                    f"the first of v{version - 1} ended with {code}" for code in [old[0].wait(PATIENCE_S)] if code
+                ]
+                poll("none is pinned to the old", lambda version=version: not value(db, pinned, f"v{version - 1}"))  # type: ignore[misc]
+                old[1].send_signal(signal.SIGTERM)
+                found += [
+                    f"the second of v{version - 1} ended with {code}" for code in [old[1].wait(PATIENCE_S)] if code
+                ]
+                old = young
+            poll("all are done", lambda: value(db, "select bool_and(status = 'completed') from tidebase.run_overview"))
+        finally:
+            for worker in {*old, *young}:
+                worker.kill()
+                worker.wait()
+        paid: dict[tuple[str, str], list[str]] = {}
+        for entry in Ledger(place / "ledger").read():
+            paid.setdefault((entry["run"], entry["step"]), []).append(entry["version"])
+        found += [f"{step} was paid for by {versions}" for step, versions in paid.items() if len(versions) > 1]
+        made = values(db, "select run_id from tidebase.runs")
+        if len(paid) != 4 * len(made):
+            found.append(f"{len(paid)} steps of {len(made)} runs were paid for")
+        for run_id in values(db, "select run_id from tidebase.runs where pinned"):
+            versions = {paid[run_id, step][0] for step in "abcd" if (run_id, step) in paid}
+            if len(versions) != 1:
+                found.append(f"{run_id} was pinned, and was worked on by {versions}")
+    return found
+
+
+def test_a_rolling_deploy_loses_and_repeats_nothing(tmp_path: Path, database: str) -> None:
+    assert deploy(tmp_path, database, amounts.DEPLOYED_RUNS.test, amounts.DEPLOYS.test) == []
 
 
 def test_several_processes_of_an_asyncio_application_tell_their_metrics(

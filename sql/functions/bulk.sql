@@ -112,6 +112,7 @@ declare
   statuses constant text[] := array['failed'];
   who text := coalesce(actor, tidebase_private.caller());
   found_runs text[];
+  matched integer;
   head run_heads;
   keyed record;
   done integer := 0;
@@ -124,15 +125,19 @@ begin
     perform tidebase_private.raise_invalid('queue', 'or another filter must be given: nothing is done to all runs by mistake');
   end if;
   found_runs := tidebase_private.find_runs(queue, workflow, null, failure_class, older_than, metadata, statuses, max);
+  matched := cardinality(found_runs);
   if not coalesce(dry_run, false) then
     perform tidebase_private.commit_durably();
-    -- A key that another run has meanwhile is not to be had again. The keys' locks come before the heads'.
+    -- A key that another run has meanwhile is not to be had again; of several with one key it is the youngest that goes on. The
+    -- keys' locks come before the heads'.
     for keyed in
-      select r.run_id, r.queue, r.dedupe_key from runs r
+      select r.run_id, r.queue, r.dedupe_key,
+        row_number() over (partition by r.queue, r.dedupe_key order by r.created_at desc, r.run_id desc) as place
+      from runs r
       where r.run_id = any (found_runs) and r.dedupe_key is not null
       order by r.queue, r.dedupe_key
     loop
-      if (tidebase_private.take_dedupe_key(keyed.queue, keyed.dedupe_key, keyed.run_id, null)).run_id is not null then
+      if keyed.place > 1 or (tidebase_private.take_dedupe_key(keyed.queue, keyed.dedupe_key, keyed.run_id, null)).run_id is not null then
         found_runs := array_remove(found_runs, keyed.run_id);
       end if;
     end loop;
@@ -146,11 +151,11 @@ begin
       done := done + 1;
     end loop;
   end if;
-  return row(cardinality(found_runs), done)::bulk;
+  return row(matched, done)::bulk;
 end
 $$;
 comment on function tidebase.retry_runs(text, text, text, interval, jsonb, text, text, boolean, integer) is
-  'Lets up to max (1 to 10000) failed runs be taken up again, with all their attempts anew: those that a filter finds, as cancel_runs has it; one of a queue returns to it. What is completed of them is not done again. A run whose dedupe_key another one has by now stays as it is. dry_run: only counts. Errors: TB002.';
+  'Lets up to max (1 to 10000) failed runs be taken up again, with all their attempts anew: those that a filter finds, as cancel_runs has it; one of a queue returns to it. What is completed of them is not done again. A run whose dedupe_key another one has by now stays as it is; of several with one key the youngest goes on. dry_run: only counts. Errors: TB002.';
 
 create or replace function tidebase.move_runs(
   to_queue text, queue text default null, workflow text default null, older_than interval default null, metadata jsonb default null,
@@ -163,6 +168,7 @@ declare
   statuses constant text[] := array['pending', 'queued'];
   who text := coalesce(actor, tidebase_private.caller());
   found_runs text[];
+  matched integer;
   head run_heads;
   keyed record;
   done integer := 0;
@@ -173,6 +179,7 @@ begin
   perform tidebase_private.require_text(actor, 'actor');
   perform tidebase_private.require_filter(queue, workflow, null, null, older_than, metadata, statuses, max);
   found_runs := tidebase_private.find_runs(queue, workflow, null, null, older_than, metadata, statuses, max);
+  matched := cardinality(found_runs);
   if not coalesce(dry_run, false) then
     perform tidebase_private.commit_durably();
     -- The keys that are given up, and those that are to be had: all in one order, and before any head.
@@ -204,8 +211,11 @@ begin
         'queue', to_queue, 'priority', priority, 'actor', who)));
       done := done + 1;
     end loop;
+    -- Who was passed over does not have the key where it did not come to.
+    delete from dedupe_keys d using runs r
+    where d.queue = to_queue and d.run_id = any (found_runs) and r.run_id = d.run_id and r.queue is distinct from to_queue;
   end if;
-  return row(cardinality(found_runs), done)::bulk;
+  return row(matched, done)::bulk;
 end
 $$;
 comment on function tidebase.move_runs(text, text, text, interval, jsonb, integer, text, boolean, integer) is

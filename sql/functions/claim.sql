@@ -423,6 +423,9 @@ begin
   end if;
   if request_id is not null then
     perform tidebase_private.require_name(request_id, 'request_id', 255);
+    -- Who asks again while the first call is not over waits for its answer: else that would be granted to nobody. Two ids
+    -- with one hash wait for each other, too, and that is all.
+    perform pg_advisory_xact_lock(hashtextextended(request_id, 0));
     return query select * from tidebase_private.find_claim(request_id);
     if found or exists (select from claims c where c.request_id = claim_runs.request_id) then
       return;  -- the same call again: its answer was lost on the way
@@ -473,7 +476,7 @@ begin
 end
 $$;
 comment on function tidebase.claim_runs(text[], text, integer, interval, text[], text, text[], text, interval) is
-  'Leases up to max (1 to 1000) runs of these queues, of the first one first, and returns them: as acquire_run would grant each (token, attempt, input, ...). Of a queue the highest priority goes first, then it is fair between keys, then the oldest; a low priority that has waited for more than a minute comes up one time in eight. Also those whose lease has run out, whose gate, timer or children are settled, whose retry is due. holder: a name for people and logs, of one worker. ttl: 1 millisecond to 1 day, by default the queue''s lease, or a minute. workflows: only runs of these; NULL: of any. code_version: what the worker runs; versions: from which other versions it takes runs over, NULL: from any; a pinned run goes only to the version that it began with. request_id: an id made up for this call; the call repeated with it returns the same. listen_for: the doorbell (LISTEN tidebase_events, payload queue:<name>) rings when something is enqueued for these queues within that time (0 to 1 hour). The limits of the queues are kept. It waits for nobody but other claims of the same limited queue. Commits synchronously. Errors: TB002.';
+  'Leases up to max (1 to 1000) runs of these queues, of the first one first, and returns them: as acquire_run would grant each (token, attempt, input, ...). Of a queue the highest priority goes first, then it is fair between keys, then the oldest; a low priority that has waited for more than a minute comes up one time in eight. Also those whose lease has run out, whose gate, timer or children are settled, whose retry is due. holder: a name for people and logs, of one worker. ttl: 1 millisecond to 1 day, by default the queue''s lease, or a minute. workflows: only runs of these; NULL: of any. code_version: what the worker runs; versions: from which other versions it takes runs over, NULL: from any; a pinned run goes only to the version that it began with. request_id: an id made up for this call; the call repeated with it returns the same. listen_for: the doorbell (LISTEN tidebase_events, payload queue:<name>) rings when something is enqueued for these queues within that time (0 to 1 hour). The limits of the queues are kept. It waits for nobody but other claims of the same limited queue, and the same call. Commits synchronously. Errors: TB002.';
 
 -- When the worker that found nothing should look again, if nobody wakes it.
 create or replace function tidebase.next_ready(queues text[])

@@ -76,6 +76,7 @@ begin
   end loop;
   if taken.run_id <> run_id and exists (
     select from tidebase.run_heads h
+    join tidebase.runs r on r.run_id = h.run_id and r.queue = taken.queue and r.dedupe_key = taken.dedupe_key
     where h.run_id = taken.run_id and h.status not in ('completed', 'failed', 'cancelled'))
   then
     return taken;
@@ -87,6 +88,29 @@ end
 $$;
 comment on function tidebase_private.take_dedupe_key(text, text, text, timestamptz) is
   'The row of the run that has this key and is not over; a row of NULLs when the key is now that of the given run.';
+
+-- A failed run has lost its key to whoever came meanwhile. The key's lock comes before the head's.
+create or replace function tidebase_private.take_key_back(run_id text)
+returns tidebase.dedupe_keys
+language plpgsql volatile
+as $$
+declare
+  run tidebase.runs;
+  taken tidebase.dedupe_keys;
+begin
+  select r.* into run from tidebase.runs r where r.run_id = take_key_back.run_id;
+  if run.queue is null or run.dedupe_key is null then
+    return null;
+  end if;
+  taken := tidebase_private.take_dedupe_key(run.queue, run.dedupe_key, run_id, null);
+  delete from tidebase.dedupe_keys d using tidebase.runs r
+  where r.run_id = take_key_back.run_id and r.queue <> run.queue  -- moved while the key was waited for: then it has it there
+    and d.queue = run.queue and d.dedupe_key = run.dedupe_key and d.run_id = r.run_id;
+  return taken;
+end
+$$;
+comment on function tidebase_private.take_key_back(text) is
+  'For a run that is to go on after it has failed: the row of another run that has its dedupe_key and is not over; a row of NULLs when there is none.';
 
 -- Puts a duplicate's input and time in the place of those of the run that still waits.
 create or replace function tidebase_private.replace_queued(taken tidebase.dedupe_keys, workflow text, input jsonb, run_at timestamptz)
@@ -169,6 +193,10 @@ begin
     perform tidebase_private.require_name(dedupe_key, 'dedupe_key', 255);
     perform tidebase_private.require_payload(input, 'input');
     taken := tidebase_private.take_dedupe_key(queue, dedupe_key, id, clock_timestamp() + max_wait);
+    if taken.run_id is not null and on_duplicate = 'replace' then
+      perform from run_heads h where h.run_id = taken.run_id for no key update;  -- who has it may be about to end the run
+      taken := tidebase_private.take_dedupe_key(queue, dedupe_key, id, clock_timestamp() + max_wait);
+    end if;
     if taken.run_id is not null then
       return tidebase_private.answer_duplicate(taken, on_duplicate, workflow, input, run_at);
     end if;

@@ -50,6 +50,10 @@ as $$
       select r.queue is not null from tidebase.runs r where r.run_id = h.run_id), h.in_queue)),
     ('a run that is queued belongs to a queue, and is found there', h.status <> 'queued' or h.in_queue and exists (
       select from tidebase.queue_entries e where e.run_id = h.run_id)),
+    ('a run that is not over has its dedupe key', h.status in ('completed', 'failed', 'cancelled') or not exists (
+      select from tidebase.runs r
+      where r.run_id = h.run_id and r.queue is not null and r.dedupe_key is not null and not exists (
+        select from tidebase.dedupe_keys d where d.queue = r.queue and d.dedupe_key = r.dedupe_key and d.run_id = r.run_id))),
     ('a run that is cancelled waits for nobody''s decision', h.status <> 'cancelled' or not exists (
       select from tidebase.gates g where g.run_id = h.run_id and g.status = 'pending'))
   ) rule (invariant, holds)

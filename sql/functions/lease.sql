@@ -131,6 +131,8 @@ declare
   lapsed jsonb;
   allowed integer;
   queue queues;
+  keyed dedupe_keys;
+  has_key boolean := false;
   answer lease;
 begin
   if ttl is null then
@@ -160,6 +162,10 @@ begin
   end if;
   if head.in_queue then
     queue := tidebase_private.may_start(run_id);
+    if head.status = 'failed' then
+      keyed := tidebase_private.take_key_back(run_id);
+      has_key := keyed.run_id is null;
+    end if;
   end if;
   head := tidebase_private.lock_head(run_id);
   if head.status = 'waiting' then
@@ -175,7 +181,7 @@ begin
   end if;
   if tidebase_private.is_live(head) then
     return tidebase_private.lease_granted(head);  -- the same call again: its answer was lost on the way
-  elsif queue.paused or head.in_queue and queue.queue is distinct from (
+  elsif queue.paused or head.in_queue and head.status = 'failed' and not has_key or head.in_queue and queue.queue is distinct from (
     select r.queue from runs r where r.run_id = acquire_run.run_id)  -- moved while the lock was waited for: the limits are others
   then
     answer := tidebase_private.lease_refused(head);
@@ -219,7 +225,7 @@ begin
 end
 $$;
 comment on function tidebase.acquire_run(text, text, interval, text, text, text) is
-  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate, a timer or its children, or until expires_at after a failed attempt), queued (its queue is paused, or has no room for it now), review (a person must decide about a step), failed (it has killed max_attempts workers: recover_run gives it as many again). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempt''s own span (W3C Trace Context), kept with the attempt; the answer''s traceparent is that of the attempt before it, or of who made the run, to link to. has_budget: whether a step may meet TB010. A failed run is granted again. A lease that ran out is taken over, which counts as one of max_attempts. Commits synchronously. Errors: TB001, TB002, TB004.';
+  'Grants the run''s lease, or says why not. outcome: granted (with token, attempt, input, number of checkpoints), held (by holder until expires_at), completed (with result), waiting (for a gate, a timer or its children, or until expires_at after a failed attempt), queued (its queue is paused, or has no room for it now, or it has failed and another run has its dedupe_key), review (a person must decide about a step), failed (it has killed max_attempts workers: recover_run gives it as many again). holder: a name for people and logs. ttl: 1 millisecond to 1 day; renew_lease extends it. code_version: what the worker runs, kept with the attempt. request_id: an id made up for this call; the call repeated with it gets the lease that it was granted. traceparent: of the attempt''s own span (W3C Trace Context), kept with the attempt; the answer''s traceparent is that of the attempt before it, or of who made the run, to link to. has_budget: whether a step may meet TB010. A failed run is granted again. A lease that ran out is taken over, which counts as one of max_attempts. Commits synchronously. Errors: TB001, TB002, TB004.';
 
 -- due_at stays as it is while the lease is alive, so that a heartbeat is a HOT update; once reconcile has seen the lease run
 -- out it looks for the end of the new one.

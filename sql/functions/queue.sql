@@ -265,13 +265,15 @@ declare
 begin
   perform tidebase_private.require_queue(queue);
   perform tidebase_private.commit_durably();
-  insert into tidebase.queues as q (queue, paused) values (set_paused.queue, set_paused.paused)
-  on conflict on constraint queues_pkey do update set paused = excluded.paused, updated_at = clock_timestamp()
-  where q.paused <> excluded.paused;
-  changed := found;
-  if not paused then
-    perform tidebase_private.ring_queue(queue);
+  if paused then
+    insert into tidebase.queues as q (queue, paused) values (set_paused.queue, true)
+    on conflict on constraint queues_pkey do update set paused = true, updated_at = clock_timestamp()
+    where not q.paused;
+    return found;
   end if;
+  update tidebase.queues q set paused = false, updated_at = clock_timestamp() where q.queue = set_paused.queue and q.paused;
+  changed := found;
+  perform tidebase_private.ring_queue(queue);
   return changed;
 end
 $$;

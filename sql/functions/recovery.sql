@@ -156,11 +156,15 @@ as $$
 declare
   head run_heads;
   number integer;
+  keyed dedupe_keys := tidebase_private.take_key_back(run_id);
 begin
   head := tidebase_private.lock_head(run_id);
   number := tidebase_private.find_recovery(run_id, request_id);
   if number is not null then
     return number;
+  end if;
+  if head.status = 'failed' and keyed.run_id is not null then
+    perform tidebase_private.answer_duplicate(keyed, 'reject', null, null, null);
   end if;
   if tidebase_private.is_live(head) then
     perform tidebase_private.raise('TB002', format('run %L needs no recovery: %s holds it', run_id, head.holder),
@@ -184,7 +188,7 @@ begin
 end
 $$;
 comment on function tidebase.recover_run(text, text, text, text) is
-  'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. Whoever still holds a lease that has run out may go on until it is taken over. The attempts made so far do not count towards max_attempts any more. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002 (a worker holds it), TB004, TB005.';
+  'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. Whoever still holds a lease that has run out may go on until it is taken over. The attempts made so far do not count towards max_attempts any more. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002 (a worker holds it), TB004, TB005, TB013 (another run of its queue has its dedupe_key by now).';
 
 -- Hands out what is due of the outbox. A dispatcher that dies leaves its rows due again after ttl.
 create or replace function tidebase.claim_deliveries(max integer default 10, ttl interval default '1 minute')

@@ -29,14 +29,17 @@ begin
   update tidebase_private.incarnation i set tokens_before = highest.token
   from (select max(h.lease_token) as token from tidebase.run_heads h where h.run_id = any (run_ids)) highest
   where i.tokens_before < highest.token;
-  -- A reader may have the lock of a mark for as long as he likes: then it is left behind, and means nothing.
+  -- A reader may have the lock of a mark for as long as he likes, who enqueues that of a key: then it is left behind, and means
+  -- nothing.
   delete from tidebase.watches t
   where t.run_id in (select w.run_id from tidebase.watches w where w.run_id = any (run_ids) for update skip locked);
   delete from tidebase.setbacks t where t.run_id = any (run_ids);
   delete from tidebase.queue_entries t where t.run_id = any (run_ids);
   delete from tidebase.slots t where t.run_id = any (run_ids);
   delete from tidebase.invocations t where t.run_id = any (run_ids);
-  delete from tidebase.dedupe_keys t where t.run_id = any (run_ids);
+  delete from tidebase.dedupe_keys t
+  where (t.queue, t.dedupe_key) in (
+    select d.queue, d.dedupe_key from tidebase.dedupe_keys d where d.run_id = any (run_ids) for update skip locked);
   delete from tidebase.awaited t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.edges t where t.run_id = any (run_ids) or t.child_run_id = any (run_ids);
   delete from tidebase.channels t where t.run_id = any (run_ids);

@@ -51,3 +51,21 @@ KILLED_QUEUE_WORKERS = Amount(8, 60)
 #: Processes that work on graphs of LangGraph, and are killed at any moment; threads on which two begin at once.
 KILLED_GRAPHS = Amount(8, 100)
 RACED_GRAPHS = Amount(1, 30)
+
+#: Runs that claimers complete while they are killed; how many claimers, and how often one is killed or terminated.
+CLAIMED_RUNS = Amount(120, 20_000)
+CLAIMERS = Amount(4, 16)
+KILLED_CLAIMERS = Amount(8, 200)
+
+#: Runs of one large key, and how many small keys there are beside it, with five runs each.
+LARGE_KEY = Amount(400, 50_000)
+SMALL_KEYS = Amount(20, 200)
+
+#: Schedules, processes that look at the clock, and days that go by.
+CLOCKS = Amount(8, 50)
+CLOCK_PROCESSES = Amount(3, 10)
+DAYS = Amount(5, 365)
+
+#: Runs that are worked on while versions of their code come and go, and how many versions.
+DEPLOYED_RUNS = Amount(60, 600)
+DEPLOYS = Amount(1, 6)

@@ -67,9 +67,15 @@ class Run(SimpleNamespace):
         }
         tree: Row = {"parent": None, "limit": None, "deadline": None, "max_attempts": None, "retry_delay": 0}
         tree |= {"crashed": False, "forgiven": 0, "seen": None, "budgeted": False, "above": None, "taken": frozenset()}
+        tree |= {"queue": None, "dedupe_key": None, "is_listed": False}
         parts: Row = {name: {} for name in ("steps", "gates", "streams", "requests", "responses", "children", "forks")}
         super().__init__(**lease | tree | parts | given, workflow=workflow, input=input, status="pending", result=None)
         self.log, self.attempts, self.usage, self.moments = [], [], [], []
+
+    @property
+    def free(self) -> str:
+        """Its status while whoever comes may take it up."""
+        return "pending" if self.queue is None else "queued"
 
     def is_held(self, token: int | None) -> bool:
         return self.status == "running" and self.token == token
@@ -119,7 +125,7 @@ class Run(SimpleNamespace):
         gate = self.gates[name]
         gate.status, gate.decision, gate.decided_by, gate.request_id = "decided", decision, by, request_id
         if self.waiting_for == name:
-            self.status, self.waiting_for = "pending", None
+            self.status, self.waiting_for = self.free, None
         if gate.kind == "timer":
             self.emit("timer.fired", name=name)
         else:
@@ -140,15 +146,18 @@ class Reference:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self.queues: dict[str, Row] = {}
+        self.keys: dict[tuple[str, str], str] = {}
+        self.claims: dict[str, list[tuple[str, int]]] = {}
         self.clock = 0
 
     def call(self, function: str, **arguments: Any) -> tuple[str, Any]:
         """``("ok", the answer)`` or ``(SQLSTATE, None)``."""
-        before = pickle.dumps(self.runs)
+        before = pickle.dumps((self.runs, self.queues, self.keys, self.claims))
         try:
             return "ok", getattr(self, function)(**arguments)
         except Refused as refusal:
-            self.runs = pickle.loads(before)
+            self.runs, self.queues, self.keys, self.claims = pickle.loads(before)
             return str(refusal), None
 
     # What the calls have in common: the fence, the clock, the tree of runs
@@ -257,15 +266,17 @@ class Reference:
         live = run.status == "running" and not self.past(run.until)
         again = live and request_id is not None and request_id == run.request_id
         waits = run.status == "waiting" and not self.is_over(run.gates[run.waiting_for])
-        backoff = run.status == "pending" and not self.past(run.available_at)
+        backoff = run.status in ("pending", "queued") and not self.past(run.available_at)
         crashed = run.status == "failed" and run.crashed
         if run.status in ("completed", "review") or (live and not again) or waits or backoff or crashed:
-            outcome = {"running": "held", "pending": "waiting"}.get(run.status, run.status)
+            outcome = {"running": "held", "pending": "waiting", "queued": "waiting"}.get(run.status, run.status)
             return {"outcome": outcome, "token": None, "holder": run.holder, "result": run.result}
         if run.status == "cancelled" or self.is_late(run):
             raise Refused("TB004")
         if run.status == "waiting":
             self.settle_overdue(run)
+        if not again and not self.may_start(run_id):
+            return {"outcome": "queued", "token": None, "holder": run.holder, "result": run.result}
         if not again:
             lapsed = run.status == "running"
             run.give_up("lapsed", "running")
@@ -275,7 +286,7 @@ class Reference:
                 return {"outcome": "failed", "token": None, "holder": run.holder, "result": run.result}
             run.attempts.append(None)
             run.token, run.holder, run.request_id = run.token + 1, holder, request_id
-            run.until, run.available_at = self.clock + ttl, self.clock
+            run.until, run.available_at, run.is_listed = self.clock + ttl, self.clock, False
             run.emit("run.started", attempt=len(run.attempts), token=run.token, holder=holder)
         done = sum(step.status == "completed" for step in run.steps.values())
         granted = {"outcome": "granted", "token": run.token, "attempt": len(run.attempts), "holder": run.holder}
@@ -302,7 +313,7 @@ class Reference:
         if (seq := self.find(run_id).ended("run.released", token)) is not None:
             return seq
         run = self.fence(run_id, token)
-        run.give_up("released", "pending")
+        run.give_up("released", run.free)
         return run.emit("run.released", attempt=len(run.attempts), token=token)
 
     def complete_run(self, run_id: str, token: int | None, result: Any) -> Any:
@@ -326,9 +337,9 @@ class Reference:
             run = self.fence(run_id, token)
             for name in self.unsettled(run):
                 run.review(name, "crash")
-            may_go_on = "pending" if retryable and self.failures(run) + 1 < (run.max_attempts or 1) else "failed"
+            may_go_on = run.free if retryable and self.failures(run) + 1 < (run.max_attempts or 1) else "failed"
             run.give_up("failed", "review" if any(s.status == "review" for s in run.steps.values()) else may_go_on)
-            run.available_at = self.clock + (run.retry_delay if run.status == "pending" else 0)
+            run.available_at = self.clock + (run.retry_delay if run.status in ("pending", "queued") else 0)
             seq = run.emit("run.failed", attempt=len(run.attempts), token=token, error=error, status=run.status)
         return {"seq": seq, "status": run.status}
 
@@ -350,10 +361,149 @@ class Reference:
             for kind in self.settle_overdue(run):
                 counts[kind + "s"] += 1
             if run.status == "running" and self.past(run.until) and run.seen != (run.token, run.until):
-                run.seen = (run.token, run.until)  # and that is all
+                run.seen, run.is_listed = (run.token, run.until), True  # and that is all
                 run.emit("run.lapsed", attempt=len(run.attempts), token=run.token)
                 counts["leases"] += 1
         return counts
+
+    # Queues
+
+    def active(self, queue: str, dedupe_key: str | None, but: str | None = None) -> str | None:
+        """The run that has a key."""
+        owner = self.keys.get((queue, dedupe_key)) if dedupe_key is not None else None
+        alive = owner is not None and owner != but and self.runs[owner].status not in (*FINAL, "failed")
+        return owner if alive else None
+
+    def enqueue_run(
+        self, run_id: str, workflow: str, queue: str, input: Any = None, dedupe_key: str | None = None,
+        on_duplicate: str = "return", delay: int | None = None, **given: Any,
+    ) -> Any:  # fmt: skip
+        if run_id in self.runs:
+            return {"run_id": self.create_run(run_id, workflow, input), "deduplicated": True}
+        available_at = self.clock + (delay or 0)
+        if (owner := self.active(queue, dedupe_key)) is not None:
+            known = self.runs[owner]
+            if on_duplicate == "reject":
+                raise Refused("TB013")
+            if on_duplicate == "replace" and known.status == "queued" and not known.attempts:
+                if known.workflow != workflow:
+                    raise Refused("TB006")
+                known.input, known.available_at = input, available_at
+                known.emit("run.replaced")
+            return {"run_id": owner, "deduplicated": True}
+        self.create_run(run_id, workflow, input, **{"max_attempts": 5} | given)
+        run = self.runs[run_id]
+        run.status, run.queue, run.dedupe_key, run.available_at = "queued", queue, dedupe_key, available_at
+        if dedupe_key is not None:
+            self.keys[queue, dedupe_key] = run_id
+        run.emit("run.enqueued", queue=queue)
+        return {"run_id": run_id, "deduplicated": False}
+
+    def enqueue_runs(self, runs: list[Row]) -> Any:
+        return [self.enqueue_run(**run) for run in runs]
+
+    def room_of(self, queue: str, own: str | None = None) -> int:
+        """How many more may be leased. One whose lease has run out counts until it is taken over."""
+        limits = self.queues.get(queue, {})
+        if limits.get("paused"):
+            return 0
+        at_work = [
+            one for one, run in self.runs.items() if (run.queue, run.status) == (queue, "running") and one != own
+        ]
+        return max((limits.get("concurrency") or 1000) - len(at_work), 0)
+
+    def may_start(self, run_id: str) -> bool:
+        run = self.runs[run_id]
+        key_is_gone = run.status == "failed" and self.active(run.queue, run.dedupe_key, run_id) is not None
+        return run.queue is None or (self.room_of(run.queue, run_id) > 0 and not key_is_gone)
+
+    def claim_runs(
+        self, queues: list[str], holder: str, max: int, ttl: int, request_id: str | None, given: list[str]
+    ) -> Any:
+        """given: which runs the database chose, where a limit lets it choose."""
+        if request_id in self.claims:
+            held = [(one, token) for one, token in self.claims[request_id] if self.runs[one].is_held(token)]
+            return sorted([one, token] for one, token in held)
+        taken: list[str] = []
+        for round in range(2):
+            for queue in queues:
+                taken += self.claim_from(queue, holder, max - len(taken), ttl, request_id, given)
+            if taken:
+                break
+            if round == 0:
+                self.reconcile()
+        if request_id is not None and taken:
+            self.claims[request_id] = [(one, self.runs[one].token) for one in taken]
+        return sorted([one, self.runs[one].token] for one in taken)
+
+    def claim_from(
+        self, queue: str, holder: str, max: int, ttl: int, request_id: str | None, given: list[str]
+    ) -> list[str]:
+        limits = self.queues.get(queue, {})
+        if limits.get("paused"):
+            return []
+        mine = {one: run for one, run in self.runs.items() if run.queue == queue and not self.is_late(run)}
+        lapsed = [
+            one for one, run in mine.items() if run.status == "running" and run.is_listed and self.past(run.until)
+        ]
+        taken = [one for one in lapsed if self.acquire_run(one, holder, ttl, request_id)["outcome"] == "granted"]
+        free = [one for one, run in mine.items() if run.status == "queued" and self.past(run.available_at)]
+        room = min(max - len(taken), self.room_of(queue), len(free))
+        chosen = free if room == len(free) else [one for one in free if one in given][:room]
+        if len(chosen) < room:
+            chosen = free[:room]  # the database has left room: the answers will differ
+        for one in chosen:
+            self.acquire_run(one, holder, ttl, request_id)
+        return taken + chosen
+
+    def put_queue(self, queue: str, concurrency: int | None) -> Any:
+        self.queues[queue] = {"paused": self.queues.get(queue, {}).get("paused", False), "concurrency": concurrency}
+        return ""
+
+    def pause_queue(self, queue: str, paused: bool = True) -> Any:
+        known = self.queues.setdefault(queue, {"paused": False})
+        changed = known["paused"] != paused
+        known["paused"] = paused
+        return changed
+
+    def resume_queue(self, queue: str) -> Any:
+        return self.pause_queue(queue, False)
+
+    def found_in(self, queue: str, *statuses: str) -> dict[str, Run]:
+        return {one: run for one, run in self.runs.items() if run.queue == queue and run.status in statuses}
+
+    def cancel_runs(self, queue: str) -> Any:
+        found = self.found_in(queue, "queued", "running", "waiting", "review", "failed")
+        for one in found:
+            self.cancel_run(one, cascade=False)
+        return {"matched": len(found), "done": len(found)}
+
+    def retry_runs(self, queue: str) -> Any:
+        found = self.found_in(queue, "failed")
+        done = 0
+        for one, run in reversed(found.items()):  # of one key, the youngest
+            if self.active(queue, run.dedupe_key, one) is not None:
+                continue
+            if run.dedupe_key is not None:
+                self.keys[queue, run.dedupe_key] = one
+            run.status, run.forgiven, run.crashed, run.available_at = "queued", len(run.attempts), False, self.clock
+            run.emit("run.retried")
+            done += 1
+        return {"matched": len(found), "done": done}
+
+    def move_runs(self, to_queue: str, queue: str) -> Any:
+        found = self.found_in(queue, "queued")
+        done = 0
+        for one, run in found.items():
+            if self.active(to_queue, run.dedupe_key, one) is not None:
+                continue
+            if run.dedupe_key is not None:
+                del self.keys[queue, run.dedupe_key]
+                self.keys[to_queue, run.dedupe_key] = one
+            run.queue = to_queue
+            run.emit("run.moved", queue=to_queue)
+            done += 1
+        return {"matched": len(found), "done": done}
 
     # Steps
 
@@ -470,7 +620,7 @@ class Reference:
             found.allowed = found.attempt if decision == "retry" else None
         if run.status == "review" and all(one.status != "review" for one in run.steps.values()):
             hopeless = any((one.status, one.decision) == ("failed", "fail_hard") for one in run.steps.values())
-            run.status = "failed" if hopeless else "pending"
+            run.status = "failed" if hopeless else run.free
         return seq
 
     def load_checkpoints(self, run_id: str, unfinished: bool) -> Any:

@@ -55,6 +55,12 @@ class Known:
     gate: str = "none"  # none, pending, overdue, or its decision
     overdue: bool = False
     last_seq: int = 1
+    queued: bool = False  # the run belongs to a queue: where another one is pending, it is queued
+
+    @property
+    def free(self) -> str:
+        """The status of a run that whoever comes may take up."""
+        return "queued" if self.queued else "pending"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Worker:
         stubborn: how many more calls it makes after it was told that the lease is lost.
         quits: whether it may give the run up instead of going on.
         fails: whether the unsafe step may fail, and the run with it.
+        claims: it takes what its queue gives instead of asking for the run.
     """
 
     name: str
@@ -79,6 +86,7 @@ class Worker:
     stubborn: int = 0
     quits: bool = False
     fails: bool = False
+    claims: bool = False
     at: str = "acquire"
     token: int = 0
     request: int = 1
@@ -91,7 +99,8 @@ class Worker:
         if self.at == "done" or (self.at == "acquire" and self.polls == 0):
             return []
         if self.at == "acquire":
-            return [Call(self.name, self.at, self._statement(self.at))]
+            asks = "claim" if self.claims else self.at
+            return [Call(self.name, asks, self._statement(asks))]
         may = [self.at]
         if self.quits:
             may.append("release")
@@ -103,6 +112,10 @@ class Worker:
         held = f"'r', {self.token}"
         request = f"request_id => '{self.name}{self.request}'"
         outcome, answer = {
+            "claim": (  # one row, also where nothing was granted
+                "case count(*) when 0 then 'nothing' else 'granted' end, max(token)",
+                f"claim_runs(array['q'], '{self.name}', ttl => '1 hour', {request})",
+            ),
             "acquire": ("outcome, token, attempt", f"acquire_run('r', '{self.name}', '1 hour', {request})"),
             "begin a": ("outcome, output", f"begin_step({held}, 'a', '1', {request})"),
             "complete a": ("*", f"complete_step({held}, 'a', '\"a of {self.name}\"')"),
@@ -213,6 +226,7 @@ STATEMENTS = {
     "the gate's time is over": f"update tidebase.gates set timeout_at = {PAST};"
     f" update tidebase.run_heads set due_at = {PAST}",
     "the deadline passes": f"update tidebase.run_heads set deadline_at = {PAST}, due_at = {PAST}",
+    "enqueue again": "select run_id, deduplicated from tidebase.enqueue_run('test', queue => 'q', run_id => 'r')",
     "reconcile": "select runs, leases, deadlines, gates from tidebase.reconcile()",
     "cancel": "select tidebase.cancel_run('r')",
     "approve": "select accepted, decision from tidebase.decide_gate('r', 'g', 'approved', request_id => '1')",
@@ -232,10 +246,11 @@ SENSIBLE = {
 
 @dataclass(frozen=True)
 class Cast:
-    """Who takes part, and what it is about."""
+    """Who takes part, and what it is about: a run that somebody asks for by its id, or one of a queue."""
 
     name: str
     actors: tuple[Actor, ...] = field(default_factory=tuple)
+    queued: bool = False
 
 
 def clock(*todo: str) -> Others:
@@ -252,6 +267,7 @@ CANCELLER = Others("canceller", ("cancel",))
 A = Worker("A", polls=2, crashes=True)
 B = Worker("B", polls=2)
 ONCE = Worker("B", polls=1)
+CLAIMER = Worker("B", claims=True)
 RECORDER = Worker("B", polls=2, records=True, crashes=True)
 
 #: Each is enumerated to its last schedule; the first ones whenever the tests run.
@@ -270,6 +286,26 @@ CASTS = {
         Cast(
             "everybody at any time",
             (A, Worker("B", crashes=True), clock(LAPSE, EXPIRES), RECONCILER, CANCELLER, APPROVER),
+        ),
+        Cast(
+            "claimers",
+            (
+                Worker("A", crashes=True, claims=True),
+                Worker("B", polls=2, claims=True),
+                clock(LAPSE),
+                Others("application", ("enqueue again", "cancel")),
+            ),
+            queued=True,
+        ),
+        Cast(
+            "claimers whose answers are lost",
+            (Worker("A", polls=2, forgets=1, quits=True, claims=True), CLAIMER, clock(LAPSE), RECONCILER),
+            queued=True,
+        ),
+        Cast(
+            "a claimer, who asks by the id, and a gate in time",
+            (Worker("A", polls=2, crashes=True, claims=True), ONCE, clock(LAPSE, EXPIRES), RECONCILER, APPROVER),
+            queued=True,
         ),
         Cast("a reconciler", (A, ONCE, clock(LAPSE), RECONCILER, APPROVER)),
         Cast("two approvers", (A, ONCE, clock(LAPSE), Others("approver", ("approve", "reject")))),

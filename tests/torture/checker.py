@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -73,8 +73,18 @@ def look(connection: psycopg.Connection[Any]) -> Stored:
         {row[0] for row in rows("select response_id from tidebase.usage")},
         {(row[0], row[1]): row[2] for row in rows("select run_id, name, decision from tidebase.gates")},
         {(row[0], row[1]): row[2] for row in rows("select run_id, name, child_run_id from tidebase.edges")},
-        [str(row) for row in rows("select * from tidebase_private.check_invariants()")],
+        [str(row) for row in rows("select * from tidebase_private.check_invariants()") + rows(TWO_OF_A_KEY)],
     )
+
+
+#: Of runs with one key, the younger was made before the older was over.
+TWO_OF_A_KEY = """
+select 'two of a key', a.run_id, b.run_id, b.created_at from tidebase.runs a
+join tidebase.runs b on b.queue = a.queue and b.dedupe_key = a.dedupe_key and b.created_at > a.created_at
+where not exists (
+  select from tidebase.events e
+  where e.run_id = a.run_id and e.created_at <= b.created_at and (
+    e.type in ('run.completed', 'run.cancelled') or e.type = 'run.failed' and e.payload ->> 'status' = 'failed'))"""
 
 
 #: Before every time on the clock.
@@ -132,21 +142,33 @@ class Newest:
         return self._greatest[index - 1] if index else 0
 
 
-def grants(history: History) -> dict[str, list[Op]]:
-    return history.by_run(op for op in history.of("acquire_run") if op.ok and op.value[0]["outcome"] == "granted")
+class Grant(NamedTuple):
+    """A lease, and the call that was told of it."""
+
+    token: int
+    op: Op
+
+
+def grants(history: History) -> dict[str, list[Grant]]:
+    granted: dict[str, list[Grant]] = defaultdict(list)
+    for op in history.of("acquire_run", "claim_runs"):
+        for row in op.value if op.ok else ():
+            if row.get("outcome", "granted") == "granted":
+                granted[row.get("run_id", op.run_id)].append(Grant(row["token"], op))
+    return granted
 
 
 def tokens_only_grow(history: History) -> Iterator[str]:
     for granted in grants(history).values():
-        newest = Newest((op.ended, op.value[0]["token"]) for op in granted)
-        yield from (str(op) for op in granted if newest.before(op.begun) >= op.value[0]["token"])
-        issued = Counter(op.value[0]["token"] for op in granted)
-        yield from (f"{granted[0].run_id}: {token} was issued {n} times" for token, n in issued.items() if n > 1)
+        newest = Newest((op.ended, token) for token, op in granted)
+        yield from (str(op) for token, op in granted if newest.before(op.begun) >= token)
+        issued = Counter(token for token, _ in granted)
+        yield from (f"{granted[0].op}: {token} was issued {n} times" for token, n in issued.items() if n > 1)
 
 
 def a_replaced_holder_writes_nothing(history: History) -> Iterator[str]:
     newest = {
-        run_id: Newest((op.ended, op.value[0]["token"]) for op in granted if op.tries[-1].begun > history.promoted)
+        run_id: Newest((op.ended, token) for token, op in granted if op.tries[-1].begun > history.promoted)
         for run_id, granted in grants(history).items()
     }
     for op in history.ops:
@@ -183,6 +205,9 @@ def what_was_acknowledged_is_there(history: History) -> Iterator[str]:
             yield str(op)
     for op in history.kept("create_child"):
         if stored.children.get((op.run_id, op.arguments["name"])) != op.value[0]["run_id"]:
+            yield str(op)
+    for op in history.kept("enqueue_run"):
+        if op.value[0]["run_id"] not in stored.status:
             yield str(op)
     for op in history.kept("complete_run"):
         if stored.status[op.run_id] != ("completed", op.arguments["result"]):
@@ -227,6 +252,17 @@ def permissions(history: History) -> list[Op]:
     before it reads the answer executes the step long after it was replaced, and nobody can keep it from that.
     """
     return [op for op in history.kept("begin_step") if op.value[0]["outcome"] == "execute"]
+
+
+def a_run_is_completed_once(history: History) -> Iterator[str]:
+    for run_id, log in history.stored.events.items():
+        times = sum(kind == "run.completed" for _, kind, _ in log)
+        if times > 1:
+            yield f"{run_id} was completed {times} times"
+    tokens: dict[str, set[int]] = defaultdict(set)
+    for op in history.kept("complete_run"):
+        tokens[op.run_id].add(op.arguments["token"])
+    yield from (f"{run_id} was completed under {found}" for run_id, found in tokens.items() if len(found) > 1)
 
 
 def a_completed_step_never_runs_again(history: History) -> Iterator[str]:
@@ -303,6 +339,7 @@ RULES: list[Callable[[History], Iterator[str]]] = [
     what_was_acknowledged_is_there,
     what_was_refused_is_not_there,
     nothing_is_there_twice_or_unasked,
+    a_run_is_completed_once,
     a_completed_step_never_runs_again,
     an_unsafe_step_is_repeated_only_if_a_person_says_so,
     a_gate_is_decided_once,

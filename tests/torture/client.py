@@ -227,6 +227,38 @@ DEEDS: list[tuple[Deed, int]] = [
 ]
 
 
+QUEUE = "storm"
+
+
+def claim(client: Client, runs: list[str]) -> None:
+    """An application and a worker in one: enqueues, takes what there is, and leaves it in one way or another."""
+    choose = client.random
+    while not client.finished:
+        if choose.random() < 0.4:
+            dedupe = {"dedupe_key": f"key{choose.randrange(3)}"} if choose.random() < 0.3 else {}
+            if dedupe and choose.random() < 0.3:
+                dedupe |= {"on_duplicate": "replace"}
+            more = {"key": f"tenant{choose.randrange(3)}", "max_attempts": choose.choice((2, 100)), "retry_delay": "0"}
+            delay = choose.choice((None, None, "0.2 seconds"))
+            given = {"run_id": client.id(), "queue": QUEUE, "input": {"of": QUEUE}, "delay": delay}
+            client.call("enqueue_run", workflow="torture", **given, **more, **dedupe)
+        ttl = choose.choice(("0.1 seconds", "0.3 seconds", "1 second"))
+        given = {"queues": [QUEUE], "holder": client.name, "max": choose.choice((1, 3)), "ttl": ttl}
+        kind, rows = client.call("claim_runs", **given, request_id=client.id())
+        for row in rows if kind == "ok" else ():
+            held = {"run_id": row["run_id"], "token": row["token"]}
+            for _ in range(choose.randint(0, 3)):
+                if not choose.choices(*zip(*DEEDS, strict=True))[0](client, held):
+                    break
+            else:
+                if choose.random() < 0.7:
+                    client.call("complete_run", **held, result={"id": client.id()})
+                else:
+                    leave(client, held)
+        if not rows:
+            pause(choose.uniform(0, 0.03))
+
+
 SOME = "order by random() limit 2"
 IN_DOUBT = "where status in ('review', 'failed') and side_effects is not null"
 
@@ -246,6 +278,11 @@ def decide(client: Client, runs: list[str]) -> None:
             client.call("resolve_review", **row, decision=decision, request_id=client.id(), **more)
         if choose.random() < 0.005:
             client.call("cancel_run", run_id=choose.choice(runs), reason="torture", actor=client.name)
+        if choose.random() < 0.1:
+            client.call("retry_runs", queue=QUEUE, actor=client.name)
+            client.call(choose.choice(("pause_queue", "resume_queue")), queue=QUEUE)
+            client.call("resume_queue", queue=QUEUE)
+            client.call("put_queue", queue=QUEUE, concurrency=choose.choice((None, None, 2)))
         pause(choose.uniform(0.02, 0.15))
 
 
@@ -261,7 +298,7 @@ def follow(client: Client, runs: list[str]) -> None:
         pause(client.random.uniform(0, 0.05))
 
 
-ROLES = {"worker": work, "decider": decide, "reader": follow}
+ROLES = {"worker": work, "claimer": claim, "decider": decide, "reader": follow}
 
 
 def main() -> None:

@@ -126,9 +126,9 @@ class Interrupter(Racer):
         there, back = orders
         allowed = [there, Outcome(back.second, back.first, back.rows)]
         if other in LEAVE_OUT:
-            allowed.append(Outcome(alone[call][1], nothing(other), alone[call][0]))
+            allowed.append(Outcome(alone[call][1], nothing(other, alone[other][1]), alone[call][0]))
         if call in LEAVE_OUT:
-            allowed.append(Outcome(nothing(call), alone[other][1], alone[other][0]))
+            allowed.append(Outcome(nothing(call, alone[call][1]), alone[other][1], alone[other][0]))
         return allowed
 
     def _points_of(self, base: tuple[str, ...], call: str) -> list[int]:

@@ -20,7 +20,7 @@ from .cast import CASTS
 from .failover import failover
 from .interruptions import Interrupter
 from .ledger.siege import siege
-from .races import CALLS, Racer, all_pairs
+from .races import Racer, all_pairs, calls_from
 from .schedules import Explorer
 from .storm import FAULTS, Machine, Outcome, small_disk, storm
 
@@ -96,7 +96,7 @@ def _schedules(job: Job, folder: Path) -> Result:
 def _races(job: Job, folder: Path) -> Result:
     state, level = job.arguments
     with _scratch(job, folder) as url, Racer(url, level) as racer:
-        tally = racer.race(state, all_pairs(), job.is_over)
+        tally = racer.race(state, all_pairs(state), job.is_over)
     figures = Counter({"races": tally.races, "calls": 2 * tally.races, "waited": tally.waited})
     return Result(job, not job.is_over(), figures=figures, violations=tally.violations[:5])
 
@@ -128,7 +128,7 @@ def _failover(job: Job, folder: Path) -> Result:
 def _interruptions(job: Job, folder: Path) -> Result:
     state, share, shares = job.arguments
     with _scratch(job, folder) as url, Interrupter(url) as interrupter:
-        tally = interrupter.interrupt(state, list(CALLS)[share::shares], job.is_over)
+        tally = interrupter.interrupt(state, calls_from(state)[share::shares], job.is_over, calls_from(state))
     figures = Counter({"interruptions": tally.races, "calls": 2 * tally.races, "waited": tally.waited})
     return Result(job, not job.is_over(), figures=figures, violations=tally.violations[:5])
 
@@ -142,7 +142,11 @@ def _probe(job: Job, folder: Path) -> Result:
     from .long import LONG
 
     with _scratch(job, folder) as url:
-        return Result(job, violations=LONG[job.arguments[0]](url)[:5])
+        seen = LONG[job.arguments[0]](url)
+    if isinstance(seen, list):
+        return Result(job, violations=seen[:5])
+    figures = Counter({f"{job.arguments[0]} on {job.version}: {what}": n for what, n in seen.figures.items()})
+    return Result(job, figures=figures, violations=seen.found[:5])
 
 
 def _model(job: Job, folder: Path) -> Result:

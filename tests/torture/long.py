@@ -10,23 +10,34 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-from .. import test_cancel, test_canonical, test_gate, test_review, test_state, test_stream
+from .. import test_cancel, test_canonical, test_gate, test_review, test_state, test_stream, test_worker
+from ..probes import crowds
 from ..probes import kernel as probes
 from ..probes import workers as probe_workers
 from ..probes.stream import POOL, Load, everything_once, named, replica
 from ..probes.support import connect
 from ..support.amounts import (
     CANCELLATIONS,
+    CLAIMED_RUNS,
+    CLAIMERS,
+    CLOCK_PROCESSES,
+    CLOCKS,
+    DAYS,
+    DEPLOYED_RUNS,
+    DEPLOYS,
     EVENTS,
     EXAMPLES,
     FOLLOWED_RUNS,
     GATES,
     KILLED_CHARGERS,
+    KILLED_CLAIMERS,
     KILLED_GRAPHS,
     KILLED_WORKERS,
+    LARGE_KEY,
     RACED_GRAPHS,
     RANDOM_CALLS,
     SHORT_LEASES,
+    SMALL_KEYS,
     STREAMS,
     SUBSCRIBERS,
     TAKE_OVERS,
@@ -83,8 +94,21 @@ def _examples(url: str) -> list[str]:
     return []
 
 
-#: What each does with the URL of a migrated database; it returns the violations that it saw.
-LONG: dict[str, Callable[[str], list[str]]] = {
+def _claimers(url: str) -> crowds.Outcome:
+    return crowds.claimers_under_fire(url, CLAIMED_RUNS.torture, CLAIMERS.torture, 600, KILLED_CLAIMERS.torture)
+
+
+def _year(url: str) -> crowds.Outcome:
+    return crowds.a_year_goes_by(url, CLOCKS.torture, CLOCK_PROCESSES.torture, DAYS.torture)
+
+
+def _deploys(url: str) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        return test_worker.deploy(Path(folder), url, DEPLOYED_RUNS.torture, DEPLOYS.torture)
+
+
+#: What each does with the URL of a migrated database; it returns the violations that it saw, or these and figures.
+LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "short leases": lambda url: probes.short_leases(url, grants=SHORT_LEASES.torture),
     "killed workers": lambda url: probe_workers.worker_kills(url, kills=KILLED_WORKERS.torture),
     "graphs": _graphs,
@@ -98,4 +122,8 @@ LONG: dict[str, Callable[[str], list[str]]] = {
     "subscribers": _subscribers,
     "streams": _streams,
     "examples": _examples,
+    "claimers": _claimers,
+    "keys": lambda url: crowds.small_keys_beside_a_large_one(url, LARGE_KEY.torture, SMALL_KEYS.torture, 5),
+    "a year": _year,
+    "deploys": _deploys,
 }

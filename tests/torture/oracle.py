@@ -91,7 +91,7 @@ def _acquire(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         must(known.status == "running" and not known.lapsed, "the same call gets the lease while it lasts")
         return known
     must(token > known.token, "tokens grow")
-    free = {"pending", "failed"} | ({"running"} if known.lapsed else set())
+    free = {"pending", "queued", "failed"} | ({"running"} if known.lapsed else set())
     free |= {"waiting"} if known.gate != "pending" else set()
     must(known.status in free, "there is one holder")
     gate = "late" if known.gate == "overdue" and known.status == "waiting" else known.gate
@@ -104,6 +104,32 @@ def _acquire(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         gate=gate,
         requests=(*known.requests, (request, token)),
     )
+
+
+def _claim(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    outcome, token = answer.row[0], int(answer.row[1] or 0)
+    before = [given for request, given in known.requests if request == call.statement]
+    if before:
+        held = known.status == "running" and before[-1] == known.token
+        must((outcome == "granted") == held, "the same call gets what it was granted, as long as it has that")
+        must(not held or token == known.token, "the same call gets the same lease")
+        return known
+    lost = known.status == "running" and known.lapsed
+    if not (known.status == "queued" or (lost and known.marked)):  # then it looks what time has brought
+        if known.gate == "overdue":
+            known = replace(known, gate="late", status="queued" if known.status == "waiting" else known.status)
+        known = replace(known, marked=known.marked or lost)
+    must((outcome == "granted") == (known.status == "queued" or lost), "what is free is granted, and nothing else")
+    if outcome != "granted":
+        return known
+    must(token > known.token, "tokens grow")
+    requests = (*known.requests, (call.statement, token))
+    return replace(known, token=token, status="running", lapsed=False, marked=False, requests=requests)
+
+
+def _enqueue(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    must(answer.row == ("r", "t"), "an id makes one run")
+    return known
 
 
 def _begin(known: Known, call: Call, answer: Answer, must: Must) -> Known:
@@ -177,12 +203,12 @@ def _complete(known: Known, call: Call, answer: Answer, must: Must) -> Known:
 
 def _release(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     again = (call.statement, call.token or 0)
-    if again in known.requests and known.status == "pending" and call.token == known.token:
+    if again in known.requests and known.status == known.free and call.token == known.token:
         must(int(answer.row[0] or 0) == known.last_seq, "a repetition gets the first number")
         return known
     _fenced(known, call, must)
     must(int(answer.row[0] or 0) > known.last_seq, "numbers grow")
-    return replace(known, status="pending", last_seq=int(answer.row[0] or 0), requests=(*known.requests, again))
+    return replace(known, status=known.free, last_seq=int(answer.row[0] or 0), requests=(*known.requests, again))
 
 
 def _break(known: Known, call: Call, answer: Answer, must: Must) -> Known:
@@ -228,7 +254,7 @@ def _reconcile(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     must(leases == seen, "a lease is seen to lapse once, when its time is over")
     must(gates == (known.gate == "overdue"), "a gate is decided once, when its time is over")
     if gates:
-        known = replace(known, gate="late", status="pending" if known.status == "waiting" else known.status)
+        known = replace(known, gate="late", status=known.free if known.status == "waiting" else known.status)
     return replace(known, marked=True) if leases else known  # and that is all: its holder goes on until it is replaced
 
 
@@ -249,7 +275,7 @@ def _decide(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         expected = {"approve": "approved", "reject": "rejected"}[call.what]
         must(decision == expected, "what was accepted stands")
     woken = known.gate in ("pending", "overdue") and known.status == "waiting"
-    return replace(known, gate=expected, status="pending" if woken else known.status)
+    return replace(known, gate=expected, status=known.free if woken else known.status)
 
 
 def _resolve(known: Known, call: Call, answer: Answer, must: Must) -> Known:
@@ -260,7 +286,7 @@ def _resolve(known: Known, call: Call, answer: Answer, must: Must) -> Known:
     elif call.what == "fail b":
         known = replace(known, running="failed for good")
     return replace(
-        known, status=("failed" if call.what == "fail b" else "pending") if known.status == "review" else known.status
+        known, status=("failed" if call.what == "fail b" else known.free) if known.status == "review" else known.status
     )
 
 
@@ -274,6 +300,8 @@ def _time(known: Known, call: Call, answer: Answer, must: Must) -> Known:
 
 RULES: dict[str, Callable[[Known, Call, Answer, Must], Known]] = {
     "acquire": _acquire,
+    "claim": _claim,
+    "enqueue again": _enqueue,
     "begin a": _begin,
     "begin b": _begin,
     "record a": _record,

@@ -1,5 +1,7 @@
 """Every pair of calls about one run, raced: the second is made while the first has taken effect, uncommitted.
 
+The run is one that somebody holds by its id, or one of a queue (which has the run's name, so no other run is in it).
+
 Whatever the second one read before it had to wait is out of date when it goes on, and a function may forget to look
 again. So each pair is held against its serial orders: the answers and all rows must be as when the second call is made
 after the first has ended, or, if the second one did not wait, the other way round. If the first one is taken back, the
@@ -32,7 +34,8 @@ BOBS, ANYBODYS = SECRET.format(", 'bob'"), SECRET.format("")
 
 #: A run with something of everything, held by A with token 1.
 AT_WORK = (
-    "create_run('w', '1', run_id => '{r}', recovery_webhook => 'http://hook.test', budget => '{\"tokens\": 100}')",
+    "create_run('w', '1', run_id => '{r}', metadata => '{\"mine\": true}',"
+    " recovery_webhook => 'http://hook.test', budget => '{\"tokens\": 100}')",
     "record_recovery('{r}')",
     "add_channel('{r}', 'http://channel.test')",
     "acquire_run('{r}', 'A', '1 hour', request_id => 'grant')",
@@ -53,6 +56,21 @@ LATE = f"update tidebase.run_heads set deadline_at = {PAST}, due_at = {PAST} whe
 OVERDUE = (
     f"update tidebase.gates set timeout_at = {PAST} where run_id = '{{r}}' and name = 'g'",
     f"update tidebase.run_heads set due_at = {PAST} where run_id = '{{r}}'",
+)
+
+#: The same, of a queue: claimed by A with token 1.
+ENQUEUED = (
+    "enqueue_run('w', '1', '{r}', '{r}', '{\"mine\": true}', key => 'k', dedupe_key => 'd', max_attempts => 3,"
+    " retry_delay => '1 hour'{more})"
+)
+QUEUED = (ENQUEUED.replace("{more}", ""),)
+CLAIM = "select count(*) from tidebase.claim_runs(array['{r}'], 'A', ttl => '1 hour', request_id => 'claim')"
+CLAIMED = (*QUEUED, CLAIM, *AT_WORK[4:])
+#: Its time has come, and the run before it, which is to be cancelled, is the one that the race is about.
+DUE = (
+    "put_schedule('{r}', 'w', every => '1 hour', queue => '{r}', overlap => 'cancel')",
+    "update tidebase.schedules set anchor = anchor - interval '1 hour', fired_at = fired_at - interval '90 minutes',"
+    f" next_at = {PAST}, last_run_id = '{{r}}' where schedule = '{{r}}'",
 )
 
 LEVELS = ("read committed", "repeatable read", "serializable")
@@ -76,6 +94,30 @@ STATES: dict[str, tuple[str, ...]] = {
     "failed": (*AT_WORK, "resolve_review('{r}', 'broken', 'retry')", "fail_run('{r}', 1)"),
     "cancelled": (*AT_WORK, "cancel_run('{r}')"),
 }
+
+#: Where a race begins that is about a run of a queue.
+QUEUE_STATES: dict[str, tuple[str, ...]] = {
+    "queued": QUEUED,
+    "delayed": (ENQUEUED.replace("{more}", ", delay => '1 hour'"),),
+    "behind a limit": (
+        "put_queue('{r}', concurrency => 1)",
+        "enqueue_run('w', queue => '{r}', run_id => '{r}.full')",
+        CLAIM.replace("'claim'", "'full'"),
+        *QUEUED,
+    ),
+    "claimed": CLAIMED,
+    "claimed and lapsed": (*CLAIMED, LAPSED),
+    "claimed and lapsed, the last time": (
+        "put_queue('{r}', concurrency => 1)",
+        *(call.replace("max_attempts => 3", "max_attempts => 1") for call in CLAIMED),
+        LAPSED,
+    ),
+    "given up": (*CLAIMED, "release_run('{r}', 1)"),
+    "suspended for too long": (*CLAIMED, "suspend_run('{r}', 1, 'g')", *OVERDUE),
+    "a dead letter": (*QUEUED, CLAIM, "fail_run('{r}', 1, retryable => false)"),
+    "due by the clock": (*QUEUED, *DUE),
+}
+STATES |= QUEUE_STATES
 
 #: Who may do what.
 CALLS = {
@@ -150,24 +192,75 @@ CALLS = {
     "remove a channel": "remove_channel('{r}', 1)",
     "claim channels": "select to_jsonb(t) from tidebase.claim_channel_deliveries() t",
     "finish at a channel": "select to_jsonb(t) from tidebase.finish_channel_delivery('{r}', 1, 1, true) t",
+    "cancel many": "cancel_runs(metadata => '{\"mine\": true}')",
+    "retry many": "retry_runs(metadata => '{\"mine\": true}')",
+    "move many": "move_runs('{r}.other', metadata => '{\"mine\": true}')",
 }  # fmt: skip
 
+#: What is done to queues and by the clock; from the states of runs that are in no queue it changes nothing of theirs.
+QUEUE_CALLS = {
+    "enqueue": "enqueue_run('w', '1', '{r}', '{r}')",
+    "enqueue another": "enqueue_run('w', '1', '{r}', '{r}.new', key => 'k')",
+    "enqueue its key": "enqueue_run('w', '2', '{r}', '{r}.new', dedupe_key => 'd')",
+    "replace it": "enqueue_run('w', '2', '{r}', '{r}.new', delay => '2 hours', dedupe_key => 'd',"
+    " on_duplicate => 'replace')",
+    "refuse its key": "enqueue_run('w', '2', '{r}', '{r}.new', dedupe_key => 'd', on_duplicate => 'reject')",
+    "enqueue the key where it may be moved": "enqueue_run('w', '2', '{r}.other', '{r}.moved', dedupe_key => 'd')",
+    "enqueue many": 'select to_jsonb(t) from tidebase.enqueue_runs(\'[{"workflow": "w", "queue": "{r}"}]\') t',
+    "claim": "select to_jsonb(t) from tidebase.claim_runs(array['{r}'], 'C', 5) t",
+    "claim once": "select to_jsonb(t) from tidebase.claim_runs(array['{r}'], 'A', 5, request_id => 'claim') t",
+    "claim with another code": "select to_jsonb(t) from tidebase.claim_runs(array['{r}'], 'C', 5, workflows => '{w}',"
+    " code_version => '2', versions => '{}', request_id => 'other') t",
+    "limit the queue": "put_queue('{r}', concurrency => 1, key_rate => 1)",
+    "limit it no more": "put_queue('{r}')",
+    "pause it": "pause_queue('{r}')",
+    "let it go on": "resume_queue('{r}')",
+    "put a schedule": "put_schedule('{r}', 'w', every => '1 hour', queue => '{r}', input => '2')",
+    "delete the schedule": "delete_schedule('{r}')",
+    "trigger the schedule": "trigger_schedule('{r}', '{r}.triggered')",
+    "fill it up": "select to_jsonb(t) from tidebase.backfill_schedule('{r}', now() - interval '3 hours', now()) t",
+}
+CALLS |= QUEUE_CALLS
+
 #: They wait for nobody: what is locked they leave out, as if it did not concern them.
-LEAVE_OUT = {"renew many", "reconcile", "purge", "claim deliveries", "claim channels"}
+BULK = {"cancel many", "retry many", "move many"}
+CLAIMS = {"claim", "claim once", "claim with another code"}
+LEAVE_OUT = {"renew many", "reconcile", "purge", "claim deliveries", "claim channels"} | BULK | CLAIMS
+
+#: They are one call, made again: that waits for its answer.
+REPEATED = {("claim once", "claim once"), ("claim with another code", "claim with another code")}
+
+#: What is neither of the orders, and well: a bulk call is about the runs that were there when it began, and a fork is
+#: one more; and who asked for a run by its id, and waited while it was moved, is to ask again (see acquire_run).
+NEITHER = {*itertools.product(("fork",), BULK), ("acquire", "move many"), ("acquire again", "move many")}
+
+ALL_TABLES = """
+select c.oid::regclass::text from pg_class c
+where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r'
+order by 1"""
 
 TABLES = """
 select c.oid::regclass::text from pg_class c
 where c.relnamespace = 'tidebase'::regnamespace and c.relkind = 'r'
-  and c.relname <> 'watches'  -- marks of readers, which mean nothing without their run
+  and c.relname not in (
+    'watches',  -- marks of readers, which mean nothing without their run
+    'lanes', 'workers',  -- where to look first, and who did
+    'slots', 'queue_starts')  -- what limits count, by and by: see the probes
 order by 1"""
 
 #: What is new every time: ids, times, chance; and how many bytes a value took where it was looked at.
 VOLATILE = re.compile(
     r"(?P<TIME>\d{4}-\d\d-\d\d[T ][0-9:.]+(?:Z|[+-]\d\d(?::\d\d)?))|(?P<CHILD>run_[-0-9a-f]{36})"
     r"|(?P<SECRET>gate_[0-9a-f]{64})"
+    r'|(?<="place": )(?P<PLACE>-?\d+)|(?<="turn": )(?P<TURN>"[^"]*")'  # which of two was first, or saw the other
     r'|(?<="nonce": )(?P<NONCE>"[^"]*")'
-    r'|(?<="retry_after": )(?P<DELAY>"[^"]*")|(?<="group_bytes": )(?P<SIZE>\d+)'
+    r'|(?<="retry_after": )(?P<DELAY>"[^"]*"|[0-9.]+)|(?<="group_bytes": )(?P<SIZE>\d+)'
 )
+
+FORGET = """
+select tidebase_private.forget(array(select run_id from tidebase.runs));
+delete from tidebase.queues; delete from tidebase.lanes; delete from tidebase.claims; delete from tidebase.schedules;
+delete from tidebase.slots; delete from tidebase.queue_starts; delete from tidebase.workers"""
 
 Rows = tuple[str, ...]
 Pair = tuple[str, str]
@@ -244,10 +337,11 @@ class Racer:
         self._level = level
         self._first, self._second = Session(url, level), Session(url, level)
         self._observer = Session(url)
-        tables = [row[0] for row in self._observer.connection.execute(TABLES).fetchall()]
-        self._rows = " union all ".join(f"select '{table} ' || to_jsonb(t)::text from {table} t" for table in tables)
+        tables = [row[0] for row in self._observer.connection.execute(ALL_TABLES).fetchall()]
         self._truncate = f"truncate {', '.join(tables)}"
         self._look(self._truncate)
+        tables = [row[0] for row in self._observer.connection.execute(TABLES).fetchall()]
+        self._rows = " union all ".join(f"select '{table} ' || to_jsonb(t)::text from {table} t" for table in tables)
         self._made = 0
         self._run_id = ""
 
@@ -313,7 +407,7 @@ class Racer:
     def _end(self) -> Rows:
         """All rows, of which none is left."""
         rows = self._look(self._rows)
-        self._look("select tidebase_private.forget(array(select run_id from tidebase.runs))")
+        self._look(FORGET)
         return tuple(sorted(self._plain(rows).split("\n")))
 
     def _plain(self, text: str) -> str:
@@ -364,11 +458,13 @@ class Orders(NamedTuple):
 
     def committed(self, first: str, second: str, waited: bool, alone: dict[str, tuple[Rows, str]]) -> Iterator[Outcome]:
         yield self.in_order
+        if second in BULK:  # it may wait for a key; what it says it has found is what there was when it began
+            yield self.in_order._replace(second=nothing(second, alone[second][1]))
         if not waited:
             yield Outcome(self.reversed.second, self.reversed.first, self.reversed.rows)
-            if second in LEAVE_OUT:
+            if second in LEAVE_OUT and (first, second) not in REPEATED:
                 rows, answer = alone[first]
-                yield Outcome(answer, nothing(second), rows)
+                yield Outcome(answer, nothing(second, alone[second][1]), rows)
 
     def taken_back(
         self, second: str, waited: bool, alone: dict[str, tuple[Rows, str]], before: Rows
@@ -376,11 +472,13 @@ class Orders(NamedTuple):
         rows, answer = alone[second]
         yield Outcome(self.in_order.first, answer, rows)
         if not waited and second in LEAVE_OUT:
-            yield Outcome(self.in_order.first, nothing(second), before)
+            yield Outcome(self.in_order.first, nothing(second, answer), before)
 
 
-def nothing(call: str) -> str:
-    """What those who leave out what is locked answer where nothing is left."""
+def nothing(call: str, answer: str) -> str:
+    """What those who leave out what is locked answer where nothing is left, and who is alone is answered this."""
+    if call in BULK and not is_refused(answer):
+        return json.dumps(json.loads(answer) | {"done": 0})
     return {
         "purge": "0",
         "reconcile": json.dumps(dict.fromkeys(("runs", "gates", "leases", "timers", "deadlines"), 0)),
@@ -399,6 +497,12 @@ def explain(got: Outcome, allowed: list[Outcome]) -> str:
     return "\n".join([*told, *(f"  - {row}" for row in gone), *(f"  + {row}" for row in new)])
 
 
-def all_pairs(share: int = 0, shares: int = 1) -> list[Pair]:
-    """Every pair of calls, a call with itself included; or one of several shares of them."""
-    return list(itertools.combinations_with_replacement(CALLS, 2))[share::shares]
+def calls_from(state: str) -> list[str]:
+    """The calls that may change something from there."""
+    return [name for name in CALLS if state in QUEUE_STATES or name not in QUEUE_CALLS]
+
+
+def all_pairs(state: str, share: int = 0, shares: int = 1) -> list[Pair]:
+    """Every pair of calls from a state, a call with itself included; or one of several shares of them."""
+    pairs = itertools.combinations_with_replacement(calls_from(state), 2)
+    return [pair for pair in pairs if pair not in NEITHER][share::shares]

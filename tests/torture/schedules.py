@@ -138,9 +138,13 @@ class Explorer:
         """
         self.tally, self._share, self._shares, self._subtrees, self._savepoints = Tally(), share, shares, 0, 0
         self._after: dict[Place, int] | None = {} if merged else None
-        self._execute("begin; set local synchronous_commit = off; select tidebase.create_run('test', run_id => 'r')")
+        made = (
+            "enqueue_run('test', queue => 'q', run_id => 'r')" if cast.queued else "create_run('test', run_id => 'r')"
+        )
+        self._execute(f"begin; set local synchronous_commit = off; select tidebase.{made}")
+        known = Known(queued=True, status="queued") if cast.queued else Known()
         try:
-            self._walk(Known(), cast.actors, ())
+            self._walk(known, cast.actors, ())
         finally:
             self._execute("rollback")
         return self.tally

@@ -32,7 +32,7 @@ from .proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-CLIENTS = ("worker", "worker", "worker", "worker", "decider", "decider", "reader")
+CLIENTS = ("worker", "worker", "worker", "claimer", "claimer", "claimer", "decider", "decider", "reader")
 RUNS = 8
 SETTINGS = {"max_connections": "100", "shared_buffers": "32MB", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 
@@ -314,7 +314,9 @@ def account(journals: Path, url: str, crashed: bool = False, promoted: int = NEV
     return Outcome(len(ops), len(tries), sum(attempt.kind == "lost" for attempt in tries), violations=violations)
 
 
-UNFINISHED = "select run_id from tidebase.run_heads where status not in ('completed', 'cancelled')"
+#: Those that have failed last: another run may have their key.
+UNFINISHED = """
+select run_id from tidebase.run_heads where status not in ('completed', 'cancelled') order by status = 'failed'"""
 
 
 UNDECIDED = """
@@ -326,6 +328,8 @@ def rescue(connection: Connection) -> list[str]:
     """Whatever happened, each run can be brought to its end by who comes later."""
     past = "lease_expires_at = now() - interval '1 day'"
     connection.execute(f"update tidebase.run_heads set {past} where status = 'running'")
+    connection.execute("update tidebase.run_heads set available_at = null")
+    connection.execute("delete from tidebase.queues")
     found = []
     for run_id in values(connection, UNFINISHED):
         try:

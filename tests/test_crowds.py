@@ -1,0 +1,54 @@
+"""Processes at the queues and at the clock are killed in the short form of ``make torture`` (``probes.crowds``)."""
+
+from __future__ import annotations
+
+import pytest
+
+from .probes import crowds
+from .probes.support import Connection
+from .support.amounts import (
+    CLAIMED_RUNS,
+    CLAIMERS,
+    CLOCK_PROCESSES,
+    CLOCKS,
+    DAYS,
+    KILLED_CLAIMERS,
+    LARGE_KEY,
+    SMALL_KEYS,
+)
+from .test_mechanisms import Edit
+
+ON_NEWEST = True
+
+
+def test_claimers_that_are_killed_complete_each_run_once_and_exceed_no_limit(database: str) -> None:
+    outcome = crowds.claimers_under_fire(database, CLAIMED_RUNS.test, CLAIMERS.test, 50, KILLED_CLAIMERS.test)
+    assert outcome.found == []
+    assert outcome.figures["claimers killed"] > 0 and outcome.figures["most leased"] > 1
+
+
+@pytest.mark.breaks_invariants
+def test_without_its_slots_a_limit_is_seen_to_be_exceeded(database: str, db: Connection) -> None:
+    """By who looks, or by the log: otherwise thousands of runs would prove nothing."""
+    Edit("room_of", "room := queue.concurrency - (", "room := queue.concurrency + 50 - (").apply(db)
+    Edit("room_of_key", "room := queue.key_concurrency - (", "room := queue.key_concurrency + 50 - (").apply(db)
+    outcome = crowds.claimers_under_fire(database, CLAIMED_RUNS.test, CLAIMERS.test, 50, KILLED_CLAIMERS.test)
+    assert any("leased" in text for text in outcome.found)
+
+
+def test_small_keys_are_served_beside_a_large_one(database: str) -> None:
+    outcome = crowds.small_keys_beside_a_large_one(database, LARGE_KEY.test, SMALL_KEYS.test, 5)
+    assert outcome.found == []
+
+
+def test_each_time_of_a_clock_makes_one_run(database: str) -> None:
+    outcome = crowds.a_year_goes_by(database, CLOCKS.test, CLOCK_PROCESSES.test, DAYS.test)
+    assert outcome.found == []
+    assert outcome.figures["times"] > 50
+
+
+@pytest.mark.breaks_invariants
+def test_a_clock_that_passes_over_a_time_is_noticed(database: str, db: Connection) -> None:
+    Edit("times_to_fire", "at > wanted.fired_at", "at > wanted.fired_at + interval '7 hours'").apply(db)
+    outcome = crowds.a_year_goes_by(database, CLOCKS.test, 1, 2)
+    assert any("missed" in text for text in outcome.found)
