@@ -69,3 +69,6 @@ DAYS = Amount(5, 365)
 #: Runs that are worked on while versions of their code come and go, and how many versions.
 DEPLOYED_RUNS = Amount(60, 600)
 DEPLOYS = Amount(1, 6)
+
+#: Worker processes of agents, of each framework, that are killed in the middle of their runs.
+KILLED_AGENTS = Amount(3, 100)

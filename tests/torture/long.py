@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 
 from .. import test_cancel, test_canonical, test_gate, test_review, test_state, test_stream, test_worker
-from ..probes import crowds
+from ..probes import agents, crowds
 from ..probes import kernel as probes
 from ..probes import workers as probe_workers
 from ..probes.stream import POOL, Load, everything_once, named, replica
@@ -29,6 +30,7 @@ from ..support.amounts import (
     EXAMPLES,
     FOLLOWED_RUNS,
     GATES,
+    KILLED_AGENTS,
     KILLED_CHARGERS,
     KILLED_CLAIMERS,
     KILLED_GRAPHS,
@@ -60,6 +62,11 @@ def _chargers(url: str, keyed: bool) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         massacre = test_review.Massacre(url, Path(folder) / "ledger", keyed)
         return massacre.violations(KILLED_CHARGERS.torture, deaths=5)
+
+
+def _agents(url: str, framework: str) -> list[str]:
+    found, _ = agents.kill_agents(url, framework, KILLED_AGENTS.torture, seed=random.randrange(1000))
+    return found
 
 
 def _subscribers(url: str) -> list[str]:
@@ -126,4 +133,7 @@ LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "keys": lambda url: crowds.small_keys_beside_a_large_one(url, LARGE_KEY.torture, SMALL_KEYS.torture, 5),
     "a year": _year,
     "deploys": _deploys,
+    "killed agents of Pydantic AI": lambda url: _agents(url, "pydantic_ai"),
+    "killed agents of the OpenAI SDK": lambda url: _agents(url, "openai_agents"),
+    "killed agents over HTTP": lambda url: _agents(url, "http"),
 }
