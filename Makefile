@@ -20,14 +20,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[binary,local]'
+	$(BIN)/python -m pip install --quiet -e '.[binary,local,server]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet -e '.[binary,local,test,lint]'
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
 	tests/install-system-packages
-	npm install --silent --no-audit --no-fund --prefix $(VENV)/node eventsource@3 pg@8 || echo "no node modules: tests that need them will be skipped"
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/node eventsource@3 pg@8 axe-core@4 typescript@7 || echo "no node modules: tests that need them will be skipped"
 	@touch $@
 
 setup: $(VENV)/.test  ## Make .venv with everything that development needs
@@ -63,6 +63,8 @@ lint: setup  ## Style, types, layers
 	$(BIN)/mypy
 	$(BIN)/python python/tools/faces.py --check
 	$(BIN)/lint-imports
+	@if [ -x $(VENV)/node/node_modules/.bin/tsc ]; then $(VENV)/node/node_modules/.bin/tsc -p python/tidebase/studio; \
+	else echo "no node modules: the types of Studio are not checked"; fi
 
 faces: setup  ## Make the modules for threads out of those for asyncio
 	$(BIN)/python python/tools/faces.py

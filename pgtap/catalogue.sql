@@ -11,20 +11,20 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
-  '{gate_inbox,gate_overview,invocation_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
+  '{gate_ballots,gate_inbox,gate_overview,invocation_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
     stalled_runs,state_patches,step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
   '{bulk,channel,channel_delivery,checkpoint,checkpoint_put,child,claim,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
-    run_failure,snapshot,state,step_failure,step_start,thread_checkpoint,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
+    run_failure,run_page,snapshot,state,step_failure,step_start,thread_checkpoint,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
     claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,
     decide_gate,delete_checkpoints_of_runs,delete_schedule,delete_thread,diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,
     finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
-    list_channels,list_checkpoints,list_gates,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_runs,new_run_id,
+    list_channels,list_checkpoints,list_gates,list_inbox,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_run,move_runs,new_run_id,
     next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,prune_threads,purge_runs,put_checkpoint,put_checkpoint_writes,put_queue,
     put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
-    resolve_review,restore_state,resume_queue,retry_channel,retry_runs,run_tree,save_state,set_budget,set_state,start_timer,suspend_for_children,
+    resolve_review,restore_state,resume_queue,retry_channel,retry_runs,run_tree,save_state,search_runs,set_budget,set_state,start_timer,suspend_for_children,
     suspend_run,trigger_schedule,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
@@ -63,8 +63,9 @@ select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace
 select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_runs,
-    list_snapshots,list_state_versions,load_checkpoints,next_fires,next_ready,run_tree}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
+  '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_inbox,list_runs,
+    list_snapshots,
+    list_state_versions,load_checkpoints,next_fires,next_ready,run_tree,search_runs}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(
@@ -97,7 +98,7 @@ select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_runs,put_endpoint,suspend_for_children,sweep_thread,
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,put_endpoint,suspend_for_children,sweep_thread,
     take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');

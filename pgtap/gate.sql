@@ -267,5 +267,19 @@ select throws_ok(format($$select tidebase.decide_gate('anew', 'g', 'approved', s
 select throws_ok(format($$select tidebase.decide_gate('anew', 'g', 'approved', secret => %L)$$, :'former_personal_secret'), 'TB009', null, 'nor does a personal one');
 select is((tidebase.decide_gate('anew', 'g', 'approved', secret => tidebase.get_gate_secret('anew', 'g'))).accepted, true, 'its own does');
 
+-- the inbox
+select pg_temp.leased('asks');
+delete from tidebase.gates g where g.status = 'pending' and g.kind = 'gate';  -- those of before
+select tidebase.open_gate('asks', pg_temp.token('asks'), name, timeout => timeout)
+from (values ('never', null), ('late', interval '1 hour'), ('soon', '1 minute'), ('never 2', null)) g (name, timeout);
+select results_eq($$select name from tidebase.list_inbox()$$, $$values ('soon'), ('late'), ('never'), ('never 2')$$, 'the inbox begins with the nearest deadline, and ends with what has none');
+select results_eq(format($$select name from tidebase.list_inbox(1, 'asks', %L)$$, behind), format('values (%L)', name), name || ' comes behind ' || behind)
+from (values ('soon', 'late'), ('late', 'never'), ('never', 'never 2')) g (behind, name);
+select is_empty($$select name from tidebase.list_inbox(1, 'asks', 'never 2')$$, 'and nothing behind the last');
+update tidebase.gates g set timeout_at = clock_timestamp() where g.name = 'soon';
+select results_eq($$select name from tidebase.list_inbox(max => 1)$$, $$values ('late')$$, 'what is overdue is decided already');
+select throws_ok($$select tidebase.list_inbox(0)$$, 'TB002', null, 'no page is empty');
+select throws_ok($$select tidebase.list_inbox(1, 'asks', 'gone')$$, 'TB012', null, 'and begins behind a gate that is there');
+
 select * from finish();
 rollback;

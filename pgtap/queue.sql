@@ -146,6 +146,11 @@ select throws_ok($$select tidebase.cancel_runs()$$, 'TB002', null, 'nothing is d
 select pg_temp.queue_up('m' || i, 'from') from generate_series(1, 3) i;
 select results_eq($$select * from tidebase.move_runs('to', queue => 'from', max => 2)$$, $$values (2, 2)$$, 'runs are moved');
 select is((select count(*) from tidebase.claim_runs('{to}', 'w', 10)), 2::bigint, 'and are found there');
+select is(tidebase.move_run(id, 'to'), false, 'what is at work stays where it is') from tidebase.claim_runs('{from}', 'w') c (id);
+select pg_temp.queue_up('m4', 'from');
+select is(tidebase.move_run('m4', 'elsewhere', 7, 'ada'), true, 'one run is moved');
+select results_eq($$select queue, priority from tidebase.run_overview where run_id = 'm4'$$, $$values ('elsewhere', 7)$$, 'to where it was to go');
+select throws_ok($$select tidebase.move_run('none', 'to')$$, 'TB001', null, 'one that is there');
 select results_eq($$select * from tidebase.cancel_runs(queue => 'from')$$, $$values (1, 1)$$, 'or cancelled');
 select is_empty($$select * from tidebase.claim_runs('{from}', 'w')$$, 'and are gone');
 

@@ -252,6 +252,37 @@ select results_eq($$select run_id from tidebase.list_runs('listed', before => 'g
   'a list goes on behind a run that is gone, where its time is known');
 select lives_ok($$select tidebase.list_runs(before => tidebase.new_run_id())$$, 'or in its id');
 select throws_ok($$select tidebase.list_runs('listed', roots => true)$$, 'TB002', null, 'roots stand alone');
+
+-- searching
+create function pg_temp.searched(size integer, effort integer) returns text[] language plpgsql as $$
+declare
+  page tidebase.run_page;
+  seen text[] := '{}';
+begin
+  loop
+    page := tidebase.search_runs(workflow => 'listed', before => page.next_run_id, before_created_at => page.next_created_at, max => size, effort => effort);
+    seen := seen || page.run_ids;
+    exit when page.next_run_id is null;
+  end loop;
+  return seen;
+end
+$$;
+select is(pg_temp.searched(size, effort), '{l2,l5,l4,l3,l1}', format('a search finds every run once, %s at a time among %s', size, effort))
+from unnest(array[1, 2, 100]) size, unnest(array[1, 2, 3, 10000]) effort;
+select is((tidebase.search_runs(workflow => 'listed', max => 5)).next_run_id, 'l1', 'a full page may be the last one');
+select is((tidebase.search_runs(workflow => 'listed', matching => 'no such', effort => 2)).next_run_id, 'l5', 'a search that found nothing yet says where it goes on');
+select is((tidebase.search_runs(workflow => 'listed', matching => 'L3')).run_ids, '{l3}', 'a text is looked for in capital letters or small ones');
+select is((tidebase.search_runs(matching => '%')).run_ids, '{}', 'and means just itself');
+select is((tidebase.search_runs(workflow => 'listed', metadata => '{"team": 1}')).run_ids, '{}', 'by the metadata');
+select is((tidebase.search_runs(workflow => 'listed', status => 'running')).run_ids, '{l3}', 'by the status');
+select is((tidebase.search_runs(workflow => 'listed', roots => true)).run_ids, '{l2,l5,l4,l3,l1}', 'those that nobody made as a child');
+select is((tidebase.search_runs(workflow => 'listed', created_after => '2020-01-01 12:00+00')).run_ids, '{l2}', 'by the time');
+select is((tidebase.search_runs(workflow => 'listed', before => 'l2', created_before => '2020-01-01 12:00+00', max => 1)).run_ids, '{l5}', 'before a time that is earlier');
+select tidebase.enqueue_run('listed too', queue => 'sought', run_id => 'queued');
+select is((tidebase.search_runs(queue => 'sought', status => status)).run_ids, '{queued}', 'by the queue') from unnest(array['queued', null]) status;
+select throws_ok(format('select tidebase.search_runs(%s)', wrong), 'TB002', null, wrong) from unnest(array['max => 0', 'max => 1001', 'effort => 0', 'effort => 100001',
+  $$metadata => '[1]'$$, $$matching => ''$$, $$status => 'odd'$$]) wrong;
+select throws_ok($$select tidebase.search_runs(before => 'gone')$$, 'TB001', null, 'behind a run that nobody knows');
 select pg_temp.leased('with a child');
 select tidebase.create_child('with a child', pg_temp.token('with a child'), 'c', 'listed');
 select is((select count(*) from tidebase.list_runs(roots => true) l join tidebase.edges e on e.child_run_id = l.run_id), 0::bigint, 'a root is no child');

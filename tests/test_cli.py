@@ -1098,7 +1098,7 @@ def findings(terminal: Terminal, code: int) -> dict[str, tuple[str, str]]:
 @pytest.fixture
 def safe_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test servers have fsync off, which is a problem, and would be one wherever something else is looked at."""
-    module = sys.modules["tidebase.cli.doctor"]
+    module = sys.modules["tidebase.views.health"]
     monkeypatch.setattr(module, "_SETTINGS", tuple(found for found in module._SETTINGS if found[0] != "fsync"))
 
 

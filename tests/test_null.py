@@ -71,6 +71,8 @@ CALLS = {
     "prune_threads": "thread_ids => '{t}'",
     "get_state": "run_id => 'r'",
     "list_gates": "",
+    "list_inbox": "",
+    "search_runs": "",
     "list_runs": "",
     "list_snapshots": "run_id => 'r'",
     "list_state_versions": "run_id => 'r'",

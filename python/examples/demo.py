@@ -335,6 +335,7 @@ def next_steps(url: str | None, run_id: str) -> Iterator[str]:
     program = os.path.relpath(script) if script.exists() else f"{sys.executable} -m tidebase"
     if url is not None:
         yield f"export TIDEBASE_DATABASE_URL='{url}'"
+    yield f"{program} studio {run_id}    # opens a page in your browser: the run, live, with all that it left"
     yield f"{program} timeline {run_id}"
     yield 'psql "$TIDEBASE_DATABASE_URL" -c "table tidebase.step_timeline"' if url else "table tidebase.step_timeline;"
     if url is not None:

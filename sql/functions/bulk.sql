@@ -157,6 +157,56 @@ $$;
 comment on function tidebase.retry_runs(text, text, text, interval, jsonb, text, text, boolean, integer) is
   'Lets up to max (1 to 10000) failed runs be taken up again, with all their attempts anew: those that a filter finds, as cancel_runs has it; one of a queue returns to it. What is completed of them is not done again. A run whose dedupe_key another one has by now stays as it is; of several with one key the youngest goes on. dry_run: only counts. Errors: TB002.';
 
+-- Puts those of some runs into another queue that wait for a worker.
+create or replace function tidebase_private.move_found(found_runs text[], to_queue text, new_priority integer, who text)
+returns integer
+language plpgsql volatile
+as $$
+declare
+  head tidebase.run_heads;
+  keyed record;
+  done integer := 0;
+begin
+  perform tidebase_private.commit_durably();
+  -- The keys that are given up, and those that are to be had: all in one order, and before any head.
+  perform from tidebase.dedupe_keys d
+  where d.queue in (select r.queue from tidebase.runs r where r.run_id = any (found_runs) union select to_queue)
+    and d.dedupe_key in (
+      select r.dedupe_key from tidebase.runs r where r.run_id = any (found_runs) and r.queue <> to_queue)
+  order by d.queue, d.dedupe_key
+  for no key update;
+  for keyed in
+    select r.run_id, r.dedupe_key from tidebase.runs r
+    where r.run_id = any (found_runs) and r.dedupe_key is not null and r.queue <> to_queue
+    order by r.dedupe_key
+  loop
+    if (tidebase_private.take_dedupe_key(to_queue, keyed.dedupe_key, keyed.run_id, null)).run_id is not null then
+      found_runs := array_remove(found_runs, keyed.run_id);
+    end if;
+  end loop;
+  for head in select * from tidebase_private.lock_runs(found_runs, array['pending', 'queued']) loop
+    delete from tidebase.dedupe_keys d using tidebase.runs r
+    where r.run_id = head.run_id and d.run_id = head.run_id and d.queue = r.queue and r.queue <> to_queue;
+    update tidebase.runs r
+    set queue = to_queue, priority = coalesce(new_priority, r.priority, 0),
+        max_attempts = coalesce(r.max_attempts, (select q.max_attempts from tidebase.queues q where q.queue = to_queue), 5)
+    where r.run_id = head.run_id;
+    update tidebase.run_heads h set status = 'queued', in_queue = true where h.run_id = head.run_id returning h.* into head;
+    perform tidebase_private.leave_queue(head);
+    perform tidebase_private.requeue(head, behind => true);
+    perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.moved', jsonb_strip_nulls(jsonb_build_object(
+      'queue', to_queue, 'priority', new_priority, 'actor', who)));
+    done := done + 1;
+  end loop;
+  -- Who was passed over does not have the key where it did not come to.
+  delete from tidebase.dedupe_keys d using tidebase.runs r
+  where d.queue = to_queue and d.run_id = any (found_runs) and r.run_id = d.run_id and r.queue is distinct from to_queue;
+  return done;
+end
+$$;
+comment on function tidebase_private.move_found(text[], text, integer, text) is
+  'Moves those of these runs that are pending or queued, and returns how many; what somebody else has locked is passed over, and what has a key that is taken there.';
+
 create or replace function tidebase.move_runs(
   to_queue text, queue text default null, workflow text default null, older_than interval default null, metadata jsonb default null,
   priority integer default null, actor text default null, dry_run boolean default false, max integer default 1000)
@@ -168,9 +218,6 @@ declare
   statuses constant text[] := array['pending', 'queued'];
   who text := coalesce(actor, tidebase_private.caller());
   found_runs text[];
-  matched integer;
-  head run_heads;
-  keyed record;
   done integer := 0;
 begin
   max := coalesce(max, 1000);
@@ -179,48 +226,35 @@ begin
   perform tidebase_private.require_text(actor, 'actor');
   perform tidebase_private.require_filter(queue, workflow, null, null, older_than, metadata, statuses, max);
   found_runs := tidebase_private.find_runs(queue, workflow, null, null, older_than, metadata, statuses, max);
-  matched := cardinality(found_runs);
   if not coalesce(dry_run, false) then
-    perform tidebase_private.commit_durably();
-    -- The keys that are given up, and those that are to be had: all in one order, and before any head.
-    perform from dedupe_keys d
-    where d.queue in (select r.queue from runs r where r.run_id = any (found_runs) union select to_queue)
-      and d.dedupe_key in (select r.dedupe_key from runs r where r.run_id = any (found_runs) and r.queue <> to_queue)
-    order by d.queue, d.dedupe_key
-    for no key update;
-    for keyed in
-      select r.run_id, r.dedupe_key from runs r
-      where r.run_id = any (found_runs) and r.dedupe_key is not null and r.queue <> to_queue
-      order by r.dedupe_key
-    loop
-      if (tidebase_private.take_dedupe_key(to_queue, keyed.dedupe_key, keyed.run_id, null)).run_id is not null then
-        found_runs := array_remove(found_runs, keyed.run_id);
-      end if;
-    end loop;
-    for head in select * from tidebase_private.lock_runs(found_runs, statuses) loop
-      delete from dedupe_keys d using runs r
-      where r.run_id = head.run_id and d.run_id = head.run_id and d.queue = r.queue and r.queue <> to_queue;
-      update runs r
-      set queue = to_queue, priority = coalesce(move_runs.priority, r.priority, 0),
-          max_attempts = coalesce(r.max_attempts, (select q.max_attempts from queues q where q.queue = to_queue), 5)
-      where r.run_id = head.run_id;
-      update run_heads h set status = 'queued', in_queue = true where h.run_id = head.run_id returning h.* into head;
-      perform tidebase_private.leave_queue(head);
-      perform tidebase_private.requeue(head, behind => true);
-      perform tidebase_private.emit(tidebase_private.advance(head.run_id), 'run.moved', jsonb_strip_nulls(jsonb_build_object(
-        'queue', to_queue, 'priority', priority, 'actor', who)));
-      done := done + 1;
-    end loop;
-    -- Who was passed over does not have the key where it did not come to.
-    delete from dedupe_keys d using runs r
-    where d.queue = to_queue and d.run_id = any (found_runs) and r.run_id = d.run_id and r.queue is distinct from to_queue;
+    done := tidebase_private.move_found(found_runs, to_queue, priority, who);
   end if;
-  return row(matched, done)::bulk;
+  return row(cardinality(found_runs), done)::bulk;
 end
 $$;
 comment on function tidebase.move_runs(text, text, text, interval, jsonb, integer, text, boolean, integer) is
   'Puts up to max (1 to 10000) runs that wait for a worker into another queue, or gives them another priority there: those that a filter finds, as cancel_runs has it; also runs that were in no queue. What is at work stays where it is. A run whose dedupe_key is taken in the other queue stays, too. dry_run: only counts. Errors: TB002.';
 
+create or replace function tidebase.move_run(run_id text, to_queue text, priority integer default null, actor text default null)
+returns boolean
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+begin
+  perform tidebase_private.require_queue(to_queue);
+  perform tidebase_private.require_priority(priority);
+  perform tidebase_private.require_text(actor, 'actor');
+  if not exists (select from run_heads h where h.run_id = move_run.run_id) then
+    perform tidebase_private.raise_run_not_found(run_id);
+  end if;
+  return tidebase_private.move_found(array[run_id], to_queue, priority, coalesce(actor, tidebase_private.caller())) = 1;
+end
+$$;
+comment on function tidebase.move_run(text, text, integer, text) is
+  'Puts one run that waits for a worker into another queue, or gives it another priority there, as move_runs does. False: it is not waiting for one (any more), somebody has it locked just now, or its dedupe_key is taken there. Errors: TB001, TB002.';
+
 select tidebase_private.allow('function tidebase.cancel_runs', 'operator');
 select tidebase_private.allow('function tidebase.retry_runs', 'operator');
 select tidebase_private.allow('function tidebase.move_runs', 'operator');
+select tidebase_private.allow('function tidebase.move_run', 'operator');

@@ -491,6 +491,56 @@ $$;
 comment on function tidebase.list_gates(text, text, integer, timestamptz, text, text) is
   'Gates, oldest first, at most max (1 to 1000): of a run, in a status (pending, decided, cancelled). NULL means any. To page on give the last row''s created_at, run_id and name as after_created_at, after_run_id and after_name. A page costs the same among any number of gates. Errors: TB002.';
 
+create or replace view tidebase.gate_ballots with (security_barrier = true) as
+  select
+    v.run_id,
+    v.name,
+    v.voter,
+    v.decision,
+    v.comment,
+    v.voted_at
+  from tidebase.gate_votes v;
+comment on view tidebase.gate_ballots is
+  'One row a vote at a gate that needs several approvals: whose it is, for what, and when. Order by voted_at.';
+
+create or replace function tidebase.list_inbox(max integer default 100, after_run_id text default null, after_name text default null)
+returns setof tidebase.gate_overview
+language plpgsql stable security definer rows 100
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  gate gates;
+  place gates;
+  due timestamptz := clock_timestamp();
+begin
+  max := coalesce(max, 100);
+  if max not between 1 and 1000 then
+    perform tidebase_private.raise_invalid('max', 'must be a number from 1 to 1000');
+  end if;
+  if after_run_id is not null then
+    select g.* into place from gates g where g.run_id = after_run_id and g.name = after_name and g.kind = 'gate';
+    if not found then
+      perform tidebase_private.raise_gate_not_found(after_run_id, after_name);
+    end if;
+    due := greatest(due, coalesce(place.timeout_at, 'infinity'));
+  end if;
+  for gate in
+    select g.* from gates g
+    where g.kind = 'gate' and g.status = 'pending'
+      and (coalesce(g.timeout_at, 'infinity'::timestamptz), g.created_at, g.run_id, g.name)
+        > (due, coalesce(place.created_at, '-infinity'), coalesce(place.run_id, ''), coalesce(place.name, ''))
+    order by coalesce(g.timeout_at, 'infinity'::timestamptz), g.created_at, g.run_id, g.name
+    limit list_inbox.max
+  loop
+    return query select o.* from gate_overview o where o.run_id = gate.run_id and o.name = gate.name;
+  end loop;
+end
+$$;
+comment on function tidebase.list_inbox(integer, text, text) is
+  'The gates that wait for a decision, those nearest to their deadline first, then those without one, oldest first; at most max (1 to 1000). To page on give the last row''s run_id and name as after_run_id and after_name. A page costs the same among any number of gates. Errors: TB002, TB012.';
+
 select tidebase_private.allow('function tidebase.open_gate', 'worker');
 select tidebase_private.allow('function tidebase.start_timer', 'worker');
 select tidebase_private.allow('function tidebase.decide_gate', 'approver', 'operator', 'reader');
@@ -498,3 +548,5 @@ select tidebase_private.allow('function tidebase.get_gate', 'worker', 'approver'
 select tidebase_private.allow('function tidebase.list_gates', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.gate_overview', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.gate_inbox', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.list_inbox', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('table tidebase.gate_ballots', 'worker', 'approver', 'operator', 'reader');

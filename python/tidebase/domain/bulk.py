@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..core import codec
-from ..core.call import one
+from ..core.call import one, scalar
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,4 @@ move_runs = one(
     dry_run="boolean",
     max="integer",
 )
+move_run = scalar("move_run", run_id="text", to_queue="text", priority="integer", actor="text")

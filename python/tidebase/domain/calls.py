@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.call import Audience, Call, Function, Json, Value, audience_of, columns, many, one, reader, rows_of, scalar
-from .bulk import Bulk, cancel_runs, move_runs, retry_runs
+from .bulk import Bulk, cancel_runs, move_run, move_runs, retry_runs
 from .cancel import cancel_run
 from .channel import (
     Channel,
@@ -37,15 +37,18 @@ from .enqueue import Enqueuing, enqueue_run, enqueue_runs
 from .event import Event, Watch, append_event, read_events, watch_run
 from .fork import fork_run
 from .gate import (
+    Ballot,
     GateDecision,
     GateInfo,
     GateRow,
     behind_gate,
     decide_gate,
+    gate_ballots,
     gate_named,
     get_gate,
     get_gate_secret,
     list_gates,
+    list_inbox,
     open_gate,
     run_gates,
     start_timer,
@@ -79,6 +82,7 @@ from .run import (
     RunCount,
     RunFailure,
     RunInfo,
+    RunPage,
     behind_run,
     complete_run,
     count_runs,
@@ -88,6 +92,7 @@ from .run import (
     get_run,
     list_runs,
     runs_by_id,
+    search_runs,
 )
 from .schedule import (
     ScheduleInfo,
@@ -144,6 +149,7 @@ from .usage import (
 __all__ = [
     "Attempt",
     "Audience",
+    "Ballot",
     "Bulk",
     "Call",
     "Channel",
@@ -174,6 +180,7 @@ __all__ = [
     "RunEdge",
     "RunFailure",
     "RunInfo",
+    "RunPage",
     "RunSize",
     "ScheduleInfo",
     "Snapshot",
@@ -231,6 +238,7 @@ __all__ = [
     "finish_delivery",
     "finish_invocation",
     "fork_run",
+    "gate_ballots",
     "gate_named",
     "get_checkpoint",
     "get_gate",
@@ -244,6 +252,7 @@ __all__ = [
     "list_channels",
     "list_checkpoints",
     "list_gates",
+    "list_inbox",
     "list_runs",
     "list_snapshots",
     "list_state_versions",
@@ -251,6 +260,7 @@ __all__ = [
     "many",
     "measure",
     "merge_state",
+    "move_run",
     "move_runs",
     "next_fires",
     "one",
@@ -292,6 +302,7 @@ __all__ = [
     "save_state",
     "scalar",
     "schedule_overview",
+    "search_runs",
     "set_budget",
     "set_state",
     "stalled_runs",

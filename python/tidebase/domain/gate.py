@@ -80,6 +80,18 @@ class GateInfo:
     decided_at: datetime | None
 
 
+@dataclass(frozen=True)
+class Ballot:
+    """A vote at a gate that needs several approvals, as the view gate_ballots has it."""
+
+    run_id: str
+    name: str
+    voter: str
+    decision: str
+    comment: str | None
+    voted_at: datetime
+
+
 def behind_gate(gate: GateInfo | None) -> dict[str, Any]:
     """The parameters by which list_gates goes on behind a gate."""
     if gate is None:
@@ -129,6 +141,14 @@ list_gates = many(
     after_run_id="text",
     after_name="text",
 )
+
+
+list_inbox = many("list_inbox", GateInfo, max="integer", after_run_id="text", after_name="text")
+
+
+def gate_ballots(run_id: str, name: str | None = None) -> Call[list[Ballot]]:
+    """The votes at the gates of a run, or at one of them."""
+    return rows_of("gate_ballots", Ballot, "voted_at, voter", run_id=run_id, name=name)
 
 
 def run_gates(run_id: str) -> Call[list[GateInfo]]:

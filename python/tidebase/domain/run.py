@@ -66,6 +66,18 @@ class RunCount:
 
 
 @dataclass(frozen=True)
+class RunPage:
+    """Answer of search_runs: the ids that it found, where it goes on (None: it has been through all), and how many runs
+    it looked at.
+    """
+
+    run_ids: list[str]
+    next_run_id: str | None
+    next_created_at: datetime | None
+    examined: int
+
+
+@dataclass(frozen=True)
 class RunFailure:
     """Answer of fail_run; see the type tidebase.run_failure."""
 
@@ -86,6 +98,22 @@ create_run = scalar(
     recovery_webhook="text",
     budget="jsonb",
     traceparent="text",
+)
+search_runs = one(
+    "search_runs",
+    RunPage,
+    workflow="text",
+    status="text",
+    queue="text",
+    matching="text",
+    metadata="jsonb",
+    created_after="timestamptz",
+    created_before="timestamptz",
+    before="text",
+    before_created_at="timestamptz",
+    roots="boolean",
+    max="integer",
+    effort="integer",
 )
 complete_run = scalar("complete_run", run_id="text", token="bigint", result="jsonb")
 fail_run = one("fail_run", RunFailure, run_id="text", token="bigint", error="jsonb", retryable="boolean")

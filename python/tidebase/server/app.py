@@ -9,8 +9,11 @@ import asyncio
 import logging
 import resource
 import secrets
+import socket
 import sys
+import threading
 import time
+import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -25,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .. import studio
 from ..core.base import POOL_SIZE
 from ..core.database_async import AsyncDatabase
 from ..core.errors import InvalidArgument, RunNotFound, TidebaseError
@@ -32,8 +36,8 @@ from ..core.explain import speaks
 from ..core.tracing import valid_traceparent
 from ..domain.measure import measure
 from ..domain.subscribe import Feeds
-from . import events, openapi
-from .auth import ROLES, Key, Keyring
+from . import events, openapi, overview, runlist, sessions
+from .auth import ROLES, Key, Keyring, who_asks
 from .origin import FromHere, is_loopback
 from .paths import Spelled, parameters
 from .patience import Bounded, Impatient, Turns
@@ -118,6 +122,11 @@ def create_app(
         StarletteRoute("/ready", _ready, methods=["GET"]),
         StarletteRoute("/metrics", _guarded(_metrics, keyring), methods=["GET"]),
         StarletteRoute("/openapi.json", _openapi, methods=["GET"]),
+        *(
+            StarletteRoute(path, endpoint, methods=[method])
+            for (method, path), endpoint in sessions.endpoints(keyring).items()
+        ),
+        StarletteRoute("/overview/runs/events", _guarded(runlist.stream, keyring), methods=["GET"]),
         StarletteRoute("/runs/{run_id}/events", events.stream(keyring), methods=["GET"]),
         StarletteRoute("/runs/{run_id}/events/token", _guarded(events.token_of(keyring), keyring), methods=["POST"]),
         *(
@@ -141,7 +150,11 @@ def create_app(
         for rest in ("", "/{rest:path}")
     ]
     app = Starlette(
-        routes=[*_merged(endpoints), *absent_ones],
+        routes=[
+            *_merged(endpoints),
+            *absent_ones,
+            *(StarletteRoute(path, endpoint) for path, endpoint in studio.endpoints().items()),
+        ],
         middleware=middleware,
         lifespan=lifespan,
         exception_handlers={
@@ -154,6 +167,9 @@ def create_app(
     # Not in the lifespan: an application that this one is mounted in does not call it.
     app.state.database = connections
     app.state.feeds = Feeds(connections)
+    app.state.lists = runlist.Lists(connections)
+    app.state.health = overview.Health(database)
+    app.state.keyring = keyring
     app.state.telling = Telling(connections)
     app.state.turns = Turns(max(1, pool_size // 4))
     return app
@@ -184,8 +200,7 @@ def _guarded(endpoint: Endpoint, keyring: Keyring, allowed: frozenset[str] = ALL
     """The same endpoint, for those who may use it; looked at before anything is read."""
 
     async def guarded(request: Request) -> Response:
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = keyring.find(secret.strip() if scheme.lower() == "bearer" else None)
+        key = who_asks(keyring, request)
         if key is None:
             raise Refused(401, error="unauthorized", code="unauthorized")
         if not key.roles & allowed:
@@ -209,6 +224,7 @@ def _endpoint(route: Route, lease_s: float) -> Endpoint:
             person=request.state.key.name,
             lease_s=lease_s,
             traceparent=valid_traceparent(request.headers.get("traceparent")),
+            health=request.app.state.health,
         )
         async with request.app.state.turns.of(None if route.makes_run else path.get("run_id")):
             return answer(await route.handler(asked))
@@ -322,11 +338,15 @@ def serve(
     keys: Sequence[Key] = (),
     insecure: bool = False,
     hosts: Sequence[str] = (),
+    opened: str | None = None,
     **options: Any,
 ) -> None:
     """Runs the gateway until it is told to stop.
 
     Without keys it makes one, which may do everything, and prints it.
+
+    Args:
+        opened: the place in Studio, its page, at which a browser is opened that is signed in with the first key.
 
     Raises:
         InvalidArgument: it would listen on more than the loopback interface, and nobody has said who may do what.
@@ -341,11 +361,9 @@ def serve(
     if not keys and not insecure:
         made = Key(ROLES, secrets.token_urlsafe(24))
         keys = [made]
-        print(
+        _say(
             f"The key of this start, for everything: {made.secret}\n"
-            f"Send it as 'Authorization: Bearer {made.secret}', give one of your own with --key, or say --insecure.",
-            file=sys.stderr,
-            flush=True,
+            f"Send it as 'Authorization: Bearer {made.secret}', give one of your own with --key, or say --insecure."
         )
     # On the loopback interface another name can only be somebody else's, or that of a proxy, which is to be told.
     names = [*hosts, host] if hosts or is_loopback(host) else None
@@ -354,8 +372,9 @@ def serve(
             "pages of other origins may not call it; --cors ORIGIN allows one, --cors '*' all, as Tidebase v0.6 did"
         )
     _raise_limits()
-    uvicorn.run(
-        create_app(database, keys=keys, insecure=insecure, hosts=names, **options),
+    app = create_app(database, keys=keys, insecure=insecure, hosts=names, **options)
+    config = uvicorn.Config(
+        app,
         host=host,
         port=port,
         access_log=False,
@@ -364,6 +383,29 @@ def serve(
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=5,
     )
+
+    class Announced(uvicorn.Server):
+        """Says where it is when it is there."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                at = self.servers[0].sockets[0].getsockname()[1]
+                page = f"http://{f'[{host}]' if ':' in host else host}:{at}/{studio.ENTRY}"
+                _say(f"Studio, its page: {page}")
+                if opened is not None:
+                    ticket = f"?ticket={app.state.keyring.ticket(keys[0])}" if keys else ""
+                    where = f"{page}#/{opened}{ticket}"  # a browser of the terminal would hold everything up
+                    threading.Thread(target=webbrowser.open, args=(where,), daemon=True).start()
+
+    server = Announced(config)
+    server.run()
+    if not server.started:
+        sys.exit(3)  # as uvicorn.run does
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _raise_limits() -> None:

@@ -306,3 +306,134 @@ class ResolveGate(Body):
     token: str | None = None
     actor: str | None = None
     payload: Any = None
+
+
+# -- what people do
+
+
+class SignIn(Body):
+    """A key, or a ticket that a gateway gave out a moment ago."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    ticket: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+
+class Nothing(Body):
+    """Nothing has to be said."""
+
+
+class Done(Body):
+    """What somebody does. ``actor``: who, where the key is nobody's in particular."""
+
+    actor: ShortName | None = None
+
+
+class DecideGate(Done, kw_only=True):
+    """A decision: one of the gate's options, with an answer or changed arguments."""
+
+    decision: Name
+    payload: Any | UnsetType = UNSET
+    comment: str | None = None
+
+
+class Resume(Done):
+    """Why a run is resumed."""
+
+    reason: Name = "manual"
+
+
+class SetBudget(Done):
+    """What may be used altogether."""
+
+    cost_usd: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    tokens: Count | None = None
+    reason: str | None = None
+
+
+class Fork(Done):
+    """From where a new run branches off: behind a step or an event, else at the end; with another input, if given."""
+
+    run_id: ShortName | None = None
+    through_step: Name | None = None
+    through_seq: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    input: Any | UnsetType = UNSET
+    reason: str | None = None
+
+
+class Move(Done, kw_only=True):
+    """Where a run is to wait."""
+
+    queue: ShortName
+    priority: Annotated[int, Meta(ge=-32768, le=32767)] | None = None
+
+
+class Filter(Done):
+    """Which runs are meant: at least one of the filters must be given."""
+
+    queue: ShortName | None = None
+    workflow: ShortName | None = None
+    older_than_s: Annotated[float, Meta(ge=0, le=3e9)] | None = None
+    metadata: Object | None = None
+    dry_run: bool = False
+    max: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+
+
+class CancelMany(Filter):
+    """Which runs are cancelled, and why."""
+
+    status: Literal["pending", "queued", "running", "waiting", "review", "failed"] | None = None
+    failure_class: Literal["error", "max_attempts", "crashed", "deadline"] | None = None
+    reason: str | None = None
+
+
+class RetryMany(Filter):
+    """Which failed runs may be taken up again, and why."""
+
+    failure_class: Literal["error", "max_attempts", "crashed", "deadline"] | None = None
+    reason: str | None = None
+
+
+class MoveMany(Filter, kw_only=True):
+    """Which runs are to wait where."""
+
+    to_queue: ShortName
+    priority: Annotated[int, Meta(ge=-32768, le=32767)] | None = None
+
+
+class QueueLimits(Body):
+    """All that a queue may do; what is not given has no limit."""
+
+    concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    key_concurrency: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    rate: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    key_rate: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    rate_period_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    lease_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    retry_delay_s: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+
+
+class Trigger(Body):
+    """The input of the run, where it is not the schedule's."""
+
+    input: Any | UnsetType = UNSET
+
+
+class ScheduleSettings(Body, kw_only=True):
+    """All that is said about a schedule: by a cron expression, or every so many seconds."""
+
+    workflow: ShortName
+    cron: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
+    every_s: Annotated[float, Meta(ge=1, le=3e9)] | None = None
+    input: Any = None
+    queue: ShortName = "default"
+    timezone: ShortName = "UTC"
+    overlap: Literal["allow", "skip", "cancel"] = "allow"
+    catch_up: Literal["none", "last", "all"] = "last"
+    catch_up_window_s: Annotated[float, Meta(ge=0, le=3e9)] = 86_400
+    jitter_s: Annotated[float, Meta(ge=0, le=86_400)] = 0
+    enabled: bool = True
+    key: ShortName | None = None
+    priority: Annotated[int, Meta(ge=-32768, le=32767)] = 0
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    metadata: Object | None = None

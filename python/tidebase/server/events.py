@@ -25,7 +25,7 @@ from ..domain import calls
 from ..domain.calls import Event
 from ..domain.subscribe import OVER, Feeds
 from . import shapes
-from .auth import Keyring
+from .auth import Keyring, who_asks
 from .paths import parameters
 from .payloads import Telling
 from .refusal import Refused
@@ -130,11 +130,10 @@ def token_of(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _reader(keyring: Keyring, request: Request, run_id: str) -> frozenset[str]:
-    """The roles of who follows: by a key in the header, or in ``?token=`` by a token for this run, which is good for
-    nothing else, or (as the clients of v0.6 do) by the key itself.
+    """The roles of who follows: by a key in the header, by a cookie, or in ``?token=`` by a token for this run, which
+    is good for nothing else, or (as the clients of v0.6 do) by the key itself.
     """
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    key = keyring.find(secret.strip() if scheme.lower() == "bearer" else None)
+    key = who_asks(keyring, request)
     token = request.query_params.get("token")
     if key is None and token is not None:
         if keyring.may_follow(run_id, token):

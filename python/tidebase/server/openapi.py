@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from . import bodies, queues
+from . import actions, bodies, overview, queues
 from .routes import ROUTES, Route
 
-assert queues  # its routes are among ROUTES
+assert queues and actions and overview  # its routes are among ROUTES
 
 Node = dict[str, Any]
 
@@ -63,13 +63,38 @@ _OBJECTS = {
     "schedules": "array",
     "deleted": "string",
     "cut": "boolean",
+    "examined": "integer",
+    "counts": "array",
+    "attempts": "array",
+    "ballots": "array",
+    "children": "array",
+    "recoveries": "array",
+    "totals": "object",
+    "byModel": "array",
+    "bySteps": "array",
+    "records": "array",
+    "differences": "array",
+    "reviews": "array",
+    "workers": "array",
+    "fires": "array",
+    "findings": "array",
+    "accepted": "boolean",
+    "recovery": "integer",
+    "runId": "string",
+    "moved": "boolean",
+    "matched": "integer",
+    "done": "integer",
+    "changed": "boolean",
+    "queue": "object",
 }
+#: What may be absent, and what is of another kind where people look.
+_NULLABLE = {"state": ["object", "null"], "next": ["string", "object", "null"], "forkedFrom": ["string", "null"]}
 
 
 @functools.cache
 def document() -> Node:
     """The document (OpenAPI 3.1)."""
-    kinds = [*(route.body for route in ROUTES if route.body is not None), bodies.StepOptions]
+    kinds = [*(route.body for route in ROUTES if route.body is not None), bodies.StepOptions, bodies.SignIn]
     _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     paths: dict[str, Node] = {}
     for route in ROUTES:
@@ -78,6 +103,9 @@ def document() -> Node:
     paths["/ready"] = {"get": _ready()}
     paths["/metrics"] = {"get": _metrics()}
     paths["/openapi.json"] = {"get": _open("openapi", "This document.", {"type": "object"})}
+    paths["/me"] = {"get": _me()}
+    paths["/session"] = {"post": _sign_in(), "delete": _sign_out()}
+    paths["/overview/runs/events"] = {"get": _list_events()}
     paths["/runs/{run_id}/events"] = {"get": _events()}
     paths["/runs/{run_id}/events/token"] = {"post": _token()}
     return {
@@ -89,7 +117,7 @@ def document() -> Node:
         },
         "components": {
             "schemas": {**schemas, "Error": _object({"error": {"type": "string"}}, additionalProperties=True)},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},  # a browser has a cookie in its place
         },
         "security": [{"key": []}],
         "paths": paths,
@@ -122,10 +150,12 @@ def _answer(route: Route) -> Node:
 
 
 def _member(route: Route, name: str) -> Node:
-    if name == "state":
-        return {"type": ["object", "null"]}
-    if name == "next":
+    if name in _NULLABLE:
+        return {"type": _NULLABLE[name]}
+    if name == "decision":
         return {"type": ["string", "null"]}
+    if name == "cut" and route.path.startswith("/overview/runs/{run_id}") and not route.query:
+        return {"type": "array"}
     if name == "usage" and route.method == "POST":
         return {"type": "object"}
     return {"type": _OBJECTS[name]}
@@ -217,4 +247,55 @@ def _token() -> Node:
         "summary": "A token for following one run, for a client that cannot send headers; good for less than a minute.",
         "parameters": [_text("run_id", "path", required=True)],
         "responses": _responses(schema, {401, 403, 500}),
+    }
+
+
+_ME = _object(
+    {
+        "name": {"type": ["string", "null"]},
+        "roles": {"type": "array"},
+        "keyed": {"type": "boolean"},
+        "version": {"type": "string"},
+    }
+)
+
+
+def _me() -> Node:
+    return {
+        "operationId": "me",
+        "summary": "Whose the key is, or the cookie, and what it may do. keyed: whether there are keys at all.",
+        "responses": _responses(_ME, {401, 500}),
+    }
+
+
+def _sign_in() -> Node:
+    return {
+        "operationId": "sign_in",
+        "summary": "Takes a key, or a ticket, from a page of the gateway, and gives its browser a cookie instead.",
+        "security": [],
+        "requestBody": {"content": _json({"$ref": "#/components/schemas/SignIn"}), "required": True},
+        "responses": _responses(_ME, {400, 401, 403, 413, 500}) | {"415": {"description": "The body is no JSON."}},
+    }
+
+
+def _sign_out() -> Node:
+    return {
+        "operationId": "sign_out",
+        "summary": "Takes the cookie back.",
+        "security": [],
+        "responses": _responses(_object({"signedOut": {"type": "boolean"}}), {403, 500}),
+    }
+
+
+def _list_events() -> Node:
+    responses = _responses({}, {400, 401, 500, 503})
+    responses["200"] = {
+        "description": "The list, and what changes in it.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+    return {
+        "operationId": "follow_runs",
+        "summary": "The newest runs that a filter finds as they change: list, change and counts, server-sent events.",
+        "parameters": [_text(name, "query") for name in overview.FILTERS],
+        "responses": responses,
     }

@@ -72,7 +72,7 @@ class Section(Generic[R]):
               window newest as (order by {_newest("c", self.order)})) numbered
             where place <= %s and (so_far <= %s or place = 1)
             order by place desc"""
-        read = _reader(self.row)
+        read = reader(self.row)
 
         def page(rows: list[tuple[Any, ...]]) -> Page[R]:
             return Page([read(row[:-1]) for row in rows], bool(rows) and rows[0][-1] > len(rows))
@@ -169,7 +169,7 @@ def documents(run_id: str, places: Sequence[tuple[int, str, int]]) -> Call[dict[
 def gates_named(run_id: str, names: Sequence[str]) -> Call[list[GateInfo]]:
     """Gates of a run."""
     query = f"select {columns(GateInfo, IN_A_PAGE)} from tidebase.gate_overview where run_id = %s and name = any(%s)"
-    read = _reader(GateInfo)
+    read = reader(GateInfo)
     return Call(query, (run_id, list(names)), lambda rows: [read(row) for row in rows])
 
 
@@ -182,13 +182,13 @@ def secrets(run_id: str, names: Sequence[str]) -> Call[dict[str, str]]:
 def bounded(call: Call[Any], row: type[R], most: int = BY_ITSELF) -> Call[list[R]]:
     """The same call, which reads at most so many bytes of each value."""
     query = call.query.replace(calls.columns(row), columns(row, most), 1)
-    read = _reader(row)
+    read = reader(row)
     return Call(query, call.parameters, lambda rows: [read(values) for values in rows], call.held)
 
 
-def columns(row: type[Any], most: int) -> str:
-    """The select list for a row class, where what is too long is said to be so."""
-    return ", ".join(_column(name, hint, most) for name, hint in _hints(row).items())
+def columns(row: type[Any], most: int, **instead: str) -> str:
+    """The select list for a row class, where what is too long is said to be so; ``instead``: columns by other words."""
+    return ", ".join(instead.get(name) or _column(name, hint, most) for name, hint in _hints(row).items())
 
 
 def _column(name: str, hint: Any, most: int) -> str:
@@ -203,7 +203,8 @@ def _column(name: str, hint: Any, most: int) -> str:
     return name
 
 
-def _reader(row: type[R]) -> Callable[[tuple[Any, ...]], R]:
+def reader(row: type[R]) -> Callable[[tuple[Any, ...]], R]:
+    """Makes a row of what :func:`columns` selects; its values go on as the texts that they are."""
     values = [hint == Value for hint in _hints(row).values()]
 
     def read(texts: tuple[Any, ...]) -> R:

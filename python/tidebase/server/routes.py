@@ -64,6 +64,7 @@ class Asked:
     person: str | None
     lease_s: float
     traceparent: str | None
+    health: Callable[[], Awaitable[list[Shape]]]
 
     @property
     def run_id(self) -> str:
@@ -470,7 +471,9 @@ async def fail_run(asked: Asked) -> Shape:
 async def cancel_run(asked: Asked) -> Shape:
     """Cancels a run for good, with its descendants."""
     try:
-        await asked.do(calls.cancel_run(run_id=asked.run_id, reason=asked.body.reason, actor=asked.body.actor))
+        await asked.do(
+            calls.cancel_run(run_id=asked.run_id, reason=asked.body.reason, actor=asked.person or asked.body.actor)
+        )
     except RunFinal:
         raise Refused(409, error="run already completed", code="run_final", run=await asked.run()) from None
     return {"run": await asked.run()}

@@ -1,0 +1,120 @@
+// What every part of the page is made of: elements, signals, where we are (in the hash of the URL), and the clock.
+
+import {
+  html, render, useState, useEffect, useLayoutEffect, useRef, useMemo, useErrorBoundary,
+} from "./vendor/htm-preact.js";
+import { signal, computed, effect, batch } from "./vendor/signals-core.js";
+
+export {
+  html, render, useState, useEffect, useLayoutEffect, useRef, useMemo, useErrorBoundary,
+  signal, computed, effect, batch,
+};
+
+/**
+ * The value of a signal; the component is drawn again when it changes.
+ * @template T
+ * @param {{ value: T, peek(): T }} source
+ * @returns {T}
+ */
+export function useValue(source) {
+  const [, again] = useState(0);
+  const shown = source.peek();
+  useLayoutEffect(() => {
+    let last = shown;
+    return effect(() => {
+      const value = source.value;
+      if (value !== last) {
+        last = value;
+        again((/** @type {number} */ n) => n + 1);
+      }
+    });
+  }, [source]);
+  return source.peek();
+}
+
+/** What stands in the hash: `#/runs/ID?tab=log` is `{path: ["runs", "ID"], query: {tab: "log"}}`. */
+function read() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
+  return {
+    path: path.split("/").filter(Boolean).map(decoded),
+    query: Object.fromEntries(new URLSearchParams(query)),
+  };
+}
+
+/** @param {string} text */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Where we are. */
+export const place = signal(read());
+addEventListener("hashchange", () => { place.value = read(); });
+
+/**
+ * A link to a place: `link(["runs", id], {tab: "log"})`.
+ * @param {string[]} path
+ * @param {Record<string, any>} [query]
+ */
+export function link(path, query = {}) {
+  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const search = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  return `#/${path.map(encodeURIComponent).join("/")}${search ? `?${search}` : ""}`;
+}
+
+/** @param {string[]} path @param {Record<string, any>} [query] */
+export function go(path, query) {
+  location.hash = link(path, query);
+}
+
+/**
+ * Changes some of the query and stays; the former place is not kept in the history.
+ * @param {Record<string, any>} changes
+ */
+export function change(changes) {
+  const { path, query } = place.peek();
+  history.replaceState(null, "", link(path, { ...query, ...changes }));
+  place.value = read();
+}
+
+/** The time, in milliseconds; it goes on every second while somebody looks. */
+export const now = signal(Date.now());
+setInterval(() => { if (!document.hidden) now.value = Date.now(); }, 1000);
+document.addEventListener("visibilitychange", () => { now.value = Date.now(); });
+
+/**
+ * What is kept in this browser; not at all where that is forbidden.
+ * @param {string} name
+ * @param {any} [otherwise]
+ */
+export function remembered(name, otherwise = null) {
+  try {
+    return JSON.parse(localStorage.getItem(`tidebase-studio-${name}`) ?? "null") ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+/** @param {string} name @param {any} value */
+export function remember(name, value) {
+  try {
+    localStorage.setItem(`tidebase-studio-${name}`, JSON.stringify(value));
+  } catch { /* a private window */ }
+}
+
+/** What happened, for all to see and to hear: `{text, kind}`, the newest last. */
+export const notices = signal(/** @type {{id: number, text: string, kind: string}[]} */ ([]));
+let noticed = 0;
+
+/** @param {string} text @param {"done" | "lost" | "error"} [kind] */
+export function tell(text, kind = "done") {
+  const id = ++noticed;
+  notices.value = [...notices.peek().slice(-3), { id, text, kind }];
+  setTimeout(() => { notices.value = notices.peek().filter((notice) => notice.id !== id); }, kind === "done" ? 5000 : 10000);
+}
+
+/** The dialog that is open: an element, or null. */
+export const dialog = signal(/** @type {any} */ (null));
