@@ -270,7 +270,7 @@ select is((tidebase.decide_gate('anew', 'g', 'approved', secret => tidebase.get_
 -- the inbox
 select pg_temp.leased('asks');
 delete from tidebase.gates g where g.status = 'pending' and g.kind = 'gate';  -- those of before
-select tidebase.open_gate('asks', pg_temp.token('asks'), name, timeout => timeout)
+select tidebase.open_gate('asks', (tidebase.get_run('asks')).lease_token, name, timeout => timeout)
 from (values ('never', null), ('late', interval '1 hour'), ('soon', '1 minute'), ('never 2', null)) g (name, timeout);
 select results_eq($$select name from tidebase.list_inbox()$$, $$values ('soon'), ('late'), ('never'), ('never 2')$$, 'the inbox begins with the nearest deadline, and ends with what has none');
 select results_eq(format($$select name from tidebase.list_inbox(1, 'asks', %L)$$, behind), format('values (%L)', name), name || ' comes behind ' || behind)

@@ -10,7 +10,7 @@ from .probes.support import Connection
 from .torture.races import LEVELS, QUEUE_STATES, STATES, Pair, Racer, all_pairs
 
 SHARES = 80  # of all pairs: one of them
-SHARES_OF_QUEUES = 800  # they have many states, and each run of the tests takes a few pairs of each
+SHARES_OF_QUEUES = 1600  # they have many states, and each run of the tests takes a few pairs of each
 
 
 @on_newest("server")

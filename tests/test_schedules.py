@@ -13,7 +13,7 @@ from .torture.schedules import Explorer
 
 SHARES = 7  # of the schedules that are walked one by one
 MERGED = 3  # of those that are merged where they meet
-CLAIMED = 27  # of those in which a call looks at whole queues
+CLAIMED = 9  # of those in which a call looks at whole queues
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ CLAIMED = 27  # of those in which a call looks at whole queues
         ("two leases run out", max(SERVERS, default=None)),
         ("a reviewer", max(SERVERS, default=None)),
         ("a canceller", min(SERVERS, default=None)),
-        ("claimers", max(SERVERS, default=None)),
+        ("two claimers", max(SERVERS, default=None)),
     ],
     indirect=["server"],
 )

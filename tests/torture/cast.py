@@ -287,6 +287,7 @@ CASTS = {
             "everybody at any time",
             (A, Worker("B", crashes=True), clock(LAPSE, EXPIRES), RECONCILER, CANCELLER, APPROVER),
         ),
+        Cast("two claimers", (Worker("A", crashes=True, claims=True), CLAIMER, clock(LAPSE)), queued=True),
         Cast(
             "claimers",
             (

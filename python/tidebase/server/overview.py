@@ -192,6 +192,7 @@ async def search_runs(asked: Asked) -> Shape:
     ``before`` and ``beforeCreatedAt`` the search goes on, and is null when it has been through all. ``ids``: just
     these, with commas in between, and a comma in an id as ``%2C``.
     """
+    most = limit(asked, 100)
     if "ids" in asked.query:
         ids = asked.query["ids"].split(",")
         if len(ids) > 200:
@@ -203,7 +204,7 @@ async def search_runs(asked: Asked) -> Shape:
             **filters(asked.query),
             before=asked.query.get("before"),
             before_created_at=moment(asked.query, "beforeCreatedAt"),
-            max=limit(asked, 100),
+            max=most,
             effort=min(number(asked.query, "effort", 10_000), 2**31 - 1),
         )
     )
