@@ -99,6 +99,7 @@ insert into run_calls values
   ($$select tidebase.create_snapshot(%L, 1, 'l')$$),
   ($$select tidebase.restore_state(%L, 1, 1)$$),
   ($$select tidebase.record_usage(%L, 1)$$),
+  ($$select tidebase.move_run(%L, 'q')$$),
   ($$select tidebase.watch_run(%L)$$);
 select throws_ok(format(statement, id), 'TB001', null, format(statement, id) || ' finds no run')
 from run_calls, unnest(array['none', null, '', 'r'' or 1=1 --']) id;

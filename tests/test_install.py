@@ -136,7 +136,8 @@ def test_the_demo_ends_with_what_to_type_next(tmp_path: Path) -> None:
     demo = run(sys.executable, str(ROOT / "python" / "examples" / "demo.py"), cwd=tmp_path)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     lines = demo.stdout.partition("The run is still there:")[2].split("\n")
-    export, timeline, psql, stop = (line.strip() for line in lines if line.startswith("    "))
+    export, studio, timeline, psql, stop = (line.strip() for line in lines if line.startswith("    "))
+    assert " studio run_" in studio
     assert export.startswith("export TIDEBASE_DATABASE_URL='postgresql://") and psql.startswith("psql ")
     shown = run("sh", "-c", f"{export}; {timeline}", cwd=tmp_path)
     assert shown.returncode == 0 and "finalize" in shown.stdout, shown.stderr

@@ -21,7 +21,7 @@ import tidebase.server
 import tidebase.studio
 from tidebase import Tidebase
 from tidebase.cli import main
-from tidebase.server import Key, create_app
+from tidebase.server import Key, create_app, runlist
 from tidebase.server.auth import Keyring
 from tidebase.studio.pages import FOLDER, files
 
@@ -326,7 +326,9 @@ async def messages(client: httpx.AsyncClient, path: str, until: int) -> list[tup
     return got
 
 
-async def test_a_list_is_told_as_it_changes_and_asked_for_once(database: str, db: Connection) -> None:
+async def test_a_list_is_told_as_it_changes_and_asked_for_once(
+    database: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     db.execute("select tidebase.create_run('w', run_id => 'a'), tidebase.create_run('other', run_id => 'z')")
     with running(database) as server:
         base = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
@@ -354,6 +356,8 @@ async def test_a_list_is_told_as_it_changes_and_asked_for_once(database: str, db
             while lists._watched:
                 await asyncio.sleep(0.01)
             assert (await client.get("/overview/runs/events?status=odd")).status_code == 400
+            monkeypatch.setattr(runlist, "MOST", 0)
+            assert (await client.get("/overview/runs/events")).status_code == 503
 
 
 async def test_who_only_reads_writes_nothing(database: str, db: Connection, tide: Tidebase) -> None:

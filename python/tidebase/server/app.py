@@ -399,7 +399,8 @@ def serve(
                     threading.Thread(target=webbrowser.open, args=(where,), daemon=True).start()
 
     server = Announced(config)
-    server.run()
+    with suppress(KeyboardInterrupt):  # it has ended in good order by then
+        server.run()
     if not server.started:
         sys.exit(3)  # as uvicorn.run does
 

@@ -101,14 +101,18 @@ class Lists:
         self._database = database
         self._watched: dict[Any, Watched[Any]] = {}
 
+    def require_room(self, call: Call[Any]) -> None:
+        """Raises Refused where too many others are looked at."""
+        if _key(call) not in self._watched and len(self._watched) >= MOST:
+            raise Refused(503, error="too many different lists are looked at", code="busy")
+
     @contextmanager
     def watching(self, call: Call[R], pause_s: float = PAUSE_S) -> Iterator[Watched[R]]:
         """What a call finds, for as long as the block takes."""
-        key = asyncio.get_running_loop(), call.query, call.parameters
+        key = _key(call)
         watched = self._watched.get(key)
         if watched is None or watched.error is not None:
-            if len(self._watched) >= MOST:
-                raise Refused(503, error="too many different lists are looked at", code="busy")
+            self.require_room(call)
             watched = self._watched[key] = Watched(self._database, call, pause_s)
         watched.viewers += 1
         try:
@@ -138,6 +142,10 @@ class Lists:
             finally:
                 for task in tasks:
                     task.cancel()
+
+
+def _key(call: Call[Any]) -> Any:
+    return asyncio.get_running_loop(), call.query, call.parameters
 
 
 async def _into(queue: asyncio.Queue[ServerSentEvent | Exception], messages: AsyncIterator[ServerSentEvent]) -> None:
@@ -180,7 +188,8 @@ async def stream(request: Request) -> Response:
     """The endpoint."""
     lists: Lists = request.app.state.lists
     call = searched({**filters(dict(request.query_params)), "max": WINDOW, "effort": EFFORT})
-    # A look before the answer begins: a filter that is none is a 400.
+    # A look before the answer begins: a filter that is none is a 400, and a list too many a 503.
+    lists.require_room(call)
     await request.app.state.database.execute(call)
     return EventSourceResponse(
         lists.messages(call),

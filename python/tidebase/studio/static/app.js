@@ -55,7 +55,7 @@ function Shell() {
   const main = useRef(/** @type {any} */ (null));
   const first = useRef(true);
   const where = path.join("/");
-  useEffect(() => { if (first.current) first.current = false; else main.current?.focus({ preventScroll: true }); scrollTo(0, 0); }, [where]);
+  useEffect(() => { if (first.current) first.current = false; else main.current?.focus({ preventScroll: true }); scrollTo(0, 0); document.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); }, [where]);
   useEffect(watchInbox, []);
   return html`<div class="shell">
     <a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); main.current.focus(); }}>To the content</a>
