@@ -224,7 +224,9 @@ CALLS = (
 
 
 def test_each_command_is_called_here() -> None:
-    assert {call[0] for call in CALLS} | {"dev", "mcp", "replay-check", "serve", "studio", "worker"} == set(main.commands)
+    assert {call[0] for call in CALLS} | {"dev", "mcp", "replay-check", "serve", "studio", "worker"} == set(
+        main.commands
+    )
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
