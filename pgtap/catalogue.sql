@@ -96,10 +96,11 @@ select is_empty($$select function from sources where source ~* '\m(now\(\)|curre
   'time is that of the moment, not of the transaction''s beginning');
 select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles}'::text[], 'SQL is put together only where roles are set up');
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
-select is_empty($$select function from sources where source ~* 'advisory'$$, 'nothing hangs on advisory locks, which a pooler would lose');
+select is_empty($$select function from sources where replace(source, 'pg_advisory_xact_lock', '') ~* 'advisory'$$, 'nothing hangs on advisory locks of a session, which a pooler would lose');
+select set_eq($$select name from sources where source ~* 'advisory'$$, '{claim_runs}'::text[], 'nor on a hash: who repeats a claim waits for the first call, and so may who only has the same hash');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
 select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,put_endpoint,suspend_for_children,sweep_thread,
-    take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
+    take_key_back,take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
 select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in two');

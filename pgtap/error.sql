@@ -57,6 +57,7 @@ insert into run_calls values
   ($$select tidebase.begin_step(%L, 1, 'x')$$),
   ($$select tidebase.begin_step_with(%L, 1, 'x')$$),
   ($$select tidebase.cancel_run(%L)$$),
+  ($$select tidebase.claim_thread(%L, 1, 't')$$),
   ($$select tidebase.complete_run(%L, 1)$$),
   ($$select tidebase.complete_step(%L, 1, 'x')$$),
   ($$select tidebase.create_child(%L, 1, 'x', 'wf')$$),
@@ -106,8 +107,9 @@ from run_calls, unnest(array['none', null, '', 'r'' or 1=1 --']) id;
 select set_eq(
   $$select p.proname::text from pg_proc p
     where p.pronamespace = 'tidebase'::regnamespace and 'run_id' = any (p.proargnames[1:p.pronargs])
-      -- the first looks at all runs when it is given none, the next three make the run, the others look for a gate
-      and p.proname not in ('check_invariants', 'create_run', 'enqueue_run', 'trigger_schedule', 'get_gate', 'get_gate_secret', 'list_gates')$$,
+      -- the first looks at all runs when it is given none, the next three make the run, then who looks for a gate, or writes to a thread
+      and p.proname not in ('check_invariants', 'create_run', 'enqueue_run', 'trigger_schedule', 'get_gate', 'get_gate_secret', 'list_gates', 'delete_thread',
+        'put_checkpoint', 'put_checkpoint_writes')$$,
   $$select substring(statement from 'tidebase\.([a-z_]+)') from run_calls$$, 'these are all the functions that take a run');
 select throws_ok($$select tidebase.get_gate('none', 'g')$$, 'TB012', null, 'an unknown run has no gate to get');
 select is_empty($$select * from tidebase.list_gates('none')$$, 'nor any to list');

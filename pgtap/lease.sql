@@ -172,9 +172,12 @@ insert into writes values
   ($$select tidebase.set_state('z', %s, '1', expected_version => 7)$$),
   ($$select tidebase.start_timer('z', %s, 'x', '1 s')$$),
   ($$select tidebase.suspend_for_children('z', %s, '{child}')$$),
-  ($$select tidebase.suspend_run('z', %s, 'g')$$);
+  ($$select tidebase.suspend_run('z', %s, 'g')$$),
+  ($$select tidebase.claim_thread('z', %s, 't')$$),
+  ($$select tidebase.put_checkpoint('t', '', 'c', 'x', 'x', '{}', run_id => 'z', token => %s)$$);
 select set_eq(
-  $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and 'token' = any (p.proargnames[1:p.pronargs])$$,
+  $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and 'token' = any (p.proargnames[1:p.pronargs])
+      and p.proname not in ('delete_thread', 'put_checkpoint_writes')  -- see checkpoint.sql$$,
   $$select substring(statement from 'tidebase\.([a-z_]+)') from writes$$, 'these are all the functions that take a token');
 
 select tidebase.create_run('wf', run_id => 'z');

@@ -15,6 +15,7 @@ import pytest
 import tidebase
 from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, Tidebase, step
 from tidebase.domain import calls
+from tidebase.integrations._steps import contract_of
 
 ON_NEWEST = True
 
@@ -77,6 +78,7 @@ USES: dict[str, list[Use]] = {
         lambda run, tide, given: tide.runs.create("other", budget=given),
         lambda run, tide, given: run.child("c", _child, budget=given),
     ],
+    "ToolContract": [lambda run, tide, given: contract_of(given, "t")],
 }
 
 
@@ -86,7 +88,8 @@ def _option_types() -> dict[str, type[Any]]:
     for module in pkgutil.walk_packages(tidebase.__path__, "tidebase."):
         if not module.name.endswith("__main__"):
             members = inspect.getmembers(importlib.import_module(module.name), typing.is_typeddict)
-            found.update({name: kind for name, kind in members if not name.startswith("_")})
+            ours = [(name, kind) for name, kind in members if kind.__module__.startswith("tidebase.")]
+            found.update({name: kind for name, kind in ours if not name.startswith("_")})
     return found
 
 

@@ -104,6 +104,17 @@ end
 $$;
 comment on function tidebase_private.lock_whole_thread(text) is 'Takes the lock of a thread of which something goes; NULL where there is none.';
 
+create or replace function tidebase_private.raise_thread_unsettled(thread_id text)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.raise('40001', 'the thread is deleted again and again by others at this moment',
+    jsonb_build_object('thread_id', thread_id), 'Make the call again.');
+end
+$$;
+comment on function tidebase_private.raise_thread_unsettled(text) is 'Raises 40001: whoever looks for the thread does not come to an end of it.';
+
 create or replace function tidebase_private.find_or_make_thread(thread_id text)
 returns tidebase.threads
 language plpgsql volatile
@@ -111,11 +122,15 @@ as $$
 declare
   chosen tidebase.threads := tidebase_private.lock_thread(thread_id);
 begin
-  while chosen.thread is null loop  -- made by another, and deleted by a third
+  for try in 1..10 loop  -- made by another, and deleted by a third
+    exit when chosen.thread is not null;
     insert into tidebase.threads (thread_id) values (find_or_make_thread.thread_id)
     on conflict on constraint threads_pkey do nothing;
     chosen := tidebase_private.lock_thread(thread_id);
   end loop;
+  if chosen.thread is null then
+    perform tidebase_private.raise_thread_unsettled(thread_id);
+  end if;
   return chosen;
 end
 $$;
@@ -553,11 +568,14 @@ begin
     perform tidebase_private.fence_shared(run_id, token);
   end if;
   -- Tasks that end at the same moment do not wait for each other: it is enough that the thread is not deleted.
-  loop
+  for try in 1..10 loop
     select t.* into chosen from threads t where t.thread_id = put_checkpoint_writes.thread_id for key share;
     exit when found;
     perform tidebase_private.find_or_make_thread(thread_id);
   end loop;
+  if chosen.thread is null then
+    perform tidebase_private.raise_thread_unsettled(thread_id);
+  end if;
   perform tidebase_private.require_ownership(chosen, run_id);
   insert into thread_writes as w (thread, namespace, checkpoint_id, task_id, idx, channel, type, content, task_path)
   select chosen.thread, put_checkpoint_writes.namespace, put_checkpoint_writes.checkpoint_id, put_checkpoint_writes.task_id,
