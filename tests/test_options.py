@@ -16,6 +16,7 @@ import tidebase
 from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, Tidebase, step
 from tidebase.domain import calls
 from tidebase.integrations._steps import contract_of
+from tidebase.integrations.langgraph import durable
 
 ON_NEWEST = True
 
@@ -79,6 +80,7 @@ USES: dict[str, list[Use]] = {
         lambda run, tide, given: run.child("c", _child, budget=given),
     ],
     "ToolContract": [lambda run, tide, given: contract_of(given, "t")],
+    "DurableOptions": [lambda run, tide, given: durable(lambda state: state, **given)],
 }
 
 
