@@ -260,7 +260,7 @@ def _comparable(thing: Any, run_id: str) -> Any:
 
 
 #: They tell of everybody's runs: what is of the scenario's own is compared, and no age.
-ABOUT_ALL = {"measure", "list_inbox"}
+ABOUT_ALL = {"measure", "list_inbox", "claim_deliveries"}
 
 
 def play(connection: Connection, run_id: str) -> list[tuple[str, Any]]:

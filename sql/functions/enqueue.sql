@@ -346,7 +346,7 @@ set enable_nestloop = off
 set work_mem = '64MB'
 as $$
 declare
-  begun bigint := extract(epoch from clock_timestamp()) * 1000000;
+  begun bigint := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
   seed bigint := hashtextextended(gen_random_uuid()::text, 0);
   plain boolean;
   named text[];

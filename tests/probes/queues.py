@@ -516,7 +516,10 @@ def told_once(url: str) -> list[str]:
             found.append(f"a run that was begun is {outcome}")
         connection.execute("update tidebase.invocations set next_at = clock_timestamp() where queue = %s", [name])
         connection.execute("update tidebase.queue_entries set ready_at = clock_timestamp() where queue = %s", [name])
-        again = {row["run_id"]: row["invocation"] for row in call_rows(connection, "claim_invocations", max=9)}
+        call(
+            connection, "put_queue", queue=name, concurrency=50
+        )  # there is room for all: the order is not the question
+        again = {row["run_id"]: row["invocation"] for row in call_rows(connection, "claim_invocations", max=100)}
         if set(ids[:2]) & set(again):
             found.append(f"who has begun {ids[:2]} is told again of {again}")
         if again.get(ids[2]) == 2:
