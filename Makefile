@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+INSTALL := python/tools/install $(BIN)/python
+
 MINUTES ?= 10
 VERSIONS ?= 16,17
 
@@ -20,12 +22,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[binary,local,server]'
+	$(INSTALL) -e '.[binary,local,server]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet -e '.[binary,local,test,lint]'
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
+	$(INSTALL) -e '.[binary,local,test,lint]'
+	$(INSTALL) --no-deps --upgrade --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
 	tests/install-system-packages
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node eventsource@3 pg@8 axe-core@4 typescript@7 || echo "no node modules: tests that need them will be skipped"
 	@touch $@
@@ -46,12 +48,12 @@ torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, sieges
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(ARGS)
 
 bench: setup  ## Measure what steps and queues cost, beside one insert; PEERS=1 installs others to be measured beside
-	$(if $(PEERS),$(BIN)/python -m pip install --quiet -e '.[bench]')
+	$(if $(PEERS),$(INSTALL) -e '.[bench]')
 	$(if $(PEERS),npm install --silent --no-audit --no-fund --prefix $(VENV)/bench-node graphile-worker@0.17 pg-boss@10 pg@8 || echo "no node modules: these peers will be skipped")
 	$(BIN)/python -m tests.bench $(ARGS)
 
 docs: setup  ## The documents and a reference of the package as a site: build/docs
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(INSTALL) -e '.[docs]'
 	$(BIN)/python python/tools/site.py build/docs
 
 extension: $(VENV)/.demo  ## The schema as an extension of Postgres: build/extension, with a script for pg_tle
@@ -60,7 +62,7 @@ extension: $(VENV)/.demo  ## The schema as an extension of Postgres: build/exten
 lint: setup  ## Style, types, layers
 	$(BIN)/ruff check python tests
 	$(BIN)/ruff format --check python tests
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/python python/tools/faces.py --check
 	$(BIN)/lint-imports
 	@if [ -x $(VENV)/node/node_modules/.bin/tsc ]; then $(VENV)/node/node_modules/.bin/tsc -p python/tidebase/studio; \

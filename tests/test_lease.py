@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from tidebase import LeaseLostError, Tidebase
 
+from .conftest import long
 from .probes import kernel as probes
 from .probes import waiting as probe_waiting
 from .probes import workers as probe_workers
@@ -30,6 +31,7 @@ def test_of_fifty_workers_one_gets_the_run_and_the_others_are_told_who(database:
     assert probes.one_holder(database, workers=50, queued=queued) == []
 
 
+@long
 def test_in_hundreds_of_take_overs_no_token_is_issued_twice(database: str) -> None:
     """I1, with four workers for every lease that lapses: tokens only grow."""
     assert probes.takeovers(database, rounds=TAKE_OVERS.test, threads=4) == []
@@ -50,6 +52,7 @@ def test_zombie_and_forged_tokens_change_nothing(database: str) -> None:
     assert probes.zombie(database) == []
 
 
+@long
 def test_zombie_that_was_replaced_while_it_waited_for_the_lock_changes_nothing(database: str) -> None:
     """I2 in the narrowest place: the call had begun when the lease was still its own."""
     assert probes.replaced_while_waiting(database) == []
@@ -190,6 +193,7 @@ def test_every_call_locks_the_head_of_the_run_first(database: str) -> None:
     assert probes.lock_order(database) == []
 
 
+@long
 def test_random_calls_from_sixteen_connections_do_not_deadlock(database: str) -> None:
     """Every function on four runs, with tokens good and bad: no error but Tidebase's own."""
     assert probes.stress(database, connections=16, calls=RANDOM_CALLS.test) == []

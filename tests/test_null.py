@@ -12,6 +12,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from .conftest import long
 from .probes.support import Connection, tables
 
 #: Runs with something of everything. r is at work, with a child; failed, and done, are over; hooked tells its webhook.
@@ -172,6 +173,7 @@ def test_null_is_the_default_of_every_parameter_that_has_one(rows: Connection) -
         ("acquire_run", "ttl := '60 seconds';", "ttl := '61 minutes';"),  # another default
     ],
 )
+@long
 def test_another_meaning_of_null_is_noticed(rows: Connection, function: str, text: str, instead: str) -> None:
     (definition,) = rows.execute("select pg_get_functiondef(%s::regproc)", (f"tidebase.{function}",)).fetchone() or (
         "",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-from .. import test_cancel, test_canonical, test_gate, test_review, test_state, test_stream, test_worker
+from .. import test_cancel, test_canonical, test_gate, test_gateway, test_review, test_state, test_stream, test_worker
 from ..probes import agents, crowds
 from ..probes import kernel as probes
 from ..probes import workers as probe_workers
@@ -26,6 +26,7 @@ from ..support.amounts import (
     DAYS,
     DEPLOYED_RUNS,
     DEPLOYS,
+    DESCRIBED,
     EVENTS,
     EXAMPLES,
     FOLLOWED_RUNS,
@@ -62,6 +63,12 @@ def _chargers(url: str, keyed: bool) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         massacre = test_review.Massacre(url, Path(folder) / "ledger", keyed)
         return massacre.violations(KILLED_CHARGERS.torture, deaths=5)
+
+
+def _described(url: str) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        many = ["--phases", "examples,coverage,fuzzing", "--max-examples", str(DESCRIBED.torture)]
+        return test_gateway.described(url, Path(folder), *many)
 
 
 def _agents(url: str, framework: str) -> list[str]:
@@ -133,6 +140,7 @@ LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "keys": lambda url: crowds.small_keys_beside_a_large_one(url, LARGE_KEY.torture, SMALL_KEYS.torture, 5),
     "a year": _year,
     "deploys": _deploys,
+    "requests made up of the description": _described,
     "killed agents of Pydantic AI": lambda url: _agents(url, "pydantic_ai"),
     "killed agents of the OpenAI SDK": lambda url: _agents(url, "openai_agents"),
     "killed agents over HTTP": lambda url: _agents(url, "http"),

@@ -533,9 +533,21 @@ def _let_through(connection: psycopg.Connection[Any], patience_s: float, progres
 
 
 def _migrations() -> Any:
+    """yoyo's list of them, each as one step: the server parses a file in a hundredth of the time that yoyo takes to cut it
+    into its statements, and they need no savepoints of their own.
+    """
     from yoyo import read_migrations
+    from yoyo.migrations import MigrationStep, TransactionWrapper, parse_metadata_from_sql_comments
 
-    return read_migrations(str(sql_folder() / "migrations"))
+    migrations = read_migrations(str(sql_folder() / "migrations"))
+    by_id = {migration.id: migration for migration in migrations}
+    for migration in migrations:
+        path = Path(migration.path)
+        directives, _, statements = parse_metadata_from_sql_comments(path.read_text("utf-8"))
+        back = path.with_suffix(".rollback.sql").read_text("utf-8")
+        migration._depends = {by_id[name] for name in directives.get("depends", "").split()}
+        migration.steps = [TransactionWrapper(MigrationStep(0, statements, back))]
+    return migrations
 
 
 def _backend(connection: psycopg.Connection[Any]) -> Any:
