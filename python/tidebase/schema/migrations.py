@@ -533,7 +533,7 @@ def _let_through(connection: psycopg.Connection[Any], patience_s: float, progres
 
 
 def _migrations() -> Any:
-    """yoyo's list of them, each as one step: the server parses a file in a hundredth of the time that yoyo takes to cut it
+    """yoyo's list of them, each as one step: the server parses a file in a hundredth of the time in which yoyo cuts it
     into its statements, and they need no savepoints of their own.
     """
     from yoyo import read_migrations
