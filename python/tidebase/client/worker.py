@@ -15,7 +15,7 @@ from ..core.database import Database
 from ..core.errors import InvalidArgument, TidebaseError
 from ..domain import calls
 from ..domain.child import Brood
-from ..domain.claim import Claim, Tally, bell_of, claim_runs, ready_in, work_on
+from ..domain.claim import Claim, Completions, Tally, bell_of, claim_runs, ready_in, work_on
 from ..domain.lease import new_request_id
 from ._threads import Crew, terminated
 
@@ -71,6 +71,7 @@ class Worker:
         self._tide = tide
         self._database: Database = tide._database
         self._brood = Brood(tide)
+        self._completions = Completions()
         self._weights = weights
         self._stopping = False
         self._rung: Any = None
@@ -184,7 +185,7 @@ class Worker:
 
     def _work(self, claim: Claim) -> None:
         function: Callable[..., Any] = self._tide._registry.find(claim.workflow, None)
-        work = work_on(self._brood, function, claim, self._tide.lease_s, self.suspend)
+        work = work_on(self._brood, function, claim, self._tide.lease_s, self.suspend, self._completions.complete)
         self.tally.ended(claim.queue, self._tide._carry_out(work, claim.run_id))
 
     def _drain(self, crew: Crew) -> None:
