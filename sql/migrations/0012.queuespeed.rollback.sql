@@ -1,3 +1,5 @@
+alter table tidebase.runs reset (fillfactor);
+alter table tidebase.attempts reset (fillfactor);
 drop function if exists tidebase.complete_runs(text[], bigint[], jsonb[]);
 drop function if exists tidebase_private.try_to_complete(text, bigint, jsonb);
 drop type tidebase.completion;
