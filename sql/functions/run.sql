@@ -237,6 +237,7 @@ declare
   held integer[];
   plain integer[];
   ended text[];
+  child text;
   place integer;
   watcher record;
 begin
@@ -293,8 +294,9 @@ begin
   loop
     perform tidebase_private.ring(watcher.run_id, watcher.last_seq);
   end loop;
-  perform tidebase_private.wake_parents(c.run_id)
-  from (select distinct w.child_run_id as run_id from awaited w where w.child_run_id = any (ended)) c;
+  for child in select distinct w.child_run_id from awaited w where w.child_run_id = any (ended) loop
+    perform tidebase_private.wake_parents(child);
+  end loop;
 
   for place in 1..cardinality(run_ids) loop
     continue when place = any (plain);
