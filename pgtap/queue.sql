@@ -187,6 +187,7 @@ select results_eq($$select run_id, seq is not null, code from ended order by run
 select results_eq(format($$select code, message, detail, hint from ended where run_id = %L$$, id), format($$select state, message, detail::jsonb, hint from pg_temp.error_of(%L)$$, format($$select tidebase.complete_run(%L, %s, '3')$$, id, token)),
   id || ' is told what complete_run says') from (values ('e3', 1), ('e5', 1), ('e6', 7), ('none', 1)) refused (id, token);
 select results_eq($$select run_id, result from tidebase.runs where run_id ~ '^e' and result is not null order by run_id$$, $$values ('e1', '{"n": 1.0}'::jsonb), ('e2', '2'), ('e4', 'null')$$, 'each has its own result');
+select results_eq($$select code from tidebase.complete_runs('{e7}', '{1}', '{7}')$$, $$values (null::text)$$, 'one whose lease has run out is, too');
 select results_eq($$select run_id, seq, code from tidebase.complete_runs('{e1,e7}', '{1,1}', array['{"n": 1}', '7']::jsonb[]) order by run_id$$,
   $$select run_id, last_seq, null::text from tidebase.run_heads where run_id in ('e1', 'e7') order by run_id$$, 'the same call again gets the same');
 select is_empty($$select from tidebase.queue_entries where run_id = 'e7'$$, 'and what had gone back to the queue has left it');
