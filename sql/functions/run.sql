@@ -231,7 +231,10 @@ create or replace function tidebase.complete_runs(run_ids text[], tokens bigint[
 returns setof tidebase.completion
 language plpgsql volatile security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   held integer[];
