@@ -132,7 +132,7 @@ class Worker:
                     claims = self._claim(room, idle) if room else []
                     for claim in claims:
                         crew.start(self._work, claim)
-                    if room and (not claims) and (not idle):
+                    if len(claims) < room and (claims or not idle):
                         idle = True  # it is known to sleep from now on: what came in between is found by one more look
                         continue
                     idle = idle and (not claims)
