@@ -31,6 +31,7 @@ insert into may values
   ('compact_run',         false, false, true,  false, false),
   ('count_runs',          true,  true,  true,  true,  false),
   ('complete_run',        true,  false, false, false, false),
+  ('complete_runs',       true,  false, false, false, false),
   ('check_invariants',    false, false, true,  false, false),
   ('complete_step',       true,  false, false, false, false),
   ('record_step',         true,  false, false, false, false),

@@ -14,11 +14,11 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
   '{gate_ballots,gate_inbox,gate_overview,invocation_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
     stalled_runs,state_patches,step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
-  '{bulk,channel,channel_delivery,checkpoint,checkpoint_put,child,claim,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
+  '{bulk,channel,channel_delivery,checkpoint,checkpoint_put,child,claim,completion,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
     run_failure,run_page,snapshot,state,step_failure,step_start,thread_checkpoint,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
-    claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,
+    claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_runs,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,
     decide_gate,delete_checkpoints_of_runs,delete_schedule,delete_thread,diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,
     finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
     list_channels,list_checkpoints,list_gates,list_inbox,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_run,move_runs,new_run_id,
@@ -99,11 +99,11 @@ select set_eq($$select name from sources where source ~* '\mraise\s+(exception|s
 select is_empty($$select function from sources where replace(source, 'pg_advisory_xact_lock', '') ~* 'advisory'$$, 'nothing hangs on advisory locks of a session, which a pooler would lose');
 select set_eq($$select name from sources where source ~* 'advisory'$$, '{claim_runs}'::text[], 'nor on a hash: who repeats a claim waits for the first call, and so may who only has the same hash');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,put_endpoint,suspend_for_children,sweep_thread,
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,complete_runs,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,put_endpoint,suspend_for_children,sweep_thread,
     take_key_back,take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
-select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in two');
+select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{complete_runs,emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in three');
 select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
 select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{ring,ring_queue}'::text[], 'the bell is rung in one place, and for queues in another');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,

@@ -154,6 +154,7 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
     ("load_checkpoints", {"run_id": "{}", "unfinished": True}),
     ("complete_run", {"run_id": "{}", "token": 4, "result": '{"r": 1.0}'}),
     ("complete_run", {"run_id": "{}", "token": 4, "result": '{"r": 1}'}),
+    ("complete_runs", {"run_ids": ["{}", "none"], "tokens": [4, 1], "results": ['{"r": 1}', "2"]}),
     ("cancel_run", {"run_id": "{}-fork", "reason": "enough", "actor": "ops"}),
     ("get_run", {"run_id": "{}"}),
     ("get_run", {"run_id": "none"}),

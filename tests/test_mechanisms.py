@@ -300,6 +300,22 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("lock_runs", "for no key update skip locked", "for no key update"),),
         probe_queues.bulk_waits_for_nobody,
     ),
+    "a run is completed with others under a token that is not its own": (
+        (Edit("complete_runs", "and h.lease_token = g.token", ""),),
+        probe_queues.ended_together,
+    ),
+    "a run that was given up is completed with others": (
+        (Edit("complete_runs", "h.lease_token = g.token and h.status = 'running'", "h.lease_token = g.token"),),
+        probe_queues.ended_together,
+    ),
+    "runs that end together wait for one that is locked": (
+        (Edit("complete_runs", "for no key update of h skip locked", "for no key update of h"),),
+        probe_queues.ended_together,
+    ),
+    "one that cannot be completed fails the others": (
+        (Edit("try_to_complete", "if sqlstate !~ '^TB' then", "if true then"),),
+        probe_queues.ended_together,
+    ),
     "an endpoint is told of a run that it was told of": (
         (Edit("invoke", "perform tidebase_private.put_entry_off(head.run_id, told.next_at);", "null;"),
          Edit("invoke", "and told.next_at > as_of", "and false")),
@@ -333,6 +349,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         f"{function} wakes no parent": ((Edit(function, f"perform tidebase_private.wake_parents({run});", ""),), probe)
         for function, run, probe in (
             ("complete_run", "run_id", probe_waiting.parents_are_woken),
+            ("complete_runs", "child", probe_waiting.parents_are_woken),
             ("fail_run", "run_id", probe_waiting.parents_are_woken),
             ("give_up", "head.run_id", probe_waiting.parents_are_woken),
             ("cancel_one", "head.run_id", probe_waiting.parents_are_woken),

@@ -33,7 +33,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=SCENARIOS, help="these scenarios only; see --list")
     parser.add_argument("--quick", action="store_true", help="few and small rounds, to see that all of it works")
-    parser.add_argument("--long", action="store_true", help="a million runs wait, and a snapshot is kept for minutes")
+    parser.add_argument(
+        "--long", action="store_true", help="a million runs wait, and a snapshot is kept for five minutes"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is to measure")
     parser.add_argument(
         "--out", type=Path, default=Path("build/bench"), help="where bench.json, bench.md and bench.svg go"

@@ -15,6 +15,7 @@ import psycopg
 from .support import (
     Connection,
     attempt,
+    audit,
     call,
     call_rows,
     connect,
@@ -464,6 +465,42 @@ def _heard(listener: Connection) -> list[str]:
     """
     listener.execute("select 1")
     return [notification.payload for notification in listener.notifies(timeout=0)]
+
+
+def ended_together(url: str) -> list[str]:
+    """Of runs that are completed together each is by itself: who has lost its lease, or given it up, or is over, is
+    told so; who is locked is left out, and nobody waits for it; the others are completed.
+    """
+    name, found = _named("ended"), []
+    with connect(url) as first, connect(url) as second:
+        ids = [_enqueue(first, name) for _ in range(6)]
+        tokens = {row["run_id"]: int(row["token"]) for row in _claim(first, name, 6)}
+        expire(first, ids[1])
+        first.execute("update tidebase.queue_entries set ready_at = now() where run_id = %s", [ids[1]])
+        call(first, "acquire_run", run_id=ids[1], holder="successor")
+        call(first, "release_run", run_id=ids[2], token=tokens[ids[2]])
+        call(first, "cancel_run", run_id=ids[3])
+        with first.transaction():
+            first.execute("select from tidebase.run_heads where run_id = %s for no key update", [ids[4]])
+            second.execute("set lock_timeout = '2s'")
+            together_with = {"run_ids": ids, "tokens": [tokens[run_id] for run_id in ids]}
+            code, _ = attempt(second, "complete_runs", **together_with)
+        if code != "ok":
+            found.append(f"one that cannot be completed fails the others: {code}")
+            return found
+        said = dict(first.execute("select run_id, status from tidebase.run_heads where run_id = any(%s)", [ids]))
+        wanted = ["completed", "running", "queued", "cancelled", "running", "completed"]
+        if (got := [said[run_id] for run_id in ids]) != wanted:
+            found.append(f"they are {got}, not {wanted}")
+        answers = call_rows(second, "complete_runs", **together_with)
+        codes = {row["run_id"]: row["code"] for row in answers}
+        if [codes.get(run_id) for run_id in ids] != [None, "TB003", "TB003", "TB004", None, None]:
+            found.append(f"they are answered {[codes.get(run_id) for run_id in ids]}")
+        left = values(first, "select run_id from tidebase.queue_entries where queue = %s", name)
+        if left != [ids[2]]:
+            found.append(f"the queue has {left}, and the one that was given up is {ids[2]}")
+        found += audit(first, *ids)
+    return found
 
 
 def bulk_waits_for_nobody(url: str) -> list[str]:

@@ -45,6 +45,7 @@ PROMISES = (
             "fires_once",
             "the_clock_waits_for_nobody",
             "wakes_who_sleeps",
+            "ended_together",
             "bulk_waits_for_nobody",
         ),
     ),

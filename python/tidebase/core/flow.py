@@ -131,7 +131,8 @@ def _perform(effect: Effect, database: Database) -> Any:
     if isinstance(effect, Surely):
         return database.execute(effect.call)
     if isinstance(effect, Answer):
-        wait((effect.future,), effect.seconds)
+        if not effect.future.done():
+            wait((effect.future,), effect.seconds)
         return None
     if effect.timeout_s is not None:
         return checked(_within(effect.timeout_s, effect))
@@ -156,6 +157,8 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
     if isinstance(effect, Surely):
         return await to_its_end(database.execute(effect.call))
     if isinstance(effect, Answer):
+        if effect.future.done():
+            return None
         waiting = asyncio.wrap_future(effect.future)
         waiting.add_done_callback(_looked_at)
         await asyncio.wait((waiting,), timeout=effect.seconds)

@@ -79,12 +79,14 @@ from .reconcile import Reconciliation, StalledRun, reconcile, stalled_runs
 from .recovery import Delivery, Recovery, claim_deliveries, finish_delivery, recover_run, recovery_history
 from .retention import RunSize, compact_run, purge_runs, run_sizes
 from .run import (
+    Completion,
     RunCount,
     RunFailure,
     RunInfo,
     RunPage,
     behind_run,
     complete_run,
+    complete_runs,
     count_runs,
     create_run,
     fail_run,
@@ -158,6 +160,7 @@ __all__ = [
     "CheckpointPut",
     "Child",
     "Claim",
+    "Completion",
     "Delivery",
     "Difference",
     "Enqueuing",
@@ -218,6 +221,7 @@ __all__ = [
     "columns",
     "compact_run",
     "complete_run",
+    "complete_runs",
     "complete_step",
     "copy_thread",
     "count_runs",

@@ -147,6 +147,11 @@ def new_request_id() -> str:
 current_hold: ContextVar[Hold | None] = ContextVar("tidebase_current_hold", default=None)
 
 
+#: Nothing is waited for.
+_SETTLED: Future[None] = Future()
+_SETTLED.set_result(None)
+
+
 class InFlight:
     """The steps and children of a run that are at work in this process: what is paid for, and will be stored."""
 
@@ -173,12 +178,11 @@ class InFlight:
 
     def settled(self, most: int = 0) -> Future[None]:
         """Is done once no more than so many are at work."""
-        future: Future[None] = Future()
         with self._lock:
-            if len(self._works) > most:
-                self._waiting.append((most, future))
-                return future
-        future.set_result(None)
+            if len(self._works) <= most:
+                return _SETTLED
+            future: Future[None] = Future()
+            self._waiting.append((most, future))
         return future
 
     def marks(self) -> list[Mark]:

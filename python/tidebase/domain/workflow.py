@@ -247,7 +247,18 @@ def withdraw(run_id: str, request_id: str) -> Flow[None]:
         log.warning("run %s: its lease was not given back: %s", run_id, refusal)
 
 
-def attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, started: Started) -> Flow[T]:
+def alone(hold: Hold, result: str) -> Flow[Any]:
+    """Completes a run, by a call of its own."""
+    yield complete_run(run_id=hold.run_id, token=hold.token, result=result)
+
+
+def attempt(
+    worker: Worker,
+    function: Callable[..., T],
+    invocation: Invocation,
+    started: Started,
+    complete: Callable[[Hold, str], Flow[Any]] = alone,
+) -> Flow[T]:
     """Works on a run that is leased, to its result. Raises Again when there is to be another attempt."""
     returns = codec.returned_type(function)
     hold = started.hold
@@ -282,7 +293,7 @@ def attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, 
         if hold.departure is not None:
             raise (yield from _departed(worker, hold, hold.departure))
         try:
-            yield complete_run(run_id=hold.run_id, token=hold.token, result=settled.text)
+            yield from complete(hold, settled.text)
         except (RunNeedsReview, InvalidArgument) as error:  # a step of it is undecided; or it cannot hold the result
             yield from _failed(worker, hold, error)
             raise
