@@ -137,6 +137,7 @@ JOBS = st.fixed_dictionaries(
         "delay": st.sampled_from([None, None, 1, 2]),
         "max_attempts": st.sampled_from([1, 2]),
         "retry_delay": st.sampled_from([0, 1]),
+        "deadline": st.sampled_from([None, None, 2]),
     }
 )
 TOKENS = st.sampled_from(["held"] * 12 + ["current", "previous", "next", None])
@@ -286,8 +287,11 @@ class Machine(RuleBasedStateMachine):
 
     def plain(self, given: Row) -> Row:
         """As members of an object."""
+        plain = {name: value.obj if isinstance(value, Jsonb) else value for name, value in given.items()}
         return {
-            name: value.obj if isinstance(value, Jsonb) else value for name, value in given.items() if value is not None
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in plain.items()
+            if value is not None
         }
 
     def fail(self, what: str) -> None:

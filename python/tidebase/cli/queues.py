@@ -183,7 +183,8 @@ def _several(processes: int, metrics: int | None) -> int:
             process.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        # In a thread of its own: the one that is interrupted may have the event's lock, which the handler would want.
+        signal.signal(number, lambda *_: threading.Thread(target=stop, daemon=True).start())
     while not stopping.wait(0.5):
         if any(process.poll() is not None for process in started):  # whoever started us shall start all of them again
             stop()
