@@ -15,6 +15,7 @@ from .support.amounts import (
     KILLED_CLAIMERS,
     LARGE_KEY,
     SMALL_KEYS,
+    STARTS,
 )
 from .test_mechanisms import Edit
 
@@ -22,18 +23,30 @@ ON_NEWEST = True
 
 
 def test_claimers_that_are_killed_complete_each_run_once_and_exceed_no_limit(database: str) -> None:
-    outcome = crowds.claimers_under_fire(database, CLAIMED_RUNS.test, CLAIMERS.test, 50, KILLED_CLAIMERS.test)
+    outcome = crowds.claimers_under_fire(database, CLAIMED_RUNS.test, CLAIMERS.test, STARTS.test, KILLED_CLAIMERS.test)
     assert outcome.found == []
     assert outcome.figures["claimers killed"] > 0 and outcome.figures["most leased"] > 1
+    assert outcome.figures["most granted of a key"] == STARTS.test // crowds.KEYS_SHARE
+
+
+LEASED = (
+    Edit("room_of", "room := queue.concurrency - (", "room := queue.concurrency + 50 - ("),
+    Edit("room_of_key", "room := queue.key_concurrency - (", "room := queue.key_concurrency + 50 - ("),
+)
+GRANTED = (
+    Edit("room_of", "queue.rate - tidebase_private", "queue.rate + 50 - tidebase_private"),
+    Edit("room_of_key", "queue.key_rate - tidebase_private", "queue.key_rate + 50 - tidebase_private"),
+)
 
 
 @pytest.mark.breaks_invariants
-def test_without_its_slots_a_limit_is_seen_to_be_exceeded(database: str, db: Connection) -> None:
+@pytest.mark.parametrize(("edits", "seen"), [(LEASED, "leased"), (GRANTED, "were granted in a second")])
+def test_a_limit_that_is_exceeded_is_seen(edits: tuple[Edit, ...], seen: str, database: str, db: Connection) -> None:
     """By who looks, or by the log: otherwise thousands of runs would prove nothing."""
-    Edit("room_of", "room := queue.concurrency - (", "room := queue.concurrency + 50 - (").apply(db)
-    Edit("room_of_key", "room := queue.key_concurrency - (", "room := queue.key_concurrency + 50 - (").apply(db)
-    outcome = crowds.claimers_under_fire(database, CLAIMED_RUNS.test, CLAIMERS.test, 50, KILLED_CLAIMERS.test)
-    assert any("leased" in text for text in outcome.found)
+    for edit in edits:
+        edit.apply(db)
+    outcome = crowds.claimers_under_fire(database, CLAIMED_RUNS.test, CLAIMERS.test, STARTS.test, KILLED_CLAIMERS.test)
+    assert any(seen in text for text in outcome.found)
 
 
 def test_small_keys_are_served_beside_a_large_one(database: str) -> None:

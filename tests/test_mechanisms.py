@@ -256,6 +256,25 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("lock_queue", "perform tidebase_private.adopt_leases(queue);", "null;"),),
         probe_queues.young_limits_hold,
     ),
+    "who may not be taken over just now is forgotten": (
+        (Edit("grant_runs", "elsif outcome <> 'queued' then", "else"),),
+        probe_queues.limits_end_with_their_time,
+    ),
+    "a take-over counts twice": (
+        (Edit("claim_from_queue", "room := least(max",
+              "perform tidebase_private.take_slots(queue, taken); room := least(max"),),
+        probe_queues.limits_end_with_their_time,
+    ),
+    "a lease that runs out while it is looked at is never seen": (
+        (Edit("next_due", "when not tidebase_private.is_marked(head) then head.lease_expires_at end,", "end,"),),
+        probe_queues.limits_end_with_their_time,
+    ),
+    "who is late is not found in its queue": (
+        (Edit("grant_runs",
+              "perform tidebase_private.put_entry_off(other.run_id, clock_timestamp() + interval '1 minute');",
+              "delete from tidebase.queue_entries e where e.run_id = other.run_id;"),),
+        probe_queues.who_is_late_stays_in_order,
+    ),
     "a run that was moved is held to the limits of before": (
         (Edit("acquire_run", "head.in_queue and queue.queue is distinct", "false and queue.queue is distinct"),),
         probe_queues.limits_hold_for_who_is_moved,

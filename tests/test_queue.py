@@ -553,3 +553,23 @@ def test_a_queue_that_nobody_has_paused_is_not_resumed(db: Db) -> None:
     assert not call(db, "resume_queue", queue="q")
     assert call(db, "pause_queue", queue="q") and not call(db, "pause_queue", queue="q")
     assert call(db, "resume_queue", queue="q") and not call(db, "resume_queue", queue="q")
+
+
+def test_a_key_that_is_nobodys_and_cannot_be_had_is_given_up(db: Db) -> None:
+    """Whoever looks for the run that has a key looks so often, and no longer."""
+    db.execute("create function public.nothing() returns trigger language plpgsql as 'begin return null; end'")
+    db.execute(
+        "create trigger lost before insert on tidebase.dedupe_keys for each row execute function public.nothing()"
+    )
+    db.execute("set statement_timeout = '60s'")
+    with pytest.raises(psycopg.errors.SerializationFailure, match="is taken and given up again"):
+        db.execute("select tidebase.enqueue_run('w', dedupe_key => 'd')")
+
+
+def test_what_nothing_is_asked_of_is_no_filter(tide: Tidebase) -> None:
+    """Nothing is done to all runs by mistake."""
+    for many in (tide.runs.cancel_many, tide.runs.retry_many):
+        with pytest.raises(InvalidArgument, match="nothing is done to all runs"):
+            many(metadata={})
+    with pytest.raises(InvalidArgument, match="nothing is done to all runs"):
+        tide.runs.move_many("other", metadata={})

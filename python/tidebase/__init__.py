@@ -97,7 +97,8 @@ from .domain.schedule import ScheduleOptions
 from .domain.state import Moment, StateOptions, VersionOptions
 from .domain.step import StepOptions
 from .domain.usage import Budget, UsageOptions
-from .domain.webhook import Dispatcher, verify_webhook_signature
+from .domain.recovery import Dispatcher
+from .domain.webhook import verify_webhook_signature
 from .domain.workflow import RunOptions
 
 # The last one: for a type checker, whatever is imported from the module `step` makes that the package's `step`.

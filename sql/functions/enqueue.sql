@@ -62,7 +62,7 @@ as $$
 declare
   taken tidebase.dedupe_keys;
 begin
-  loop
+  for look in 1..100 loop
     insert into tidebase.dedupe_keys (queue, dedupe_key, run_id, latest_at)
     values (take_dedupe_key.queue, take_dedupe_key.dedupe_key, take_dedupe_key.run_id, take_dedupe_key.latest_at)
     on conflict on constraint dedupe_keys_pkey do nothing;
@@ -74,6 +74,10 @@ begin
     for no key update;
     exit when found;  -- else it was purged in between
   end loop;
+  if taken.run_id is null then
+    perform tidebase_private.raise('40001', format('the key %L of queue %L is taken and given up again at this moment', dedupe_key, queue),
+      jsonb_build_object('queue', queue, 'dedupe_key', dedupe_key), 'Make the call again.');
+  end if;
   if taken.run_id <> run_id and exists (
     select from tidebase.run_heads h
     join tidebase.runs r on r.run_id = h.run_id and r.queue = taken.queue and r.dedupe_key = taken.dedupe_key

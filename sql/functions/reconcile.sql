@@ -1,6 +1,16 @@
 -- Reconciliation: what only time brings about. Nothing is unsafe without it (expiry is a predicate that acquire_run and
 -- the gates apply themselves), but it makes visible what has happened, and wakes who waits.
 
+create or replace function tidebase_private.is_marked(head tidebase.run_heads)
+returns boolean
+language sql stable
+as $$
+  select exists (
+    select from tidebase.attempts a
+    where a.run_id = head.run_id and a.attempt = head.attempt and a.lapsed_at = head.lease_expires_at);
+$$;
+comment on function tidebase_private.is_marked(tidebase.run_heads) is 'Whether it is written down that the run''s lease has run out.';
+
 -- When the run wants looking at next. A lease that is alive is looked at again when it ends, but not within a minute:
 -- a heartbeat does not move due_at, so this is the only write that it costs.
 create or replace function tidebase_private.next_due(head tidebase.run_heads)
@@ -8,8 +18,8 @@ returns timestamptz
 language sql stable
 as $$
   select case when head.status not in ('completed', 'cancelled') then least(
-    case when head.lease_expires_at > clock_timestamp()
-      then greatest(head.lease_expires_at, clock_timestamp() + interval '1 minute') end,
+    case when head.lease_expires_at > clock_timestamp() then greatest(head.lease_expires_at, clock_timestamp() + interval '1 minute')
+      when not tidebase_private.is_marked(head) then head.lease_expires_at end,  -- it has run out since it was looked at
     head.deadline_at,
     (select min(g.timeout_at) from tidebase.gates g where g.run_id = head.run_id and g.status = 'pending'),
     (select min(c.available_at) from tidebase.awaited w join tidebase.run_heads c on c.run_id = w.child_run_id

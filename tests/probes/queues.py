@@ -47,6 +47,11 @@ def _overview(connection: Connection, name: str) -> str:
     return str(value(connection, "select q::text from tidebase.queue_overview q where queue = %s", name))
 
 
+def _broken(connection: Connection, *run_ids: str) -> list[str]:
+    query = "select i::text from unnest(%s::text[]) r (id), tidebase_private.check_invariants(r.id) i"
+    return [str(row) for row in values(connection, query, list(run_ids))]
+
+
 # -- claims -----------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +279,67 @@ def limits_hold_for_who_is_moved(url: str) -> list[str]:
             call(other, "move_runs", to_queue=full, queue=name)
         if (outcome := asked.result()) != "queued":
             found.append(f"a run that was moved to a full queue is {outcome}")
+    return found
+
+
+def limits_end_with_their_time(url: str) -> list[str]:
+    """A run whose worker died while its queue had given out all that it may comes back when there is room again, and
+    counts once; also where its end came between two looks at it.
+    """
+    found = []
+    with connect(url) as connection:
+        for limit in ("rate", "key_rate"):
+            name = _named("full")
+            call(connection, "put_queue", queue=name, rate_period="1 hour", **{limit: 3})
+            lost, *others = (_enqueue(connection, name, key="k") for _ in range(4))
+            (lease,) = _claim(connection, name)
+            _lapsed(connection, lost, lease["token"])
+            call(connection, "reconcile")
+            _claim(connection, name, 2, workflows=["no such"])
+            for expected in ({lost}, {others[0]}):
+                if (got := {row["run_id"] for row in _claim(connection, name)}) != expected:
+                    found.append(f"{limit}: {got} were granted instead of {expected}")
+            _lapsed(connection, lost, lease["token"] + 1)
+            call(connection, "reconcile")
+            if given := _claim(connection, name, 3):
+                found.append(f"{limit}: {len(given)} were granted beyond it")
+            found += _broken(connection, lost, *others)
+            connection.execute(
+                "update tidebase.queue_starts set started_at = started_at - interval '2 hours' where queue = %s", [name]
+            )
+            if lost not in (got := {row["run_id"] for row in _claim(connection, name, 3)}):
+                found.append(f"{limit}: whoever lost its worker meanwhile did not come back: {got}")
+            for run_id in (lost, *others):
+                call(connection, "cancel_run", run_id=run_id)
+        name = _named("between")
+        run_id = _enqueue(connection, name)
+        (lease,) = _claim(connection, name)
+        connection.execute(
+            "update tidebase.run_heads set lease_expires_at = clock_timestamp() where run_id = %s", [run_id]
+        )
+        connection.execute(  # as reconcile does with a run that it has looked at
+            "update tidebase.run_heads h set due_at = tidebase_private.next_due(h) where run_id = %s", [run_id]
+        )
+        if [row["run_id"] for row in _claim(connection, name)] != [run_id]:
+            found.append(f"a lease that ran out after it was looked at was never seen: {_overview(connection, name)}")
+    return found
+
+
+def who_is_late_stays_in_order(url: str) -> list[str]:
+    """A run whose deadline passed while it waited is granted to nobody, and breaks no rule until it is cancelled."""
+    name = _named("late")
+    with connect(url) as connection:
+        run_id = _enqueue(connection, name, deadline=value(connection, "select now() + interval '1 hour'"))
+        connection.execute(
+            "update tidebase.run_heads set deadline_at = now() - interval '1 second' where run_id = %s", [run_id]
+        )
+        found = [f"{row} was granted" for row in _claim(connection, name)]
+        found += _broken(connection, run_id)
+        connection.execute("update tidebase.run_heads set due_at = now() where run_id = %s", [run_id])
+        call(connection, "reconcile")
+        if (status := call(connection, "get_run", run_id=run_id)["status"]) != "cancelled":
+            found.append(f"it is {status}")
+        found += _broken(connection, run_id)
     return found
 
 

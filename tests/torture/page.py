@@ -38,6 +38,8 @@ PROMISES = (
             "limits_hold",
             "young_limits_hold",
             "limits_hold_for_who_is_moved",
+            "limits_end_with_their_time",
+            "who_is_late_stays_in_order",
             "limits_under_fire",
             "small_keys_are_served",
             "a_low_priority_is_served",

@@ -147,7 +147,8 @@ def connected(database: str | None) -> Tidebase:
 def until_stopped(pause_s: float) -> Iterator[None]:
     """Goes on, with a pause in between, until SIGTERM comes."""
     stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    # In a thread of its own: the one that is interrupted may have the event's lock, for which the handler would wait.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stopped.set, daemon=True).start())
     while not stopped.is_set():
         yield
         stopped.wait(pause_s)

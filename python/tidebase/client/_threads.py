@@ -20,8 +20,8 @@ from ..domain.event import Event
 from ..domain.heartbeat import Heartbeats
 from ..domain.lease import Hold
 from ..domain.push import PushDispatcher
+from ..domain.recovery import Dispatcher
 from ..domain.subscribe import follow
-from ..domain.webhook import Dispatcher
 from ..domain.workflow import Worker
 
 if TYPE_CHECKING:
@@ -37,15 +37,22 @@ class Face(Generic[D]):
     _database: D
 
     def dispatcher(
-        self, *, secret: str | None = None, allow_private: bool = False, timeout_s: float = 10.0, max_attempts: int = 8
+        self,
+        *,
+        secret: str | None = None,
+        allow_private: bool = False,
+        timeout_s: float = 10.0,
+        max_attempts: int = 8,
+        at_once: int = 32,
     ) -> Dispatcher:
-        """Delivers recovery webhooks; see :class:`tidebase.domain.webhook.Dispatcher`."""
+        """Delivers recovery webhooks; see :class:`tidebase.domain.recovery.Dispatcher`."""
         return Dispatcher(
             self._database,
             secret=secret,
             allow_private=allow_private,
             timeout_s=timeout_s,
             max_attempts=max_attempts,
+            at_once=at_once,
         )
 
     def channel_dispatcher(
