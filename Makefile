@@ -9,7 +9,7 @@ INSTALL := python/tools/install $(BIN)/python
 MINUTES ?= 10
 VERSIONS ?= 16,17
 
-.PHONY: help setup demo test versions torture bench lint faces docs extension clean
+.PHONY: help setup demo test versions floors torture bench lint faces docs extension clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -43,6 +43,14 @@ test: setup lint  ## Run every test; what depends on the version, on each Postgr
 versions: setup  ## Run every test on Postgres 16 and 17, too, which it installs; VERSIONS=16 for one of them
 	tests/install-postgres $(VENV)
 	TIDEBASE_TEST_POSTGRES=$(VERSIONS) $(BIN)/python -m pytest $(ARGS)
+
+floors: setup  ## The adapters' tests on the oldest versions of frameworks and libraries that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	tests/install-floors $(VENV)
+	$(VENV)/floors/all/bin/python -m pytest -n 2 tests/test_pydantic_ai.py tests/test_openai_agents.py \
+	  tests/test_http.py tests/test_webhook.py tests/test_testing.py tests/test_integrations.py tests/test_step.py tests/test_cli.py $(ARGS)
+	$(VENV)/floors/mcp/bin/python -m pytest -n 2 tests/test_mcp.py $(ARGS)
+	$(VENV)/floors/testing/bin/python -m pytest -c /dev/null --rootdir python/examples python/examples
 
 torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, sieges, failovers, random calls; with a report
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(ARGS)

@@ -239,9 +239,10 @@ create or replace view tidebase.stalled_runs with (security_barrier = true) as
       and coalesce(p.available_at, p.updated_at) <= statement_timestamp() - case when p.attempt = 0 then interval '1 minute' else '0' end
   ) stalled
   join tidebase.run_heads h on h.run_id = stalled.run_id
-  join tidebase.runs r on r.run_id = h.run_id;
+  join tidebase.runs r on r.run_id = h.run_id
+  where stalled.reason not in ('lease_lapsed', 'not_taken_up') or not r.metadata @> '{"tidebase.session": true}';
 comment on view tidebase.stalled_runs is
-  'Runs that are alive and do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), overdue (its time, or a child that it waits for, has come, and no reconcile has come round), not_taken_up (it may go on and nobody works on it; one that was never begun, for more than a minute). since: from when. Longest first: order by since. Failed runs are listed by their status.';
+  'Runs that are alive and do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), overdue (its time, or a child that it waits for, has come, and no reconcile has come round), not_taken_up (it may go on and nobody works on it; one that was never begun, for more than a minute). since: from when. A run whose metadata has {"tidebase.session": true} is only worked on when somebody comes, and neither lapsed nor not taken up. Longest first: order by since. Failed runs are listed by their status.';
 
 create or replace view tidebase.run_setbacks with (security_barrier = true) as
   select

@@ -56,7 +56,8 @@ class RunOptions(TypedDict, total=False):
     """What may be said about a run when it is made; a run that exists keeps what it was made with.
 
     Attributes:
-        metadata: a dict of your own.
+        metadata: a dict of your own. With ``"tidebase.session": True`` in it the run is one that is worked on when
+            somebody comes, as a conversation is, and not stalled while nobody does.
         deadline: from when it may not go on: it is cancelled.
         max_attempts: how many attempts there are before a failure is final; by default 1.
         retry_delay_s: seconds before the second attempt, doubled for each further one; by default 1.
