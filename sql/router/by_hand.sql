@@ -512,10 +512,14 @@ begin
 end
 
 -- # trigger_schedule
+-- Who repeats a call makes the id, and does not know the queue: it is moved beside it, each time to the same place.
   queue text;
 begin
   perform tidebase_router.require_alone();
   queue := (select a.queue from tidebase_router.all_schedules(name) a (queue) limit 1);
+  if run_id ~ '^run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$' then
+    run_id := tidebase_private.in_bucket(run_id, tidebase_private.bucket_of_queue(queue));
+  end if;
   perform tidebase_router.require_together('run', run_id, 'queue', queue);
   return tidebase_router.trigger_schedule(coalesce(tidebase_private.bucket_of_queue(queue), 0), name, run_id, input);
 end

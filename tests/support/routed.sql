@@ -2,16 +2,16 @@ select tidebase.protocol()
 select tidebase.new_run_id(beside => 'r1')
 select tidebase.new_run_id(beside => ' ')
 select * from tidebase.next_fires('0 0 29 2 *', after => '2024-01-01 00:00+00', n => 2)
-select tidebase.create_run('w', '{"n": 1}', id, '{"m": "täg"}', max_attempts => 5) from unnest(array['r1', 'r2', 'done', 'failed', 'free']) id
+select tidebase.create_run('w', '{"n": 1}', id, '{"m": "täg"}', max_attempts => 5) from unnest(array['r1', 'r3', 'done', 'failed', 'free']) id
 select tidebase.create_run('w', '{"n": 2}', 'r1')
-select tidebase.create_run('other', run_id => 'r2')
+select tidebase.create_run('other', run_id => 'r3')
 select tidebase.create_run(' ')
 select tidebase.create_run('w', deadline => 'infinity')
 select tidebase.create_run('w', run_id => 'late', deadline => '2999-12-31 23:59:59.123456+05:30', retry_delay => '1 day 02:03:04.5')
 select tidebase.create_run('w')
 select a.outcome, a.token, a.attempt, a.input from tidebase.acquire_run('r1', 'h', '1 hour', request_id => 'x') a
 select a.outcome, a.token from tidebase.acquire_run('r1', 'other') a
-select a.outcome, a.token from unnest(array['r2', 'done', 'failed']) id, tidebase.acquire_run(id, 'h', '1 hour') a
+select a.outcome, a.token from unnest(array['r3', 'done', 'failed']) id, tidebase.acquire_run(id, 'h', '1 hour') a
 select tidebase.acquire_run('nobody', 'h')
 select tidebase.acquire_run('r1', 'h', '-1 hour')
 select tidebase.withdraw_grant('r1', 'no such call')
@@ -26,9 +26,9 @@ select s.outcome, s.output from tidebase.record_step('r1', 1, 'done', '1', '{"a"
 select s.outcome, s.output from tidebase.record_step('r1', 1, 'done', '1', '{"b": 1}') s
 select tidebase.record_step('r1', 1, 'done', '2', '1')
 select f.decision from tidebase.fail_step('r1', 1, 'with', '{"type": "E"}', retryable => false) f
-select tidebase.fail_step('r2', 1, 'never', '{}')
+select tidebase.fail_step('r3', 1, 'never', '{}')
 select * from tidebase.load_checkpoints('r1')
-select * from tidebase.load_checkpoints('r2')
+select * from tidebase.load_checkpoints('r3')
 select c.created, length(c.run_id) from tidebase.create_child('r1', 1, 'c', 'w', '1') c
 select c.created from tidebase.create_child('r1', 1, 'c', 'w', '1') c
 select tidebase.create_child('r1', 1, 'c', 'w', '2')
@@ -39,12 +39,12 @@ select tidebase.save_state('r1', 1, 'saved')
 select tidebase.restore_state('r1', 1, 1)
 select tidebase.set_state('r1', 1, '{}', expected_version => 99)
 select s.version, s.value from tidebase.get_state('r1') s
-select s.version, s.value from tidebase.get_state('r2') s
+select s.version, s.value from tidebase.get_state('r3') s
 select s.version, s.value, s.created_by from tidebase.list_state_versions('r1', with_value => true) s
 select tidebase.create_snapshot('r1', 1, 'snap', state => '[1]', metadata => '{"a": 1}')
 select s.label, s.version from tidebase.list_snapshots('r1') s
 select g.status, g.decision from tidebase.open_gate('r1', 1, 'g', 'ok?', options => '{yes,no}', timeout => '2 hours') g
-select g.status from tidebase.open_gate('r2', 1, 'g', 'ok?', required_approvals => 2) g
+select g.status from tidebase.open_gate('r3', 1, 'g', 'ok?', required_approvals => 2) g
 select tidebase.open_gate('r1', 1, 'g', 'another?')
 select g.name, g.status, g.options, g.prompt from tidebase.get_gate('r1', 'g') g
 select * from tidebase.get_gate('r1', 'none')
@@ -61,7 +61,7 @@ select tidebase.list_gates(status => 'no such')
 select d.accepted, d.decision from tidebase.decide_gate('r1', 'g', 'yes', payload => '{"a": 1}') d
 select d.accepted, d.decision from tidebase.decide_gate('r1', 'g', 'no', actor => 'somebody') d
 select tidebase.decide_gate('r1', 'g', 'yes', secret => 'gate_wrong')
-select tidebase.decide_gate('r2', 'g', 'approved', voter => 'somebody else')
+select tidebase.decide_gate('r3', 'g', 'approved', voter => 'somebody else')
 select g.status from tidebase.start_timer('r1', 1, 't', '3 days') g
 select u.counted, u.input_tokens, u.cost_usd from tidebase.record_usage('r1', 1, input_tokens => 7, cost_usd => 1.25) u
 select tidebase.set_budget('r1', cost_usd => 100), 1
@@ -80,7 +80,7 @@ select tidebase.finish_channel_delivery('r1', 1, 1, true, 200, go_on => false)
 select tidebase.remove_channel('r1', 1)
 select tidebase.renew_lease('r1', 1, '2 hours') is not null
 select tidebase.renew_lease('r1', 9)
-select r.run_id from tidebase.renew_leases('{r1,r2,nobody}', '{1,1,1}') r order by 1
+select r.run_id from tidebase.renew_leases('{r1,r3,nobody}', '{1,1,1}') r order by 1
 select r.run_id from tidebase.renew_leases('{}', '{}') r
 select tidebase.renew_leases('{r1}', '{1,2}')
 select tidebase.renew_leases('{r1}', '{1}', '-1 s')
@@ -90,7 +90,7 @@ select tidebase.fork_run('nobody')
 select d.kind, d.name, d.difference from tidebase.diff_runs('r1', '{r1}2') d
 select * from tidebase.diff_runs('r1', 'nobody {r1}')
 select t.run_id = 'r1', t.depth from tidebase.run_tree('r1') t
-select tidebase.suspend_run('r2', 1, 'g')
+select tidebase.suspend_run('r3', 1, 'g')
 select tidebase.suspend_for_children('r1', 1, '{none}')
 select tidebase.complete_run('done', 1, '{"ok": [true, null]}')
 select tidebase.complete_run('done', 1, '2')
@@ -110,8 +110,8 @@ select tidebase.find_run('r')
 select tidebase.find_run('zz')
 select r.workflow, r.status from tidebase.list_runs(max => 100) r where r.run_id !~ '^run_'
 select r.run_id from tidebase.list_runs(status => 'completed') r
-select r.run_id from tidebase.list_runs(before => 'r2') r
-select r.run_id from tidebase.list_runs(before => 'r2', before_created_at => '2100-01-01') r where r.run_id !~ '^run_'
+select r.run_id from tidebase.list_runs(before => 'r3') r
+select r.run_id from tidebase.list_runs(before => 'r3', before_created_at => '2100-01-01') r where r.run_id !~ '^run_'
 select tidebase.list_runs(before => 'nobody')
 select tidebase.list_runs(max => 0)
 select cardinality(p.run_ids), p.next_run_id from tidebase.search_runs(matching => 'R1') p
@@ -160,7 +160,7 @@ select i.run_id, i.url, i.queue from tidebase.claim_invocations() i
 select tidebase.finish_invocation('{queue:push}1', 1, true, 200)
 select * from tidebase.put_checkpoint('t1', '', 'a', 'x', '\x00ff', '{"run_id": "lg"}')
 select * from tidebase.put_checkpoint('t1', '', 'b', 'x', '\x01', '{"run_id": "lg"}', 'a')
-select * from tidebase.put_checkpoint('t2', '', 'a', 'x', '\x00', '{}')
+select * from tidebase.put_checkpoint('t4', '', 'a', 'x', '\x00', '{}')
 select tidebase.put_checkpoint('t1', '', 'c', 'x', '', '{}', 'no such parent')
 select tidebase.put_checkpoint_writes('t1', '', 'b', 'task', '', '{0}', '{c}', '{x}', array['\x02'::bytea])
 select tidebase.has_checkpoint('t1', '', 'b')
@@ -172,7 +172,7 @@ select tidebase.copy_thread('t1', '{t1}copy')
 select tidebase.copy_thread('none', '{none}copy')
 select tidebase.claim_thread('r1', 1, '{r1}t')
 select tidebase.claim_thread('r1', 9, '{r1}t')
-select tidebase.prune_threads('{t1,t2}')
+select tidebase.prune_threads('{t1,t4}')
 select tidebase.prune_threads('{t1}', 'nonsense')
 select tidebase.delete_checkpoints_of_runs('{lg}')
 select tidebase.delete_thread('t1')
