@@ -94,12 +94,12 @@ create temp view sources as
   select p.oid::regprocedure::text as function, p.proname::text as name, regexp_replace(p.prosrc, '--[^\n]*', '', 'g') as source from pg_proc p where p.pronamespace in (select nsp from ours);
 select is_empty($$select function from sources where source ~* '\m(now\(\)|current_timestamp|transaction_timestamp|statement_timestamp|localtimestamp|current_date)'$$,
   'time is that of the moment, not of the transaction''s beginning');
-select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles}'::text[], 'SQL is put together only where roles are set up');
+select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles,own_buckets}'::text[], 'SQL is put together only where roles and shards are set up');
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where replace(source, 'pg_advisory_xact_lock', '') ~* 'advisory'$$, 'nothing hangs on advisory locks of a session, which a pooler would lose');
 select set_eq($$select name from sources where source ~* 'advisory'$$, '{claim_runs}'::text[], 'nor on a hash: who repeats a claim waits for the first call, and so may who only has the same hash');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,complete_runs,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,put_endpoint,suspend_for_children,sweep_thread,
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,complete_runs,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,own_buckets,put_endpoint,suspend_for_children,sweep_thread,
     take_key_back,take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
@@ -224,7 +224,7 @@ begin
   return query execute $q$
     select p.oid::regproc::text, c.level, c.message, format('line %s: %s', c.lineno, c.query)
     from pg_proc p join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql',
-      lateral plpgsql_check_function_tb(p.oid, fatal_errors => false, all_warnings => true, incomment_options_usage_warning => true) c
+      lateral plpgsql_check_function_tb(p.oid, case p.prorettype when 'trigger'::regtype then 'tidebase.runs'::regclass else 0 end, fatal_errors => false, all_warnings => true, incomment_options_usage_warning => true) c
     where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) $q$;
 end
 $$;

@@ -172,7 +172,8 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 declare
-  id text := coalesce(run_id, new_run_id(beside => case when dedupe_key is not null then format('{queue:%s}', queue) end));
+  id text := coalesce(run_id, new_run_id(beside => case
+    when dedupe_key is not null or tidebase_private.is_shard() then format('{queue:%s}', coalesce(queue, 'default')) end));
   settings queues;
   taken dedupe_keys;
 begin
@@ -352,6 +353,7 @@ as $$
 declare
   begun bigint := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
   seed bigint := hashtextextended(gen_random_uuid()::text, 0);
+  together boolean := tidebase_private.is_shard();
   plain boolean;
   named text[];
 begin
@@ -368,7 +370,10 @@ begin
   -- The moment grows by a microsecond from one to the next: it is what keeps them in their order.
   return query
     with wanted as materialized (
-      select e.place, tidebase_private.nth_run_id(seed, begun + e.place) as run_id,
+      select e.place, case when together
+          then tidebase_private.in_bucket(tidebase_private.nth_run_id(seed, begun + e.place),
+            tidebase_private.bucket_of_queue(coalesce(e.run ->> 'queue', 'default')))
+          else tidebase_private.nth_run_id(seed, begun + e.place) end as run_id,
         timestamptz 'epoch' + (begun + e.place) * interval '1 microsecond' as created_at, e.run ->> 'workflow' as workflow,
         e.run -> 'input' as input, coalesce(e.run -> 'metadata', '{}') as metadata, coalesce(e.run ->> 'queue', 'default') as queue,
         coalesce((e.run ->> 'priority')::integer, 0) as priority, e.run ->> 'key' as key,

@@ -36,6 +36,17 @@ as $$
 $$;
 comment on function tidebase_private.fire_id(text, timestamptz) is 'The id of the run of a fire time.';
 
+-- Where there are several databases, the run lies beside its queue, as its id then says.
+create or replace function tidebase_private.id_of_fire(wanted tidebase.schedules, fires_at timestamptz)
+returns text
+language sql stable
+as $$
+  select tidebase_private.fire_id(wanted.schedule, fires_at)
+    || case when tidebase_private.is_shard() then format('{queue:%s}', wanted.queue) else '' end;
+$$;
+comment on function tidebase_private.id_of_fire(tidebase.schedules, timestamptz) is
+  'The id of the run of a fire time; where the database is one of several, with the tag of its queue.';
+
 -- Spread by the name and the time: the same for whoever computes it.
 create or replace function tidebase_private.jittered(wanted tidebase.schedules, fires_at timestamptz)
 returns timestamptz
@@ -60,7 +71,7 @@ returns text
 language plpgsql volatile
 as $$
 declare
-  id text := tidebase_private.fire_id(wanted.schedule, fires_at);
+  id text := tidebase_private.id_of_fire(wanted, fires_at);
   run_at timestamptz := tidebase_private.jittered(wanted, fires_at);
 begin
   if exists (select from tidebase.run_heads h where h.run_id = id) then

@@ -27,7 +27,8 @@ from .doorbell import Doorbell
 from .errors import from_postgres
 from .explain import EXPLAINED, explained, explanation_of
 from .forked import lent, notice
-from .line import Line, committed_at_once, connect_aside, like_those_of, run
+from .line import Line, committed_at_once, connect_aside, like_those_of, require_no_router, run
+from .routed import LOOK
 from .sessions import LIMITED, Connection, connection_arguments, in_order, is_pooled, ours, session_limits
 from .sources import kept_for_block, refuse_in_block
 
@@ -158,6 +159,12 @@ class Database(Base[Connection], Side):
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise translate(error) from error
 
+    def require_no_router(self) -> None:
+        """Raises InvalidArgument where calls can be no part of a transaction, since they commit at a shard."""
+        if not self._is_apart:
+            self.execute(LOOK)
+            self._is_apart = True
+
     def line(self) -> Line:
         """A connection outside the pool, for what must not wait for one of the pool's."""
         return Line(self.aside, self._instead_of_a_line)
@@ -191,6 +198,7 @@ class Database(Base[Connection], Side):
             refuse_in_block(self)
             with here.lock:
                 if self._joined:
+                    require_no_router(self._single)
                     return run(self._single, call)
                 with committed_at_once(self._single):
                     return run(self._single, call)

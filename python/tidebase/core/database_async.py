@@ -26,7 +26,8 @@ from .doorbell_async import AsyncDoorbell
 from .errors import from_postgres
 from .explain import EXPLAINED, explained, explanation_of
 from .forked import lent, notice
-from .line_async import AsyncLine, committed_at_once, connect_aside, like_those_of, run
+from .line_async import AsyncLine, committed_at_once, connect_aside, like_those_of, require_no_router, run
+from .routed import LOOK
 from .sessions import LIMITED, AsyncConnection, connection_arguments, in_order, is_pooled, ours, session_limits
 from .sources import kept_for_block, refuse_in_block
 
@@ -163,6 +164,12 @@ class AsyncDatabase(Base[AsyncConnection], Side):
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise translate(error) from error
 
+    async def require_no_router(self) -> None:
+        """Raises InvalidArgument where calls can be no part of a transaction, since they commit at a shard."""
+        if not self._is_apart:
+            await self.execute(LOOK)
+            self._is_apart = True
+
     def line(self) -> AsyncLine:
         """A connection outside the pool, for what must not wait for one of the pool's."""
         return AsyncLine(self.aside, self._instead_of_a_line)
@@ -200,6 +207,7 @@ class AsyncDatabase(Base[AsyncConnection], Side):
             refuse_in_block(self)
             async with here.lock:
                 if self._joined:
+                    await require_no_router(self._single)
                     return await run(self._single, call)
                 async with committed_at_once(self._single):
                     return await run(self._single, call)

@@ -12,7 +12,7 @@ from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool
 
-from . import rows
+from . import routed, rows
 from ._threads import Lock, connect, resolved
 from .call import Call
 from .forked import keep
@@ -60,6 +60,13 @@ def run(connection: Connection, call: Call[R]) -> R:
         return call.read(cursor.fetchall())
     except UNREADABLE:
         return call.read(rows.read(answer(cursor), connection))
+
+
+def require_no_router(connection: Connection) -> None:
+    """Raises InvalidArgument where calls on this connection would be no part of its transaction."""
+    if not routed.is_known(connection):
+        run(connection, routed.LOOK)
+        routed.know(connection)
 
 
 # A caller's connection may not be in autocommit mode. A BEGIN and a COMMIT around a call would be ways of their own: a

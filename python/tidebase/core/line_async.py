@@ -11,7 +11,7 @@ from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from . import rows
+from . import routed, rows
 from ._tasks import Lock, connect, resolved
 from .call import Call
 from .forked import keep
@@ -59,6 +59,13 @@ async def run(connection: AsyncConnection, call: Call[R]) -> R:
         return call.read(await cursor.fetchall())
     except UNREADABLE:
         return call.read(rows.read(answer(cursor), connection))
+
+
+async def require_no_router(connection: AsyncConnection) -> None:
+    """Raises InvalidArgument where calls on this connection would be no part of its transaction."""
+    if not routed.is_known(connection):
+        await run(connection, routed.LOOK)
+        routed.know(connection)
 
 
 # A caller's connection may not be in autocommit mode. A BEGIN and a COMMIT around a call would be ways of their own: a

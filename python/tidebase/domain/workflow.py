@@ -134,7 +134,9 @@ def bucket_of(run_id: str) -> int:
     if _GENERATED.fullmatch(run_id):
         return int(run_id[-4:], 16)
     tag = re.search(r"\{([^}]*)\}", run_id)
-    return int.from_bytes(hashlib.sha256((tag[1] if tag and tag[1] else run_id).encode()).digest()[:2], "big")
+    return int.from_bytes(
+        hashlib.sha256((tag[1] if tag and tag[1] else run_id).encode(errors="surrogatepass")).digest()[:2], "big"
+    )
 
 
 def new_run_id(beside: str | None = None) -> str:
@@ -149,6 +151,11 @@ def new_run_id(beside: str | None = None) -> str:
     number = number & ~(0xF << 76) | 0x7 << 76
     number = number & ~(0x3 << 62) | 0x2 << 62
     return f"run_{UUID(int=number)}"
+
+
+def new_id_in(queue: str) -> str:
+    """A fresh id for a run of a queue: in the queue's bucket, since the two lie together."""
+    return new_run_id(beside=f"{{queue:{queue}}}")
 
 
 def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -> Call[str]:
