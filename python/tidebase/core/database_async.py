@@ -23,11 +23,20 @@ from ._tasks import Lock, OwnPool, Place, Places, Side, cancellation_kept, elsew
 from .base import LEASE_S, POOL_SIZE, Base, Failure, tell_if_read_only, translate, unconnected
 from .call import Call
 from .doorbell_async import AsyncDoorbell
-from .errors import from_postgres
+from .errors import from_postgres, is_of_the_session
 from .explain import EXPLAINED, explained, explanation_of
 from .forked import lent, notice
-from .line_async import AsyncLine, committed_at_once, connect_aside, like_those_of, run
-from .sessions import LIMITED, AsyncConnection, connection_arguments, in_order, is_pooled, ours, session_limits
+from .line_async import AsyncLine, committed_at_once, connect_aside, like_those_of, run, run_again
+from .sessions import (
+    LIMITED,
+    AsyncConnection,
+    connection_arguments,
+    discard,
+    in_order,
+    is_pooled,
+    ours,
+    session_limits,
+)
 from .sources import kept_for_block, refuse_in_block
 
 R = TypeVar("R")
@@ -248,11 +257,22 @@ class _Here(Place):
         """Makes the call over the pool, whose connection is waited for so long at most."""
         connection = await self.borrow(pool, wait_s)  # not pool.connection(), which would commit what is committed
         try:
+            if self._database._is_direct and pool is not self._database._source:
+                return await self._in_ours(connection, call)
             with in_order(connection):
                 async with committed_at_once(connection):
                     return await run(connection, call)
         finally:
             await self.give_back(pool, connection)
+
+    async def _in_ours(self, connection: AsyncConnection, call: Call[R]) -> R:
+        """The same in a session of our own; without the contexts, which cost as much as the rest."""
+        try:
+            return await run_again(connection, call)
+        except psycopg.Error as error:
+            if is_of_the_session(error):
+                discard(connection)
+            raise
 
     # The pool's queue costs as much as a call does on the client, so the connection used last stays at hand for who
     # makes one call after another: unless somebody waits for one, and for a minute at most, so that the pool looks

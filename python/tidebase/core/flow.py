@@ -83,7 +83,8 @@ def drive(flow: Flow[T], database: Database) -> T:
             try:
                 _require_process(process)
                 result = _perform(effect, database)
-                _require_process(process)
+                if type(effect) is Invoke:
+                    _require_process(process)
             except BaseException as error:
                 effect = flow.throw(error)
             else:
@@ -101,7 +102,8 @@ async def drive_async(flow: Flow[T], database: AsyncDatabase) -> T:
             try:
                 _require_process(process)
                 result = await _perform_async(effect, database)
-                _require_process(process)
+                if type(effect) is Invoke:
+                    _require_process(process)
             except BaseException as error:
                 effect = flow.throw(error)
             else:

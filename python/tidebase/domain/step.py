@@ -512,11 +512,12 @@ def _perform(hold: Hold, checkpoints: Checkpoints, work: Work[T], returns: Any) 
             yield from other.known()  # the database decides about this one
         if not entered:
             mark = None
-    with hold.in_flight.work(name, mark):
-        try:
-            return (yield from _execute(hold, work, text, returns, mark))
-        finally:
-            checkpoints.leave(name, mark)
+    at_work = hold.in_flight.enter(name, mark)
+    try:
+        return (yield from _execute(hold, work, text, returns, mark))
+    finally:
+        checkpoints.leave(name, mark)
+        hold.in_flight.leave(at_work)
 
 
 def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | None) -> Flow[T]:
