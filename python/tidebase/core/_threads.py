@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, TimeoutError
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 Event = threading.Event
 Task = threading.Thread
+Promise = Future[bool]
 
 #: The thread that has it may take it again: a handler of a signal comes in between anywhere.
 Lock = threading.RLock
@@ -56,6 +58,33 @@ def stop(thread: Task | None) -> None:
 def ring(rung: threading.Event, seconds: float) -> None:
     """Returns when the event is set, or when the time is over."""
     rung.wait(seconds)
+
+
+def promise() -> Promise:
+    """One that threads wait for."""
+    return Future()
+
+
+def keep_promise(promise: Promise) -> None:
+    """Who waits for it goes on."""
+    promise.set_result(True)
+
+
+def within(promise: Promise, seconds: float) -> bool:
+    """Whether it is kept within so many seconds."""
+    with suppress(TimeoutError):
+        promise.result(seconds)
+    return promise.done()
+
+
+def sometime(promise: Promise) -> None:
+    """It will be kept."""
+    promise.result()
+
+
+def renewed(promise: Promise) -> Promise:
+    """The promise for who waits on: the same one."""
+    return promise
 
 
 def rest(closed: threading.Event, seconds: float) -> None:

@@ -23,10 +23,12 @@ from tenacity import Retrying
 from ._threads import Lock, OwnPool, Place, Places, Side, cancellation_kept, elsewhere, put_back
 from .base import LEASE_S, POOL_SIZE, Base, Failure, tell_if_read_only, translate, unconnected
 from .call import Call
+from .convoy import Convoys
 from .doorbell import Doorbell
 from .errors import from_postgres, is_of_the_session
 from .explain import EXPLAINED, explained, explanation_of
 from .forked import lent, notice
+from .joint import Joint
 from .line import Line, committed_at_once, connect_aside, like_those_of, run, run_again
 from .sessions import LIMITED, Connection, connection_arguments, discard, in_order, is_pooled, ours, session_limits
 from .sources import kept_for_block, refuse_in_block
@@ -38,6 +40,8 @@ _STAY_S = 60.0
 #: The pool gives a failed connection up at once, in seconds, and makes another for who asks next: it would wait longer
 #: and longer between its own tries (psycopg_pool's reconnect_timeout), also when the server is there again long since.
 _GIVE_UP_S = 0.001
+#: What takes more bytes to send goes alone: it would keep the others.
+LARGE = 50000
 #: How long a connection of the pool is waited for before it is asked for anew, in seconds.
 _ASK_AGAIN_S = 1.0
 
@@ -150,6 +154,12 @@ class Database(Base[Connection], Side):
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise translate(error) from error
 
+    def together(self, joint: Joint[R]) -> R:
+        """Makes a call, with others of its kind where they wait for the same. Raises what :meth:`execute` does."""
+        if self._single is not None or joint.size > LARGE:
+            return self.execute(joint.alone)
+        return self._here().convoys.make(joint)
+
     @cancellation_kept
     def execute_on(self, connection: Connection, call: Call[R]) -> R:
         """Makes the call on this connection, in its transaction."""
@@ -214,6 +224,7 @@ class _Here(Place):
         self.lock = Lock()
         self.doorbell = Doorbell(database)
         self.pool: Pool | None = source if isinstance(source, ConnectionPool) else None
+        self.convoys = Convoys(lambda call: database.execute(call))
         self.blocks: list[None] = []  # one for each that has a connection of the pool
         self._failure = Failure()
         self._at_hand: list[Connection] = []
