@@ -35,6 +35,8 @@ insert into may values
   ('check_invariants',    false, false, true,  false, false),
   ('complete_step',       true,  false, false, false, false),
   ('record_step',         true,  false, false, false, false),
+  ('record_steps',        true,  false, false, false, false),
+  ('record_steps_of_runs', true, false, false, false, false),
   ('create_child',        true,  false, false, false, false),
   ('create_run',          true,  false, false, false, false),
   ('create_snapshot',     true,  false, false, false, false),

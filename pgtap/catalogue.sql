@@ -23,7 +23,7 @@ select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase
     finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
     list_channels,list_checkpoints,list_gates,list_inbox,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_run,move_runs,new_run_id,
     next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,prune_threads,purge_runs,put_checkpoint,put_checkpoint_writes,put_queue,
-    put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
+    put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_steps,record_steps_of_runs,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
     resolve_review,restore_state,resume_queue,retry_channel,retry_runs,run_tree,save_state,search_runs,set_budget,set_state,start_timer,suspend_for_children,
     suspend_run,trigger_schedule,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
@@ -103,7 +103,7 @@ select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, 
     take_key_back,take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
-select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{complete_runs,emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in three');
+select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{add_steps,complete_runs,emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in four');
 select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
 select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{ring,ring_queue}'::text[], 'the bell is rung in one place, and for queues in another');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,

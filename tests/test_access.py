@@ -88,6 +88,7 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
         {"run_id": "{}", "token": 1, "name": "c", "input": "5.0", "output": '"c"', "duration": "2 s"}
         | {"log_start": True},
     ),
+    ("record_steps", {"run_id": "{}", "token": 1, "steps": '[{"name": "d", "input": 5.0, "output": 1.50}]'}),
     ("append_event", {"run_id": "{}", "token": 1, "type": "agent.note", "payload": '{"n": 1.0}', "request_id": "e"}),
     ("append_event", {"run_id": "{}", "token": 1, "type": "agent.note", "payload": '{"n": 2}', "request_id": "e"}),
     ("append_event", {"run_id": "{}", "token": 1, "type": "runner", "payload": "null", "transient": True}),
@@ -647,6 +648,7 @@ def test_what_must_be_durable_is_whatever_the_session_says(
             "begin_step('r', 1, 'out', side_effects => '{write}')",
             "complete_step('r', 1, 'out')",
             "record_step('r', 1, 's')",
+            "record_steps('r', 1, '[{\"name\": \"t\"}]')",
             "append_event('r', 1, 'agent.note')",
             "set_state('r', 1, '1')",
             "open_gate('r', 1, 'g')",

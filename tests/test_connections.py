@@ -20,9 +20,11 @@ import pytest
 from psycopg.pq import Ping, TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from tidebase import AsyncRun, AsyncTidebase, Run, RunNotFound, Tidebase
+from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, RunNotFound, Tidebase
+from tidebase.core import prepared
 from tidebase.core.errors import is_transient
 from tidebase.domain.lease import Hold
+from tidebase.domain.step import load_checkpoints
 
 from .conftest import Server, on_every_version
 from .support.gate import acquire, reached, until, value
@@ -559,3 +561,40 @@ async def test_a_callers_connection_is_left_as_it_was_async(database: str) -> No
 
 async def one_step(run: AsyncRun, _: Any) -> int:
     return await run.step("s", lambda: 1)
+
+
+# --- statements that are prepared in sessions of our own ---
+
+
+def told(tide: Tidebase, number: int) -> Any:
+    """What a call returns whose texts are anything but ASCII, and whose numbers are large."""
+    run_id = tide.runs.create("w", {"text": "ä\u2028'\\", "n": number}, run_id=f"ü {number}").run_id
+    return tide.runs.get(run_id).input
+
+
+@pytest.mark.parametrize("spoil", ["deallocate tidebase_0", "deallocate tidebase_1", None])
+def test_a_session_that_lost_its_statements_is_one_like_any_other(database: str, spoil: str | None) -> None:
+    with Tidebase(database, pool_size=1) as tide:
+        for number in range(6):
+            assert told(tide, number) == {"text": "ä\u2028'\\", "n": number}
+            if spoil is not None and number in (0, 3):
+                with tide._database.connection() as connection, suppress(psycopg.Error):
+                    connection.execute(spoil)
+        with pytest.raises(RunNotFound):
+            tide.runs.get("none")
+        with pytest.raises(InvalidArgument, match="NUL"):
+            tide.runs.get("nu\0l")
+        with pytest.raises(InvalidArgument, match="surrogate"):
+            tide.runs.get("\ud800")
+        assert told(tide, 7)["n"] == 7
+
+
+def test_a_result_that_was_read_is_not_kept(tide: Tidebase) -> None:
+    """A run's checkpoints may be all that there is room for."""
+    with tide.runs.attach("w", run_id="r") as session:
+        session.step("s", lambda: 1)
+    for _ in range(3):
+        tide._database.execute(load_checkpoints(run_id="r"))
+    with tide._database.connection() as connection:
+        kept = [statement._reader.pgresult for statement in prepared._statements[connection].values()]
+    assert kept and kept == [None] * len(kept)

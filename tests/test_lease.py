@@ -168,6 +168,11 @@ def test_successor_executes_what_its_predecessor_left_unfinished(database: str) 
     assert probes.successor_repeats(database) == []
 
 
+def test_steps_recorded_together_are_as_those_recorded_one_by_one(database: str) -> None:
+    """I2 and I4; and nobody waits for a lock while holding one."""
+    assert probes.steps_together(database) == []
+
+
 def test_completed_step_is_changed_by_nothing(database: str) -> None:
     """I3."""
     assert probes.checkpoint_is_final(database) == []

@@ -98,6 +98,8 @@ CALLS: dict[str, dict[str, str]] = {
     "reconcile": {},
     "record_recovery": {"run_id": "'r'"},
     "record_step": {"run_id": "'r'", "token": "1", "name": "'new'"},
+    "record_steps": {"run_id": "'r'", "token": "1", "steps": '\'[{"name": "new"}]\''},
+    "record_steps_of_runs": {"runs": '\'[{"run_id": "r", "token": 1, "steps": [{"name": "new"}]}]\''},
     "record_usage": {"run_id": "'r'", "token": "1"},
     "recover_run": {"run_id": "'over'"},
     "release_run": {"run_id": "'r'", "token": "1"},

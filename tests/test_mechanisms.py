@@ -443,6 +443,26 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
          Edit("may_begin_again", "when 'failed' then", "when 'completed' then true when 'failed' then")),
         probes.checkpoint_is_final,
     ),
+    "steps are recorded together whatever the token": (
+        (Edit("record_steps_of_runs", "h.lease_token = item.token", "true"),),
+        probes.steps_together,
+    ),
+    "steps of several runs wait for a head": (
+        (Edit("record_steps_of_runs", "for no key update skip locked", "for no key update"),),
+        probes.steps_together,
+    ),
+    "steps recorded together are numbered as it comes": (
+        (Edit("add_steps", "over (order by e.nth)", "over (order by e.nth desc)"),),
+        probes.steps_together,
+    ),
+    "steps recorded together keep numbers that they did not need": (
+        (Edit("record_steps", "perform tidebase_private.give_back(head, events, checkpoints => many);", ""),),
+        probes.steps_together,
+    ),
+    "steps recorded together are not looked for": (
+        (Edit("are_new", "s.name = step ->> 'name'", "s.name = step ->> 'name' and false"),),
+        probes.steps_together,
+    ),
     "a repeated completion is not compared": (
         (Edit("complete_step", "and s.output = wanted", ""),),
         probes.checkpoint_is_final,

@@ -63,7 +63,7 @@ class Bench:
 
     @property
     def rounds(self) -> int:
-        return 1 if self.quick else 7
+        return 2 if self.quick else 7
 
     def size(self, full: int, quick: int) -> int:
         return quick if self.quick else full

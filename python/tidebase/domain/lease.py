@@ -163,18 +163,29 @@ class InFlight:
     @contextmanager
     def work(self, name: object, mark: Mark | None = None) -> Iterator[None]:
         """One of them, for as long as the block takes. ``mark``: its start, if that is not written yet."""
-        key = (name, object())
-        with self._lock:
-            self._works[key] = mark
+        key = self.enter(name, mark)
         try:
             yield
         finally:
-            with self._lock:
-                del self._works[key]
-                ready = [future for most, future in self._waiting if len(self._works) <= most]
-                self._waiting = [(most, future) for most, future in self._waiting if len(self._works) > most]
-            for future in ready:
-                future.set_result(None)
+            self.leave(key)
+
+    def enter(self, name: object, mark: Mark | None = None) -> tuple[object, object]:
+        """One of them begins; what :meth:`leave` is to be given. What every step does needs no context manager."""
+        key = (name, object())
+        with self._lock:
+            self._works[key] = mark
+        return key
+
+    def leave(self, key: tuple[object, object]) -> None:
+        """It has ended."""
+        with self._lock:
+            del self._works[key]
+            if not self._waiting:
+                return
+            ready = [future for most, future in self._waiting if len(self._works) <= most]
+            self._waiting = [(most, future) for most, future in self._waiting if len(self._works) > most]
+        for future in ready:
+            future.set_result(None)
 
     def settled(self, most: int = 0) -> Future[None]:
         """Is done once no more than so many are at work."""
@@ -187,6 +198,8 @@ class InFlight:
 
     def marks(self) -> list[Mark]:
         """The starts of those that nobody has written yet."""
+        if not self._works:  # what begins later is not meant
+            return []
         with self._lock:
             return [mark for mark in self._works.values() if mark is not None]
 
