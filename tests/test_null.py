@@ -118,27 +118,33 @@ class Outcome(NamedTuple):
 
 def outcome(db: Connection, function: str, arguments: str) -> Outcome:
     """What the call comes to; it is taken back."""
+    everything = " union all ".join(
+        f"select '{name} ' || to_jsonb(t)::text from {name} t" for name in tables(db, "run_id")
+    )
+
+    def read(query: str) -> list[str]:
+        return [CHANCE.sub("?", text) for (text,) in db.execute(query).fetchall()]  # type: ignore[arg-type]
 
     def look(query: str) -> list[str]:
-        texts = [CHANCE.sub("?", text) for (text,) in db.execute(query).fetchall()]  # type: ignore[arg-type]
-        moments = sorted({moment for text in texts for moment in MOMENT.findall(text)})
-        # Moments count from the beginning of the call: a minute from then is one, whenever that was.
+        texts = read(query)
+        moments = sorted({moment for text in texts for moment in MOMENT.findall(text)} - before)
+        # New moments count from the beginning of the call: a minute from then is one, whenever that was.
         ages = db.execute(
-            "select m, round(extract(epoch from m::timestamptz - statement_timestamp()) / 20)::text"
-            " from unnest(%s::text[]) m",
-            (moments,),
+            "select m, round(extract(epoch from m::timestamptz - %s) / 20)::text from unnest(%s::text[]) m",
+            (begun, moments),
         ).fetchall()
         known = dict(ages)
-        return sorted(MOMENT.sub(lambda found: str(known[found.group()]), text) for text in texts)
+        return sorted(MOMENT.sub(lambda found: known.get(found.group(), found.group()), text) for text in texts)
 
     with db.transaction(force_rollback=True):
+        before = {moment for text in read(everything) for moment in MOMENT.findall(text)}
+        begun = db.execute("select clock_timestamp()").fetchone()[0]  # type: ignore[index]
         try:
             with db.transaction():
                 answer = look(f"select to_jsonb(t)::text from tidebase.{function}({arguments}) t")
         except psycopg.Error as error:
             answer = [f"{error.sqlstate}: {error.diag.message_primary}"]
-        names = tables(db, "run_id")
-        rows = look(" union all ".join(f"select '{name} ' || to_jsonb(t)::text from {name} t" for name in names))
+        rows = look(everything)
     return Outcome(answer, rows)
 
 
