@@ -122,6 +122,13 @@ async def test_a_model_looks_at_everything_and_does_nothing(waiting: AsyncTideba
         content = (await client.read_resource("tidebase://runs/article-1")).contents[0]
         assert isinstance(content, TextResourceContents)
         assert json.loads(content.text)["run"]["workflow"] == "publish"
+        for unknown, why in (
+            ("no-such-run", "does not exist"),
+            ("x" * 300, "1 to 255 bytes"),
+            ("no-such-run/steps", "does not"),
+        ):
+            with pytest.raises(MCPError, match=why):
+                await client.read_resource(f"tidebase://runs/{unknown}")
         content = (await client.read_resource("tidebase://runs/article-1/steps")).contents[0]
         assert isinstance(content, TextResourceContents) and "about salt" in content.text
 

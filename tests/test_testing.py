@@ -63,9 +63,9 @@ def test_the_examples_are_tested_with_it(server: Server, tmp_path: Path) -> None
     result = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "tidebase.testing.plugin", "-p", "no:cacheprovider"),
-            *("-n", "0", "-v", "--basetemp", str(tmp_path / "base"), str(EXAMPLES)),
+            *("-o", "addopts=", "-v", "--basetemp", str(tmp_path / "base"), str(EXAMPLES)),
         ],
-        env={**clean_environment(), "TMPDIR": str(tmp_path)},
+        env={**clean_environment(), "TMPDIR": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=TEST_S,
