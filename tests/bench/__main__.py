@@ -53,6 +53,7 @@ LAST = (
     "waking",
     "idle workers",
     "an old snapshot",
+    "held snapshot",
     "enqueue many",
     "many wait",
     "lists",

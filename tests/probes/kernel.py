@@ -82,7 +82,9 @@ _BY_TYPE: dict[str, Any] = {
     "integer[]": [1],
     "bytea[]": [b"probe"],
 }
-_BY_NAME: dict[str, Any] = {"type": "probe.note", "output": Jsonb("forged"), "result": Jsonb("forged")}
+_BY_NAME: dict[str, Any] = {"type": "probe.note", "output": Jsonb("forged"), "result": Jsonb("forged")} | {
+    "steps": Jsonb([{"name": "work"}, {"name": "new"}])
+}
 
 
 def mutations(connection: Connection, run_id: str, token: int | None) -> list[tuple[str, dict[str, Any]]]:
@@ -281,7 +283,7 @@ def given_up(url: str) -> list[str]:
             for function, arguments in mutations(holder, run_id, token):
                 if function == end and "result" not in arguments:
                     continue  # the same call again gets the same answer: that is no write
-                if end != "complete_run" and function in ("complete_step", "fail_step", "record_step"):
+                if end != "complete_run" and function in ("complete_step", "fail_step", "record_step", "record_steps"):
                     continue  # what was done by then is stored: see paid_for
                 code, result = attempt(holder, function, **arguments)
                 if code != refusal:
@@ -305,6 +307,7 @@ def paid_for(url: str) -> list[str]:
                 ("complete_step", {"name": "done"}),
                 ("fail_step", {"name": "failed"}),
                 ("record_step", {"name": "recorded"}),
+                ("record_steps", {"steps": Jsonb([{"name": "and this"}, {"name": "and that"}])}),
             ):
                 code, result = attempt(holder, function, run_id=run_id, token=token, **arguments)
                 if code != "ok":

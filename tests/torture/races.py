@@ -158,10 +158,6 @@ CALLS = {
         "select to_jsonb(t) from tidebase.record_steps('{r}', 1,"
         " '[{{\"name\": \"new\", \"input\": 1, \"output\": 1}}, {{\"name\": \"other\", \"log_start\": true}}]') t"
     ),
-    "record those of several runs": (
-        "record_steps_of_runs('[{{\"run_id\": \"{r}\", \"token\": 1, \"steps\": [{{\"name\": \"new\", \"input\": 1,"
-        " \"output\": 1}}, {{\"name\": \"other\", \"log_start\": true}}]}}]')"
-    ),
     "complete a step": "complete_step('{r}', 1, 'plain', '1')",
     "complete it with another output": "complete_step('{r}', 1, 'plain', '2')",
     "complete an unsafe step": "complete_step('{r}', 1, 'unsafe', '1')",
