@@ -220,6 +220,7 @@ CALLS = (
     ["reconcile"],
     ["doctor"],
     ["roles"],
+    ["router", "status"],
 )
 
 

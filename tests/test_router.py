@@ -5,7 +5,11 @@ Two shards and the router are databases of one Postgres 15; PL/Proxy is Debian's
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ import pytest
 from tidebase import AsyncTidebase, InvalidArgument, Run, Tidebase
 from tidebase.schema import forwards, migrations, router
 
-from .conftest import SERVERS, Server
+from .conftest import SERVERS, Server, server_settings
 from .support import clusters
 
 ON_NEWEST = True
@@ -331,3 +335,47 @@ def test_two_routers_with_different_maps_make_no_run_twice(servers: Callable[[in
     finally:
         for name in names:
             server.drop_database(name)
+
+
+def test_backends_of_shards_are_killed_and_nothing_is_lost_or_doubled(
+    servers: Callable[[int], Server],
+) -> None:
+    """The shards' server crashes with each: it ends every session, and recovers. The router's goes on."""
+    server = servers(15)
+    data = Path(tempfile.mkdtemp(dir=clusters.folder())) / "shards"
+    data.parent.chmod(0o755)
+    cluster = clusters.cluster(data, SERVERS[15], server_settings(15))
+    cluster.start()
+    there, front = Server(15, cluster), server.create_database(clusters.MIGRATED)
+    try:
+        names = [there.create_database(clusters.MIGRATED) for _ in range(2)]
+        with server.connect(front) as connection:
+            shards = [router.shard_at(name, there.url(name)) for name in names]
+            migrations.found_router(connection, router.spread(shards))
+        done: list[tuple[int, int]] = []
+        killed = 0
+
+        def agent(run: Run, input: Any) -> int:
+            nonlocal killed
+            for step in range(4):
+                run.step(f"step {step}", lambda step=step: done.append((input, step)), input=step)
+                if step == 1 and input % 4 == 0:
+                    with there.connect() as other:
+                        for (pid,) in other.execute(SESSIONS, [names]).fetchall():
+                            os.kill(pid, signal.SIGKILL)
+                            killed += 1
+                    cluster.start()  # waits until it answers
+            return int(input)
+
+        with Tidebase(server.url(front)) as tide:
+            assert [tide.run("w", agent, run_id=f"run-{n}", input=n) for n in range(8)] == list(range(8))
+        assert killed >= 2
+        assert sorted(done) == [(run, step) for run in range(8) for step in range(4)]
+        with server.connect(front) as connection:
+            assert connection.execute("select * from tidebase.check_invariants()").fetchall() == []
+            made = "select count(*), count(distinct run_id), bool_and(status = 'completed') from tidebase.run_overview"
+            assert connection.execute(made.encode()).fetchone() == (8, 8, True)
+    finally:
+        server.drop_database(front)
+        cluster.stop("immediate")
+        shutil.rmtree(data.parent, ignore_errors=True)
