@@ -15,6 +15,7 @@ insert into may values
   ('delete_checkpoints_of_runs', true, false, true, false, false),
   ('delete_thread',        true, false, true, false, false),
   ('get_checkpoint',       true, false, true, true, false),
+  ('get_checkpoint_beyond', true, false, true, true, false),
   ('has_checkpoint',       true, false, true, true, false),
   ('list_checkpoints',     true, false, true, true, false),
   ('prune_threads',        true, false, true, false, false),

@@ -20,7 +20,7 @@ select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase
   '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
     claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_runs,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,
     decide_gate,delete_checkpoints_of_runs,delete_schedule,delete_thread,diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,
-    finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
+    finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_checkpoint_beyond,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
     list_channels,list_checkpoints,list_gates,list_inbox,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_run,move_runs,new_run_id,
     next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,prune_threads,purge_runs,put_checkpoint,put_checkpoint_writes,put_queue,
     put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_steps,record_steps_of_runs,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
@@ -63,7 +63,7 @@ select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace
 select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_inbox,list_runs,
+  '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_checkpoint_beyond,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_inbox,list_runs,
     list_snapshots,
     list_state_versions,load_checkpoints,next_fires,next_ready,run_tree,search_runs}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');

@@ -25,6 +25,7 @@ CALLS: dict[str, dict[str, str]] = {
     "delete_checkpoints_of_runs": {"run_ids": "array['lg']"},
     "delete_thread": {"thread_id": "'t'"},
     "get_checkpoint": {"thread_id": "'t'"},
+    "get_checkpoint_beyond": {"thread_id": "'t'", "known": "array[1]", "versions": "array['v']"},
     "has_checkpoint": {"thread_id": "'t'", "namespace": "''", "checkpoint_id": "'c'"},
     "list_checkpoints": {},
     "prune_threads": {"thread_ids": "array['t']"},

@@ -69,6 +69,7 @@ CALLS = {
     "finish_delivery": "run_id => 'hooked', delivery => 1, attempt => 8, delivered => false",
     "delete_checkpoints_of_runs": "run_ids => '{lg}'",
     "get_checkpoint": "thread_id => 't'",
+    "get_checkpoint_beyond": "thread_id => 't'",
     "list_checkpoints": "",
     "prune_threads": "thread_ids => '{t}'",
     "get_state": "run_id => 'r'",

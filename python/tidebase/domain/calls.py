@@ -17,6 +17,7 @@ from .channel import (
     with_channels,
 )
 from .checkpoint import (
+    CheckpointBeyond,
     CheckpointPut,
     ThreadCheckpoint,
     claim_thread,
@@ -24,6 +25,7 @@ from .checkpoint import (
     delete_checkpoints_of_runs,
     delete_thread,
     get_checkpoint,
+    get_checkpoint_beyond,
     has_checkpoint,
     list_checkpoints,
     prune_threads,
@@ -159,6 +161,7 @@ __all__ = [
     "Channel",
     "ChannelDelivery",
     "Checkpoint",
+    "CheckpointBeyond",
     "CheckpointPut",
     "Child",
     "Claim",
@@ -247,6 +250,7 @@ __all__ = [
     "gate_ballots",
     "gate_named",
     "get_checkpoint",
+    "get_checkpoint_beyond",
     "get_gate",
     "get_gate_secret",
     "get_run",

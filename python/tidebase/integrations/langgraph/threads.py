@@ -7,6 +7,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -28,7 +29,7 @@ from ...core.call import Call
 from ...core.errors import InvalidArgument, TidebaseError
 from ...core.flow import Flow, Pause
 from ...domain import calls
-from ...domain.calls import CheckpointPut, ThreadCheckpoint
+from ...domain.calls import CheckpointBeyond, CheckpointPut, ThreadCheckpoint
 from .messages import Read, Shown, messages, states
 from .values import Key, Known, Memory, head_of, length_of, pieces, split
 
@@ -133,15 +134,30 @@ class Threads(BaseCheckpointSaver[str]):
     def _get(self, config: RunnableConfig) -> Flow[CheckpointTuple | None]:
         thread_id, namespace = place_of(config)
         checkpoint_id = get_checkpoint_id(config) or None
-        rows: list[ThreadCheckpoint] = yield calls.get_checkpoint(
-            thread_id=thread_id, namespace=namespace, checkpoint_id=checkpoint_id
-        )
+        row: ThreadCheckpoint | None = yield from self._read(thread_id, namespace, checkpoint_id)
         self._refused.pop((thread_id, namespace), None)
         if checkpoint_id is None:
-            self._memory.note(thread_id, namespace, is_empty=not rows)
+            self._memory.note(thread_id, namespace, is_empty=row is None)
+        if row is None:
+            return None
+        return self._tuple(row, self._known_values(row))
+
+    def _read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Flow[ThreadCheckpoint | None]:
+        """Reads a checkpoint; of the values that are remembered only what comes after them."""
+        known = self._memory.of(thread_id, namespace)
+        rows: list[CheckpointBeyond] = yield calls.get_checkpoint_beyond(
+            thread_id=thread_id,
+            namespace=namespace,
+            checkpoint_id=checkpoint_id,
+            edition=next((one.edition for one in known.values()), None),
+            known=list(known),
+            versions=[one.version for one in known.values()],
+        )
         if not rows:
             return None
-        return self._tuple(rows[0], self._known_values(rows[0]))
+        (row,) = rows
+        pairs = zip(row.bases or (), row.bodies or (), strict=True)
+        return replace(row, bodies=[body if base is None else known[base].body + body for base, body in pairs])
 
     def _page(
         self,
@@ -190,10 +206,11 @@ class Threads(BaseCheckpointSaver[str]):
     def _known_values(self, row: ThreadCheckpoint) -> dict[str, Any]:
         """The values of a checkpoint, which are remembered."""
         values = {}
+        versions = self._versions(row)
         for channel, type, number, head, body in _values(row):
             key = (row.thread_id, row.namespace, channel)
             loaded = self._loaded(type, head, body, self._memory.recall(key))
-            self._memory.keep(key, Known(row.edition, number, body, loaded.shown, loaded.read))
+            self._memory.keep(key, Known(row.edition, number, str(versions[channel]), body, loaded.shown, loaded.read))
             values[channel] = loaded.value
         return values
 
@@ -236,8 +253,13 @@ class Threads(BaseCheckpointSaver[str]):
         return Dumped(type_, *split(type_, data))
 
     def _remember(self, row: ThreadCheckpoint) -> None:
+        versions = self._versions(row)
         for channel, _, number, _, body in _values(row):
-            self._memory.keep((row.thread_id, row.namespace, channel), Known(row.edition, number, body))
+            known = Known(row.edition, number, str(versions[channel]), body)
+            self._memory.keep((row.thread_id, row.namespace, channel), known)
+
+    def _versions(self, row: ThreadCheckpoint) -> ChannelVersions:
+        return cast(ChannelVersions, self.serde.loads_typed((row.type, row.content))["channel_versions"])
 
     # Writing. LangGraph puts a checkpoint in the background, while the nodes that follow it are at work, and no other
     # one behind one that was refused: whoever waits there for a checkpoint learns that none will come.
@@ -329,10 +351,8 @@ class Threads(BaseCheckpointSaver[str]):
             whole |= missing
 
     def _read_again(self, thread_id: str, namespace: str, parent_id: str, channel: str) -> Flow[Known | None]:
-        rows: list[ThreadCheckpoint] = yield calls.get_checkpoint(
-            thread_id=thread_id, namespace=namespace, checkpoint_id=parent_id
-        )
-        for row in rows:
+        row: ThreadCheckpoint | None = yield from self._read(thread_id, namespace, parent_id)
+        if row is not None:
             self._remember(row)
         return self._memory.recall((thread_id, namespace, channel))
 
@@ -429,6 +449,7 @@ class Changes:
                 "type": dumped.type,
                 "head": self._content(dumped.head),
                 "base": None if known is None else known.number,
+                "base_version": None if known is None else known.version,
                 "pieces": [self._content(piece) if isinstance(piece, bytes) else piece for piece in found],
             }
         )
@@ -445,5 +466,5 @@ class Changes:
     def remember(self, memory: Memory, put: CheckpointPut) -> None:
         """They are stored, under these numbers."""
         for (channel, dumped), number in zip(self._dumped.items(), put.value_numbers or (), strict=False):
-            known = Known(put.edition, number, dumped.body, dumped.shown, dumped.read)
+            known = Known(put.edition, number, str(self._versions[channel]), dumped.body, dumped.shown, dumped.read)
             memory.keep((*self._place, channel), known)

@@ -21,6 +21,9 @@ _WORTH_IT = 64
 #: How much of what follows must be the same, for a place in the old value to be looked at.
 _ANCHOR = 256
 
+#: So many values of a thread are named to the database, of which it need not send what the client has.
+_MOST = 100
+
 Piece = list[int] | bytes
 
 
@@ -82,10 +85,11 @@ def _common(left: bytes, right: bytes) -> int:
 
 
 class Known(NamedTuple):
-    """A value that is in the database: its number there, its body; and if it is a list of messages, what they are."""
+    """A value that is in the database: where it is there, its body; and if it is a list of messages, what they are."""
 
     edition: str
     number: int
+    version: str
     body: bytes
     shown: Shown | None = None
     read: Read | None = None
@@ -108,6 +112,7 @@ class Memory:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._values: OrderedDict[Key, Known] = OrderedDict()
+        self._channels: dict[tuple[str, str], set[str]] = {}
         self._empty: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -119,6 +124,16 @@ class Memory:
                 self._values.move_to_end(key)
             return known
 
+    def of(self, thread_id: str, namespace: str) -> dict[int, Known]:
+        """What is remembered of a thread, by the numbers of the values, of one edition."""
+        with self._lock:
+            found = [
+                self._values[thread_id, namespace, channel]
+                for channel in self._channels.get((thread_id, namespace), ())
+            ]
+        edition = found[0].edition if found else None
+        return {known.number: known for known in found[:_MOST] if known.edition == edition}
+
     def keep(self, key: Key, known: Known) -> None:
         """Remembers a value, in place of the one before."""
         with self._lock:
@@ -126,6 +141,7 @@ class Memory:
             if known.size > self._max_bytes:
                 return
             self._values[key] = known
+            self._channels.setdefault(key[:2], set()).add(key[2])
             self._bytes += known.size
             while self._bytes > self._max_bytes:
                 self._drop(next(iter(self._values)))
@@ -139,6 +155,10 @@ class Memory:
         known = self._values.pop(key, None)
         if known is not None:
             self._bytes -= known.size
+            channels = self._channels[key[:2]]
+            channels.discard(key[2])
+            if not channels:
+                del self._channels[key[:2]]
 
     # Whoever has found a thread empty, and puts its first checkpoint, does so only if it still is. It stays noted: two
     # who have found it empty at once share this memory.
