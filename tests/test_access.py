@@ -89,6 +89,7 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
         | {"log_start": True},
     ),
     ("record_steps", {"run_id": "{}", "token": 1, "steps": '[{"name": "d", "input": 5.0, "output": 1.50}]'}),
+    ("record_steps_of_runs", {"runs": '[{"run_id": "{}", "token": 1, "steps": [{"name": "e"}]}]'}),
     ("append_event", {"run_id": "{}", "token": 1, "type": "agent.note", "payload": '{"n": 1.0}', "request_id": "e"}),
     ("append_event", {"run_id": "{}", "token": 1, "type": "agent.note", "payload": '{"n": 2}', "request_id": "e"}),
     ("append_event", {"run_id": "{}", "token": 1, "type": "runner", "payload": "null", "transient": True}),
