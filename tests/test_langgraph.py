@@ -110,6 +110,7 @@ async def test_the_suite_passes_for_asyncio_behind_a_pooler(server: Server, data
         probes.nobody_else_writes,
         probes.who_was_replaced_writes_nothing,
         probes.shared_values_stay,
+        probes.a_base_has_its_version,
         probes.a_deletion_waits,
     ],
     ids=lambda probe: probe.__name__,
