@@ -15,7 +15,7 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
     stalled_runs,state_patches,step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
   '{bulk,channel,channel_delivery,checkpoint,checkpoint_put,child,claim,completion,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
-    run_failure,run_page,snapshot,state,step_failure,step_start,thread_checkpoint,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
+    run_failure,run_page,snapshot,state,step_failure,step_start,thread_checkpoint,thread_checkpoint_beyond,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
     claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_runs,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,

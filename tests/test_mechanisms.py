@@ -845,6 +845,14 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("put_values", "and seen_edition = answer.edition", ""),),
         probe_threads.shared_values_stay,
     ),
+    "a base is known by its number alone": (
+        (Edit("put_values", "and v.version = coalesce(change ->> 'base_version', v.version)", ""),),
+        probe_threads.a_base_has_its_version,
+    ),
+    "what a reader has is known by its number alone": (
+        (Edit("get_checkpoint_beyond", "and k.version = g.version", ""),),
+        probe_threads.a_base_has_its_version,
+    ),
     "a thread is deleted under who writes to it": (
         (Edit("put_checkpoint_writes", "for key share", ""),),
         probe_threads.a_deletion_waits,
