@@ -60,7 +60,6 @@ CALLS = {
     "claim_channel_deliveries": "",
     "claim_deliveries": "",
     "claim_invocations": "",
-    "complete_runs": "run_ids => '{free}', tokens => '{1}'",
     "create_child": "run_id => 'r', token => 1, name => 'new', workflow => 'w'",
     "create_snapshot": "run_id => 'r', token => 1, label => 'new'",
     "fail_run": "run_id => 'r', token => 1",
