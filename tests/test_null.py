@@ -87,8 +87,6 @@ CALLS = {
     "reconcile": "",
     "record_recovery": "run_id => 'r'",
     "record_step": "run_id => 'r', token => 1, name => 'new', input => '1', output => '2'",
-    "record_steps": "run_id => 'r', token => 1, steps => '[{\"name\": \"new\"}]'",
-    "record_steps_of_runs": 'runs => \'[{"run_id": "r", "token": 1, "steps": [{"name": "new"}]}]\'',
     "record_usage": "run_id => 'r', token => 1, input_tokens => 7, cost => 1",
     "recover_run": "run_id => 'failed'",
     "renew_lease": "run_id => 'r', token => 1",
