@@ -648,11 +648,11 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probe_gates.one_vote_each,
     ),
     "a voter is who says so": (
-        (Edit("decide_gate", "else session_user::text end;", "else coalesce(actor, session_user::text) end;"),),
+        (Edit("decide_gate", "else tidebase_private.login() end;", "else coalesce(actor, session_user::text) end;"),),
         probe_gates.one_vote_each,
     ),
     "a voter is the role that was set": (
-        (Edit("decide_gate", "else session_user::text end;", "else tidebase_private.caller() end;"),),
+        (Edit("decide_gate", "else tidebase_private.login() end;", "else tidebase_private.caller() end;"),),
         probe_gates.one_vote_each,
     ),
     "everybody speaks for others": (
