@@ -1,5 +1,5 @@
 -- Queues, faster: many runs end in one call, and what is enqueued goes to the right end of every index.
--- depends: 0010.studio
+-- depends: 0011.graphs
 
 create type tidebase.completion as (
   run_id  text,

@@ -1,5 +1,5 @@
 -- Recovery webhooks are delivered several at once; leases whose end nobody would have seen.
--- depends: 0010.studio
+-- depends: 0012.queuespeed
 
 -- It has two more parameters now.
 drop function if exists tidebase.claim_deliveries(integer, interval);
