@@ -74,7 +74,7 @@ DEPLOYED_RUNS = Amount(60, 600)
 DEPLOYS = Amount(1, 6)
 
 #: Worker processes of agents, of each framework, that are killed in the middle of their runs.
-KILLED_AGENTS = Amount(3, 100)
+KILLED_AGENTS = Amount(2, 100)
 
 #: Requests that Schemathesis makes up for each route; the long form also goes to each limit of each parameter.
 DESCRIBED = Amount(4, 40)
