@@ -13,12 +13,28 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tidebase import LeaseLostError, Tidebase
+from tidebase.core.flow import drive
+from tidebase.domain.heartbeat import renew
+from tidebase.domain.lease import Hold
 
 from .conftest import long
 from .probes import kernel as probes
 from .probes import waiting as probe_waiting
 from .probes import workers as probe_workers
-from .probes.support import call, connect, differences, expire, image, image_of, new_run, poll, take_over, value, values
+from .probes.support import (
+    call,
+    connect,
+    differences,
+    expire,
+    grant,
+    image,
+    image_of,
+    new_run,
+    poll,
+    take_over,
+    value,
+    values,
+)
 from .support.amounts import RANDOM_CALLS, SHORT_LEASES, TAKE_OVERS
 from .support.gate import reached, until
 
@@ -252,3 +268,16 @@ def test_the_heartbeats_of_a_process_are_one_call_and_tell_who_has_lost(database
     assert values(db, "select status from tidebase.run_heads order by run_id") == [
         *("completed", "completed", "running", "completed", "completed")
     ]
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["behind its back", "by itself"])
+def test_a_heartbeat_that_meets_the_end_of_its_run_takes_nothing_from_who_completes_it(
+    tide: Tidebase, db: psycopg.Connection[Any], ends: bool
+) -> None:
+    """The answer of complete_run may still be on its way: that one counts."""
+    run_id = new_run(db)
+    token = grant(db, run_id)
+    hold = Hold(run_id, token, 1, 60.0, ends=ends)
+    assert call(db, "complete_run", run_id=run_id, token=token)
+    drive(renew([hold]), tide._database)
+    assert (hold.lost is None) is ends

@@ -231,6 +231,7 @@ class Hold:
     Attributes:
         lost: the error that ended it, once the heartbeat has met one.
         ended: set then, and when the work is over.
+        ends: whether its run is being completed: what became of the lease is for that call to say.
         marks_late: whether the start of a step may be written while it is at work (see ``mark``).
         recall: makes the ids of what is written outside of steps, where the work begins from the top at a resume: of a
             workflow, not of a session.
@@ -250,6 +251,7 @@ class Hold:
     lease_s: float
     lost: TidebaseError | None = None
     ended: threading.Event = field(default_factory=threading.Event)
+    ends: bool = False
     on_lost: Callable[[TidebaseError], None] | None = None
     trace: Trace = NO_TRACE
     marks_late: bool = False

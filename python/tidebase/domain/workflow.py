@@ -300,6 +300,7 @@ def attempt(
         yield Answer(hold.in_flight.settled())
         if hold.departure is not None:
             raise (yield from _departed(worker, hold, hold.departure))
+        hold.ends = True
         try:
             yield from complete(hold, settled.text)
         except (RunNeedsReview, InvalidArgument) as error:  # a step of it is undecided; or it cannot hold the result
