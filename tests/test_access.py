@@ -1026,6 +1026,7 @@ GIVEN: dict[str, Any] = {
     "run_ids": ["target"],
     "tokens": [1],
     "runs": [{"workflow": "w"}],
+    "steps": '[{"name": "x"}]',
     "queues": ["q"],
     "queue": "no such queue",
     "to_queue": "other",

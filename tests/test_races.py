@@ -112,6 +112,8 @@ ATTACKED_ELSEWHERE = {
     "prune_threads": THREADS,
     "put_checkpoint": THREADS,
     "put_checkpoint_writes": THREADS,
+    "complete_runs": "it leaves out who is locked at that moment, in no order of calls: probes.queues.ended_together",
+    "record_steps_of_runs": "so does this: probes.kernel.steps_together",
     "measure": "it only reads, by the clock",
     "ready_in": "it only reads, by the clock",
     "new_run_id": "it makes an id, and stores nothing",

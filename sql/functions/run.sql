@@ -241,7 +241,6 @@ declare
   plain integer[];
   ended text[];
   child text;
-  place integer;
   watcher record;
 begin
   if coalesce(array_ndims(run_ids), 1) > 1 or coalesce(array_ndims(tokens), 1) > 1 or coalesce(array_ndims(results), 1) > 1

@@ -528,7 +528,7 @@ begin
     order by e.run ->> 'run_id', e.nth
   loop
     select h.* into head from run_heads h
-    where h.run_id = item.run_id and h.lease_token = item.token and h.lease_token > 0
+    where h.run_id = item.run_id and h.lease_token::numeric = item.token and h.lease_token > 0
       and h.status not in ('completed', 'cancelled') and h.deadline_at is null and not h.has_budget
     for no key update skip locked;
     if found and tidebase_private.are_new(item.run_id, item.steps) then

@@ -61,6 +61,73 @@ begin
   end if;
 end
 
+-- # complete_runs
+-- Runs of a shard that cannot be reached are left to complete_run, which says so.
+  part record;
+begin
+  perform tidebase_router.require_alone();
+  if coalesce(array_ndims(run_ids), 1) > 1 or coalesce(array_ndims(tokens), 1) > 1 or coalesce(array_ndims(results), 1) > 1
+    or cardinality(run_ids) is distinct from cardinality(tokens)
+    or cardinality(run_ids) is distinct from coalesce(cardinality(results), cardinality(run_ids))
+    or coalesce(cardinality(run_ids), 1001) > 1000
+    or cardinality(run_ids) > (select count(distinct u.run_id) from unnest(run_ids) u (run_id))
+  then
+    return query select a.* from tidebase_router.complete_runs(0, run_ids, tokens, results) a;
+    return;
+  end if;
+  for part in
+    select tidebase_router.shard_of(coalesce(tidebase_private.bucket_of(u.run_id), 0)) as shard, array_agg(u.run_id) as run_ids,
+      array_agg(u.token) as tokens, array_agg(u.result) as results
+    from unnest(run_ids, tokens, results) u (run_id, token, result)
+    group by 1
+  loop
+    begin
+      return query select a.* from tidebase_router.complete_runs(part.shard, part.run_ids, part.tokens, part.results) a;
+    exception when others then
+      get stacked diagnostics its_state = returned_sqlstate, its_message = message_text, its_details = pg_exception_detail,
+        its_advice = pg_exception_hint;
+      perform tidebase_router.pass_over(its_state, its_message, its_details, its_advice, part.shard);
+      return query select u.run_id, null::bigint, '55P03'::text, its_message, null::jsonb, its_advice from unnest(part.run_ids) u (run_id);
+    end;
+  end loop;
+end
+
+-- # record_steps_of_runs
+-- Those of a shard that cannot be reached are not recorded.
+  part record;
+  answer boolean[];
+  recorded boolean[];
+begin
+  perform tidebase_router.require_alone();
+  if jsonb_typeof(runs) is distinct from 'array' or jsonb_array_length(runs) not between 1 and 1000
+    or exists (
+      select from jsonb_array_elements(runs) run
+      where jsonb_typeof(run -> 'run_id') is distinct from 'string' or jsonb_typeof(run -> 'token') is distinct from 'number'
+        or not tidebase_private.are_steps(run -> 'steps'))
+  then
+    return tidebase_router.record_steps_of_runs(0, runs);
+  end if;
+  recorded := array_fill(false, array[jsonb_array_length(runs)]);
+  for part in
+    select tidebase_router.shard_of(coalesce(tidebase_private.bucket_of(e.run ->> 'run_id'), 0)) as shard,
+      jsonb_agg(e.run order by e.nth) as some, array_agg(e.nth order by e.nth) as places
+    from jsonb_array_elements(runs) with ordinality e (run, nth)
+    group by 1
+  loop
+    begin
+      answer := tidebase_router.record_steps_of_runs(part.shard, part.some);
+      for n in 1 .. cardinality(part.places) loop
+        recorded[part.places[n]] := answer[n];
+      end loop;
+    exception when others then
+      get stacked diagnostics its_state = returned_sqlstate, its_message = message_text, its_details = pg_exception_detail,
+        its_advice = pg_exception_hint;
+      perform tidebase_router.pass_over(its_state, its_message, its_details, its_advice, part.shard);
+    end;
+  end loop;
+  return recorded;
+end
+
 -- # claim_runs
 -- A queue is at one shard: those of the first queue first.
   part record;
@@ -111,7 +178,7 @@ begin
   for shard in select s.* from tidebase_router.from_a_random_one() s loop
     asked := asked + 1;
     begin
-      return query select a.* from tidebase_router.claim_deliveries(shard, open_places, ttl) a;
+      return query select a.* from tidebase_router.claim_deliveries(shard, open_places, ttl, failing, besides) a;
       get diagnostics taken = row_count;
       open_places := open_places - taken;
     exception when others then

@@ -242,7 +242,7 @@ def claimers_under_fire(url: str, runs: int, claimers: int, rate: int, kills: in
             outcome.found += crowd.close()
         outcome.figures["milliseconds"] = round(1000 * (time.monotonic() - begun))
         outcome.found += _account(observer, Ledger(ledger).read(), outcome.figures)
-        outcome.found += _limits_by_the_log(observer, rate, outcome.figures)
+        outcome.found += limits_by_the_log(observer, rate, outcome.figures)
         if (now := value(observer, deadlocks)) != before:
             outcome.found.append(f"{now - before} deadlocks")
         outcome.found += [str(row) for row in observer.execute("select * from tidebase.check_invariants()").fetchall()]
@@ -289,7 +289,7 @@ def _account(connection: Connection, entries: list[dict[str, Any]], figures: Cou
     return found
 
 
-def _limits_by_the_log(connection: Connection, rate: int, figures: Counter[str]) -> list[str]:
+def limits_by_the_log(connection: Connection, rate: int, figures: Counter[str]) -> list[str]:
     """At no moment of the log were more leased than is allowed, in no second more were granted."""
     log = connection.execute(
         """select e.created_at, e.run_id, e.type, e.payload ->> 'queue', r.queue_key

@@ -25,6 +25,12 @@ select tidebase.complete_step('r1', 1, 'never', '1')
 select s.outcome, s.output from tidebase.record_step('r1', 1, 'done', '1', '{"a": null}') s
 select s.outcome, s.output from tidebase.record_step('r1', 1, 'done', '1', '{"b": 1}') s
 select tidebase.record_step('r1', 1, 'done', '2', '1')
+select s.outcome, s.output from tidebase.record_steps('r1', 1, '[{"name": "first of two", "output": 1.50}, {"name": "done", "input": 1, "output": 2}]') s
+select tidebase.record_steps('r1', 7, '[{"name": "stale"}]')
+select tidebase.record_steps('r1', 1, '{}')
+select tidebase.record_steps_of_runs('[{"run_id": "r1", "token": 1, "steps": [{"name": "here"}]}, {"run_id": "nobody", "token": 1, "steps": [{"name": "x"}]}, {"run_id": "r3", "token": 1, "steps": [{"name": "there"}]}, {"run_id": "r1", "token": 7, "steps": [{"name": "x"}]}]')
+select tidebase.record_steps_of_runs('[{"run_id": "r1", "token": 1, "steps": [{"name": ""}]}, {"run_id": "r3", "token": 1, "steps": [{"name": "y"}]}]')
+select tidebase.record_steps_of_runs('[]')
 select f.decision from tidebase.fail_step('r1', 1, 'with', '{"type": "E"}', retryable => false) f
 select tidebase.fail_step('r3', 1, 'never', '{}')
 select * from tidebase.load_checkpoints('r1')
@@ -94,6 +100,10 @@ select tidebase.suspend_run('r3', 1, 'g')
 select tidebase.suspend_for_children('r1', 1, '{none}')
 select tidebase.complete_run('done', 1, '{"ok": [true, null]}')
 select tidebase.complete_run('done', 1, '2')
+select c.run_id, c.code, c.message from tidebase.complete_runs('{done,r3,nobody}', '{1,7,1}', array['{"ok": [true, null]}', null, '1']::jsonb[]) c order by 1
+select c.run_id from tidebase.complete_runs('{}', '{}') c
+select tidebase.complete_runs('{r1,r1}', '{1,1}')
+select tidebase.complete_runs('{r1}', '{1,2}')
 select f.status from tidebase.fail_run('failed', 1, '{"type": "E", "message": "m"}', retryable => false) f
 select tidebase.record_recovery('failed', request_id => 'once')
 select tidebase.finish_recovery('failed', 1, 'succeeded', 200), 1
@@ -165,6 +175,7 @@ select tidebase.put_checkpoint('t1', '', 'c', 'x', '', '{}', 'no such parent')
 select tidebase.put_checkpoint_writes('t1', '', 'b', 'task', '', '{0}', '{c}', '{x}', array['\x02'::bytea])
 select tidebase.has_checkpoint('t1', '', 'b')
 select c.checkpoint_id, c.content, c.metadata, c.task_ids, c.writes from tidebase.get_checkpoint('t1') c
+select c.checkpoint_id, c.content from tidebase.get_checkpoint_beyond('t1') c
 select c.thread_id, c.checkpoint_id, c.number from tidebase.list_checkpoints() c
 select c.thread_id, c.checkpoint_id from tidebase.list_checkpoints('t1', max => 1) c
 select tidebase.list_checkpoints(max => 0)

@@ -96,6 +96,7 @@ PROMISES = (
             "other_input",
             "worker_kills",
             "many_threads",
+            "steps_together",
         ),
     ),
     (
@@ -152,6 +153,7 @@ PROMISES = (
             "nobody_else_writes",
             "who_was_replaced_writes_nothing",
             "shared_values_stay",
+            "a_base_has_its_version",
             "a_deletion_waits",
         ),
     ),

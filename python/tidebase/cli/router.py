@@ -70,7 +70,10 @@ def status(database: str | None, as_json: bool) -> None:
     with Database(database).connection() as connection:
         found = looks.look(connection)
     if found is None:
-        raise TidebaseError("this database is no router, or its map is not for you to read")
+        raise TidebaseError(
+            "this database is no router, or its map is not for you to read",
+            hint="Make it one with: tidebase migrate, and then: tidebase router init",
+        )
     if as_json:
         print_json({"epoch": found.epoch, "shards": found.shards})
     else:

@@ -24,6 +24,7 @@ from ..core.call import Call
 from ..core.database import Database
 from ..core.database_async import AsyncDatabase
 from ..core.errors import DatabaseUnavailable, InvalidArgument
+from ..core.joint import Joint
 from ..core.line import Line
 from ..core.line_async import AsyncLine
 from ..domain.step import current_step
@@ -189,8 +190,8 @@ def _performing(point: CrashPoint, original: Callable[..., Any]) -> Callable[...
             point.passing("after work", step)
             return result
         result = original(effect, database)
-        if isinstance(effect, Call):
-            point.passing("after commit", _ends(effect))
+        if isinstance(effect, Call | Joint):
+            point.passing("after commit", _ends(effect.alone if isinstance(effect, Joint) else effect))
         return result
 
     return perform
@@ -205,8 +206,8 @@ def _performing_async(point: CrashPoint, original: Callable[..., Any]) -> Callab
             point.passing("after work", step)
             return result
         result = await original(effect, database)
-        if isinstance(effect, Call):
-            point.passing("after commit", _ends(effect))
+        if isinstance(effect, Call | Joint):
+            point.passing("after commit", _ends(effect.alone if isinstance(effect, Joint) else effect))
         return result
 
     return perform
