@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +24,9 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, RunNotFound, Tidebase
 from tidebase.core import prepared
-from tidebase.core.errors import is_transient
+from tidebase.core.call import Call
+from tidebase.core.errors import TidebaseError, is_transient
+from tidebase.core.line import run
 from tidebase.domain.lease import Hold
 from tidebase.domain.step import load_checkpoints
 
@@ -589,12 +593,69 @@ def test_a_session_that_lost_its_statements_is_one_like_any_other(database: str,
         assert told(tide, 7)["n"] == 7
 
 
-def test_a_result_that_was_read_is_not_kept(tide: Tidebase) -> None:
-    """A run's checkpoints may be all that there is room for."""
-    with tide.runs.attach("w", run_id="r") as session:
-        session.step("s", lambda: 1)
-    for _ in range(3):
-        tide._database.execute(load_checkpoints(run_id="r"))
+def selected(tide: Tidebase, query: str, *parameters: Any) -> Any:
+    """One value, or the name of the error, of a call that is made for the third time."""
+    call = Call(query, parameters, lambda rows: rows[0][0])
+    for _ in range(2):
+        with suppress(TidebaseError):
+            tide._database.execute(call)
+    try:
+        return tide._database.execute(call)
+    except TidebaseError as error:
+        return error.sqlstate
+
+
+def test_a_statement_that_is_lost_is_prepared_anew_and_the_others_stay(tide: Tidebase, db: Db) -> None:
+    """Its name may still be known to the server, when the schema is another one."""
+    db.execute("create table other (a integer); insert into other values (1)")
+    changed, same = "select a from other where a = %s::integer", "select %s::integer"
+    assert (selected(tide, changed, 1), selected(tide, same, 1)) == (1, 1)
+    db.execute("alter table other alter a type bigint")
+    assert (selected(tide, changed, 1), selected(tide, same, 1)) == (1, 1)
     with tide._database.connection() as connection:
-        kept = [statement._reader.pgresult for statement in prepared._statements[connection].values()]
-    assert kept and kept == [None] * len(kept)
+        statements = prepared._sessions[connection].statements.values()
+        assert [statement.is_prepared for statement in statements] == [True] * len(statements)
+        names = "select name from pg_prepared_statements where name like 'tidebase%%'"
+        known = {str(row[0]).encode() for row in connection.execute(names)}
+    assert {statement.name for statement in statements} <= known
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("integer", 2.5, 2),
+        ("integer", True, 1),
+        ("text", True, "true"),
+        ("text", 1.0, "1"),
+        ("numeric", 0.1 + 0.2, Decimal("0.3")),
+        ("boolean", 1, "42846"),
+        ("interval", 5, "42846"),
+        ("numeric", 10**100, Decimal(10**100)),
+        ("bigint", 2**63 - 1, 2**63 - 1),
+        ("bigint", 2**63, "22003"),
+        ("text", None, None),
+        ("text", "\u00e4", "\u00e4"),
+    ],
+)
+def test_a_value_means_the_same_whichever_way_it_goes(tide: Tidebase, kind: str, value: Any, expected: Any) -> None:
+    query = f"select %s::{kind}"
+    with tide._database.connection() as connection:
+        try:
+            plain = run(connection, Call(query, (value,), lambda rows: rows[0][0]))
+        except psycopg.Error as error:
+            plain = error.sqlstate
+    assert plain == expected
+    assert selected(tide, query, value) == expected
+
+
+def test_a_session_that_has_ended_is_not_kept(database: str) -> None:
+    """A process that makes many, such as one for each event loop, would run the server out of them."""
+    with Tidebase(database, pool_size=1) as tide:
+        for _ in range(3):
+            tide._database.execute(load_checkpoints(run_id="r"))
+        with tide._database.connection() as connection:
+            assert any(statement.is_prepared for statement in prepared._sessions[connection].statements.values())
+            kept = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert kept() is None

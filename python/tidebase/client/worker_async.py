@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core._tasks import ring
 from ..core.database_async import AsyncDatabase
-from ..core.errors import InvalidArgument, TidebaseError
+from ..core.errors import DatabaseUnavailable, InvalidArgument, TidebaseError
 from ..domain import calls
 from ..domain.child import Brood
 from ..domain.claim import Claim, Completions, Tally, bell_of, claim_runs, ready_in, work_on
@@ -94,6 +94,7 @@ class AsyncWorker:
         self._pace: float | None = None  # how long a run takes, in seconds: a mean in which the last ones count most
         self._begun_before: set[str] = set()  # those in hand of which this is not the first attempt
         self._claimed_at = 0.0
+        self._claimed: dict[str, float] = {}  # when those were taken up that have not been begun yet
         self._stale_s = min(STALE_S, tide.lease_s / 4)
         self._turned_at: float | None = None
         self._can_claim = False
@@ -158,12 +159,23 @@ class AsyncWorker:
         """What was taken up ahead, and for which no hand has become free in a while, is left to whoever has one."""
         if not at_once and time.monotonic() - self._claimed_at < self._stale_s:
             return
-        for claim in crew.take_back():
-            self._begun_before.discard(claim.run_id)
-            try:
-                await self._database.execute(calls.release_run(run_id=claim.run_id, token=claim.token))
-            except TidebaseError as error:
-                _log.warning("run %s: its lease was not released: %s", claim.run_id, error)
+        claims = crew.take_back()
+        if claims:
+            self._pace = None  # nothing is taken up ahead until a run has ended: it would be given back again
+        for claim in claims:
+            if not await self._hand_back(claim):
+                return  # the leases of the others run out
+
+    async def _hand_back(self, claim: Claim) -> bool:
+        """Gives up the lease of a run that was not begun. Whether the database is there."""
+        self._begun_before.discard(claim.run_id)
+        self._claimed.pop(claim.run_id, None)
+        try:
+            await self._database.execute(calls.release_run(run_id=claim.run_id, token=claim.token))
+        except TidebaseError as error:
+            _log.warning("run %s: its lease was not released: %s", claim.run_id, error)
+            return not isinstance(error, DatabaseUnavailable)
+        return True
 
     async def _claim(self, room: int, idle: bool) -> list[Claim]:
         try:
@@ -187,6 +199,7 @@ class AsyncWorker:
         self._can_claim = True
         self._claimed_at = time.monotonic()
         self._begun_before |= {claim.run_id for claim in claims if claim.attempt > 1}
+        self._claimed.update(dict.fromkeys((claim.run_id for claim in claims), self._claimed_at))
         return claims
 
     def _order(self) -> list[str]:
@@ -222,6 +235,9 @@ class AsyncWorker:
 
     async def _work(self, claim: Claim) -> None:
         begun = time.monotonic()
+        if begun - self._claimed.pop(claim.run_id, begun) > self._tide.lease_s / 2:
+            await self._hand_back(claim)  # nobody has renewed its lease: it may be another worker's by now
+            return
         self.tally.claimed(claim.queue)
         function: Callable[..., Any] = self._tide._registry.find(claim.workflow, None)
         work = work_on(self._brood, function, claim, self._tide.lease_s, self.suspend, self._completions.complete)

@@ -74,24 +74,24 @@ def run_again(connection: Connection, call: Call[R]) -> R:
     """Makes a call in a session of our own, outside of any transaction; a statement that was used there before is
     prepared. See :mod:`tidebase.core.prepared`.
     """
-    statement = prepared.again(connection, call.query) if connection.autocommit else None
+    statement = prepared.again(connection, call.query, call.parameters) if connection.autocommit else None
     values = None if statement is None else prepared.encoded(call.parameters)
     if statement is None or values is None:
         return run(connection, call)
     require_utf8(connection)
     try:
         if not statement.is_prepared:
-            connection.pgconn.send_prepare(statement.name, statement.query)
+            connection.pgconn.send_prepare(statement.name, statement.query, statement.types)
             statement.was_prepared(*connection.wait(execute(connection.pgconn)))
         connection.pgconn.send_query_prepared(statement.name, values, None, Format.BINARY)
         result = prepared.answer(*connection.wait(execute(connection.pgconn)))
     except psycopg.Error as error:
         if not prepared.is_lost(error):
             raise
-        prepared.forget(connection)
+        prepared.forget(connection, statement)
         return run(connection, call)
     try:
-        return call.read(statement.rows(result))
+        return call.read(prepared.rows(result, connection))
     except UNREADABLE:
         return call.read(rows.read(result, connection))
 

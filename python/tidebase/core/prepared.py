@@ -20,41 +20,53 @@ from psycopg.pq.abc import PGresult
 
 from .sessions import AsyncConnection, Connection
 
-#: How many statements a session keeps at most.
+#: How many statements a session prepares at most.
 _MOST = 100
 _PLACE = re.compile(r"%s")
-_ENCODERS: dict[type[Any], Any] = {
-    str: str.encode,
-    bool: lambda value: b"t" if value else b"f",
-    int: lambda value: b"%d" % value,
-    float: lambda value: repr(value).encode(),
-    type(None): lambda value: None,
+_LARGEST = 2**63
+
+Connections = Connection | AsyncConnection
+Parameters = tuple[Any, ...]
+
+
+def _whole(value: int) -> bytes:
+    if not -_LARGEST <= value < _LARGEST:
+        raise OverflowError("it is a numeric, and no plain value")
+    return b"%d" % value
+
+
+#: How a plain value is written, and the number of its type, as a cursor of psycopg's would say it: a cast of the
+#: statement then means the same whichever way the call goes. 0: the server finds out.
+_PLAIN: dict[type[Any], tuple[Any, int]] = {
+    str: (str.encode, 0),
+    bool: (lambda value: b"t" if value else b"f", 16),
+    int: (_whole, 20),
+    float: (lambda value: repr(value).encode(), 701),
+    type(None): (lambda value: None, 0),
 }
 
 
 class Statement:
-    """One that is used in a session; prepared there once it is used again."""
+    """One that is used in a session with parameters of these types; prepared there once it is used again."""
 
-    def __init__(self, number: int, query: str, connection: Connection | AsyncConnection) -> None:
+    def __init__(self, number: int, query: str, types: tuple[type[Any], ...]) -> None:
         places = count(1)
         self.name = b"tidebase_%d" % number
         self.query = _PLACE.sub(lambda match: f"${next(places)}", query).encode()
+        self.types = [_PLAIN[kind][1] for kind in types]
         self.is_prepared = False
-        self._reader = Transformer(connection)
-        self._knows_types = False
 
     def was_prepared(self, result: PGresult, *others: PGresult) -> None:
         """The server has answered. Raises the error that it has answered with."""
         answer(result, *others)
         self.is_prepared = True
 
-    def rows(self, result: PGresult) -> list[tuple[Any, ...]]:
-        """The rows of an answer."""
-        self._reader.set_pgresult(result, set_loaders=not self._knows_types)
-        self._knows_types = True
-        found = self._reader.load_rows(0, result.ntuples, tuple)
-        self._reader.set_pgresult(None, set_loaders=False)  # or it would be kept until the next one
-        return found
+
+def rows(result: PGresult, connection: Connections) -> list[tuple[Any, ...]]:
+    """The rows of an answer. What reads them is not kept: it would keep the session, and the answer."""
+    reader = Transformer(connection)
+    reader.set_pgresult(result, set_loaders=True)
+    return reader.load_rows(0, result.ntuples, tuple)
 
 
 def answer(result: PGresult, *others: PGresult) -> PGresult:
@@ -64,36 +76,50 @@ def answer(result: PGresult, *others: PGresult) -> PGresult:
     return result
 
 
-_statements: WeakKeyDictionary[Any, dict[str, Statement]] = WeakKeyDictionary()
+class _Session:
+    """What is known of one: its statements, and how many names it has used up. None is used again: the server may know
+    it still.
+    """
+
+    def __init__(self) -> None:
+        self.statements: dict[tuple[str, tuple[type[Any], ...]], Statement] = {}
+        self.names = 0
 
 
-def again(connection: Connection | AsyncConnection, query: str) -> Statement | None:
-    """The statement, if it was asked for in this session before."""
+_sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
+
+
+def again(connection: Connections, query: str, parameters: Parameters) -> Statement | None:
+    """The statement, if it was asked for in this session before, with parameters of these types."""
+    key = query, tuple(map(type, parameters))
     try:
-        return _statements[connection][query]
+        return _sessions[connection].statements[key]
     except KeyError:
-        known = _statements.setdefault(connection, {})
-        if len(known) < _MOST:
-            known[query] = Statement(len(known), query, connection)
+        session = _sessions.setdefault(connection, _Session())
+        if session.names < _MOST and all(kind in _PLAIN for kind in key[1]):
+            session.statements[key] = Statement(session.names, query, key[1])
+            session.names += 1
         return None
 
 
-def forget(connection: Connection | AsyncConnection) -> None:
-    """The session has lost its statements, as after DISCARD ALL."""
-    _statements.pop(connection, None)
+def forget(connection: Connections, lost: Statement) -> None:
+    """The session has lost this statement, as after DISCARD ALL."""
+    statements = _sessions[connection].statements
+    for key in [key for key, statement in statements.items() if statement is lost]:
+        del statements[key]
 
 
 def is_lost(error: psycopg.Error) -> bool:
     """Whether the statement is to be prepared anew: it is not there (26000), is there under its name from before
-    (42P05), or was made when the schema was another one (0A000). It was not executed.
+    (42P05), or was made when the schema was another one (0A000). It has done nothing.
     """
     return error.sqlstate in ("26000", "42P05", "0A000")
 
 
-def encoded(parameters: tuple[Any, ...]) -> list[bytes | None] | None:
+def encoded(parameters: Parameters) -> list[bytes | None] | None:
     """The parameters as text; None if one of them is not plain, or has a NUL character."""
     try:
-        values = [_ENCODERS[type(value)](value) for value in parameters]
-    except KeyError:
+        values = [_PLAIN[type(value)][0](value) for value in parameters]
+    except OverflowError:
         return None
     return None if any(b"\0" in value for value in values if value is not None) else values
