@@ -74,7 +74,17 @@ from .push import (
     finish_invocation,
     invocation_overview,
 )
-from .queue import QueueInfo, WorkerInfo, pause_queue, put_queue, queue_overview, resume_queue, worker_overview
+from .queue import (
+    QueueInfo,
+    QueueRate,
+    WorkerInfo,
+    pause_queue,
+    put_queue,
+    queue_overview,
+    queue_rates,
+    resume_queue,
+    worker_overview,
+)
 from .reconcile import Reconciliation, StalledRun, reconcile, stalled_runs
 from .recovery import Delivery, Recovery, claim_deliveries, finish_delivery, recover_run, recovery_history
 from .retention import RunSize, compact_run, purge_runs, run_sizes
@@ -172,6 +182,7 @@ __all__ = [
     "Lease",
     "Measurement",
     "QueueInfo",
+    "QueueRate",
     "Reconciliation",
     "Recovery",
     "Renewal",
@@ -274,6 +285,7 @@ __all__ = [
     "put_queue",
     "put_schedule",
     "queue_overview",
+    "queue_rates",
     "read_events",
     "reader",
     "ready_in",
