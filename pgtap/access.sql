@@ -115,6 +115,7 @@ insert into may_read values
   ('gate_inbox',       true,  true,  true,  true,  false),
   ('gate_overview',    true,  true,  true,  true,  false),
   ('queue_overview',   true,  true,  true,  true,  false),
+  ('queue_rates',      true,  true,  true,  true,  false),
   ('schedule_overview', true, true,  true,  true,  false),
   ('worker_overview',  true,  true,  true,  true,  false),
   ('invocation_overview', true, true, true, true,  false),

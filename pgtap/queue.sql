@@ -154,6 +154,18 @@ select throws_ok($$select tidebase.move_run('none', 'to')$$, 'TB001', null, 'one
 select results_eq($$select * from tidebase.cancel_runs(queue => 'from')$$, $$values (1, 1)$$, 'or cancelled');
 select is_empty($$select * from tidebase.claim_runs('{from}', 'w')$$, 'and are gone');
 
+-- how fast
+select tidebase.enqueue_run('wf', queue => 'paced', run_id => 'paced-' || n) from generate_series(1, 4) n;
+select tidebase.claim_runs('{paced}', 'w', 3);
+select tidebase.complete_run('paced-1', 1, '1'), tidebase.complete_run('paced-2', 1, '1'), tidebase.fail_run('paced-3', 1, '"no"', retryable => false);
+select results_eq(
+  $$select round(completed_per_minute::numeric, 2), round(failed_per_minute::numeric, 2) from tidebase.queue_rates where queue = 'paced'$$,
+  $$values (0.40, 0.20)$$, 'how many ended in five minutes is told as how many a minute');
+update tidebase.runs set finished_at = finished_at - interval '6 minutes' where run_id in ('paced-1', 'paced-3');
+select results_eq(
+  $$select round(completed_per_minute::numeric, 2), failed_per_minute from tidebase.queue_rates where queue = 'paced'$$,
+  $$values (0.20, 0::double precision)$$, 'and what ended before is not');
+
 -- many at once
 select results_eq($$select deduplicated from tidebase.enqueue_runs('[{"workflow": "wf", "queue": "n"}, {"workflow": "wf", "queue": "n", "input": 2}]')$$, '{f,f}'::boolean[], 'many are enqueued in one call');
 select is((select count(*) from tidebase.claim_runs('{n}', 'w', 10)), 2::bigint, 'and claimed');

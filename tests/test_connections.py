@@ -651,6 +651,7 @@ def test_a_value_means_the_same_whichever_way_it_goes(tide: Tidebase, kind: str,
 def test_a_session_that_has_ended_is_not_kept(database: str) -> None:
     """A process that makes many, such as one for each event loop, would run the server out of them."""
     with Tidebase(database, pool_size=1) as tide:
+        tide.runs.create("w", run_id="r")
         for _ in range(3):
             tide._database.execute(load_checkpoints(run_id="r"))
         with tide._database.connection() as connection:

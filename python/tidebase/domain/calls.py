@@ -76,7 +76,17 @@ from .push import (
     finish_invocation,
     invocation_overview,
 )
-from .queue import QueueInfo, WorkerInfo, pause_queue, put_queue, queue_overview, resume_queue, worker_overview
+from .queue import (
+    QueueInfo,
+    QueueRate,
+    WorkerInfo,
+    pause_queue,
+    put_queue,
+    queue_overview,
+    queue_rates,
+    resume_queue,
+    worker_overview,
+)
 from .reconcile import Reconciliation, StalledRun, reconcile, stalled_runs
 from .recovery import Delivery, Recovery, claim_deliveries, finish_delivery, recover_run, recovery_history
 from .retention import RunSize, compact_run, purge_runs, run_sizes
@@ -180,6 +190,7 @@ __all__ = [
     "Lease",
     "Measurement",
     "QueueInfo",
+    "QueueRate",
     "Reconciliation",
     "Recovery",
     "Renewal",
@@ -284,6 +295,7 @@ __all__ = [
     "put_queue",
     "put_schedule",
     "queue_overview",
+    "queue_rates",
     "read_events",
     "reader",
     "ready_in",
