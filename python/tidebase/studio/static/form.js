@@ -389,7 +389,7 @@ function Part({ given, root, refs = [], depth = 0, draft, onDraft, name, require
   }
 }
 
-const FORMATS = /** @type {Record<string, string>} */ ({ date: "2026-01-31", "date-time": "2026-01-31T12:00:00Z", time: "12:00:00Z", email: "name@example.org", uri: "https://…", duration: "P1DT12H" });
+const FORMATS = /** @type {Record<string, string>} */ ({ date: "2026-01-31", "date-time": "2026-01-31T12:00:00Z", time: "12:00:00Z", email: "name@example.org", duration: "P1DT12H" });
 
 const said = (one) => visible(typeof one === "string" ? one : JSON.stringify(one)).slice(0, 200);
 

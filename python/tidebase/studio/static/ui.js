@@ -159,15 +159,16 @@ export function close() {
   dialog.value = null;
 }
 
-/** The dialog that is open: the browser keeps the focus inside, and Escape closes it. */
+/** The dialog that is open: the browser keeps the focus inside, and Escape closes it, of which it tells later: the next one may be open by then. */
 export function Dialogs() {
   const content = useValue(dialog);
-  const box = useRef(/** @type {any} */ (null));
+  const box = useRef(/** @type {any} */ (null)), shown = useRef(/** @type {any} */ (null));
   useLayoutEffect(() => {
+    shown.current = content;
     if (content && !box.current.open) box.current.showModal();
     if (!content && box.current.open) box.current.close();
   }, [content]);
-  return html`<dialog ref=${box} class="dialog" aria-labelledby="dialog-title" onClose=${close}
+  return html`<dialog ref=${box} class="dialog" aria-labelledby="dialog-title" onClose=${() => { if (!box.current.open && shown.current === dialog.value) close(); }}
     onClick=${(event) => event.target === box.current && close()}>${content && html`<div class="dialog-inside">${content}</div>`}</dialog>`;
 }
 
