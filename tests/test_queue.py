@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -342,6 +343,42 @@ def test_what_was_taken_up_ahead_is_given_back(tide: Tidebase, monkeypatch: pyte
         go_on.set()
     with at_work(tide, concurrency=1):
         poll("all are done", lambda: all(status(tide, run_id) == "completed" for run_id in ids))
+
+
+def test_what_was_given_back_is_not_taken_up_again_at_once(tide: Tidebase) -> None:
+    """It would be, again and again, as long as the hand has something long to do."""
+    worker = tide.worker(concurrency=1)
+    claim = SimpleNamespace(run_id=tide.enqueue("w").run_id, token=1)
+    crew = SimpleNamespace(take_back=lambda: [claim])
+    worker._pace = 0.01
+    assert worker._ahead() == 4
+    worker._hand_back_what_waits(crew)
+    assert worker._ahead() == 0
+
+
+def test_what_has_waited_for_a_hand_for_too_long_is_not_begun(tide: Tidebase, db: Db) -> None:
+    """Nobody has renewed its lease, so it may be another worker's."""
+    tide.workflow("w")(lambda run, input: pytest.fail("it was begun"))
+    run_id, worker = tide.enqueue("w").run_id, tide.worker()
+    (claim,) = worker._claim(1, False)
+    worker._claimed[run_id] -= tide.lease_s / 2
+    worker._work(claim)
+    assert status(tide, run_id) == "queued" and worker.tally.claims == {} and worker._claimed == {}
+
+
+def test_who_stops_while_the_database_is_away_does_not_try_for_each_run(
+    tide: Tidebase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, asked = tide.worker(), []
+
+    def execute(call: Any) -> None:
+        asked.append(call)
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(tide._database, "execute", execute)
+    crew = SimpleNamespace(take_back=lambda: [SimpleNamespace(run_id=f"r{n}", token=1) for n in range(5)])
+    worker._hand_back_what_waits(crew, at_once=True)
+    assert len(asked) == 1
 
 
 def test_nothing_is_taken_up_ahead_beside_what_was_begun_before(tide: Tidebase) -> None:
