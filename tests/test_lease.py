@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tidebase import LeaseLostError, Tidebase
+from tidebase import LeaseLostError, RunCancelledError, Tidebase
 from tidebase.core.flow import drive
 from tidebase.domain.heartbeat import renew
 from tidebase.domain.lease import Hold
@@ -281,3 +281,19 @@ def test_a_heartbeat_that_meets_the_end_of_its_run_takes_nothing_from_who_comple
     assert call(db, "complete_run", run_id=run_id, token=token)
     drive(renew([hold]), tide._database)
     assert (hold.lost is None) is ends
+
+
+@pytest.mark.parametrize("how", ["taken over", "cancelled"])
+def test_a_heartbeat_notices_who_has_the_lease_while_the_call_that_completes_hangs(
+    tide: Tidebase, db: psycopg.Connection[Any], how: str
+) -> None:
+    """Or nobody would: no answer may come over a network that is gone."""
+    run_id = new_run(db)
+    token = grant(db, run_id)
+    hold = Hold(run_id, token, 1, 60.0, ends=True)
+    if how == "cancelled":
+        tide.runs.cancel(run_id)
+    else:
+        take_over(db, run_id)
+    drive(renew([hold]), tide._database)
+    assert isinstance(hold.lost, RunCancelledError if how == "cancelled" else LeaseLostError)

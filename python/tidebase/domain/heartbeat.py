@@ -63,9 +63,9 @@ def renew(holds: list[Hold]) -> Flow[list[Hold]]:
         try:
             yield hold.renewal()  # which meets no row to wait for: it only says what became of the lease
         except (TidebaseError, psycopg.Error) as error:
-            # Beside the call that completes the run it can meet what that call has done, before its answer is here.
-            if not hold.ended.is_set() and not hold.ends:
-                hold.accept(error if isinstance(error, TidebaseError) else from_postgres(error))
+            known = error if isinstance(error, TidebaseError) else from_postgres(error)
+            if not hold.ended.is_set() and not hold.may_have_caused(known):
+                hold.accept(known)
     return [hold for hold in left if hold.run_id in held]
 
 

@@ -231,7 +231,7 @@ class Hold:
     Attributes:
         lost: the error that ended it, once the heartbeat has met one.
         ended: set then, and when the work is over.
-        ends: whether its run is being completed: what became of the lease is for that call to say.
+        ends: whether its run is being completed: what may have become of the lease by that is for that call to say.
         marks_late: whether the start of a step may be written while it is at work (see ``mark``).
         recall: makes the ids of what is written outside of steps, where the work begins from the top at a resume: of a
             workflow, not of a session.
@@ -334,6 +334,14 @@ class Hold:
 
     def renewal(self) -> Call[Any]:
         return renew_lease(run_id=self.run_id, token=self.token, ttl=timedelta(seconds=self.lease_s))
+
+    def may_have_caused(self, error: TidebaseError) -> bool:
+        """Whether a heartbeat may have met what the call that completes the run has done, before its answer is here.
+        That somebody else has the lease, or that the run is cancelled, is no work of that call, which may hang.
+        """
+        if not self.ends or isinstance(error, RunCancelledError):
+            return False
+        return not isinstance(error, LeaseLostError) or error.detail.get("current_token") == self.token
 
     def accept(self, error: TidebaseError) -> None:
         """Takes what a heartbeat was answered: a lease that is gone ends the hold, anything else is tried again."""
