@@ -35,25 +35,34 @@ def _whole(value: int) -> bytes:
     return b"%d" % value
 
 
-#: How a plain value is written, and the number of its type, as a cursor of psycopg's would say it: a cast of the
-#: statement then means the same whichever way the call goes. 0: the server finds out.
-_PLAIN: dict[type[Any], tuple[Any, int]] = {
-    str: (str.encode, 0),
-    bool: (lambda value: b"t" if value else b"f", 16),
-    int: (_whole, 20),
-    float: (lambda value: repr(value).encode(), 701),
-    type(None): (lambda value: None, 0),
+#: How a plain value is written.
+_PLAIN: dict[type[Any], Any] = {
+    str: str.encode,
+    bool: lambda value: b"t" if value else b"f",
+    int: _whole,
+    float: lambda value: repr(value).encode(),
+    type(None): lambda value: None,
 }
+_NUMBERS = {str: 0, bool: 16, float: 701, type(None): 0}
+
+
+def _number(value: Any) -> int:
+    """The number of its type, as a cursor of psycopg's would say it: a cast, and the choice of a function, are then the
+    same whichever way the call goes. 0: the server finds out; -1: it is not plain.
+    """
+    if type(value) is int:
+        return 21 if -(2**15) <= value < 2**15 else 23 if -(2**31) <= value < 2**31 else 20
+    return _NUMBERS.get(type(value), -1)
 
 
 class Statement:
     """One that is used in a session with parameters of these types; prepared there once it is used again."""
 
-    def __init__(self, number: int, query: str, types: tuple[type[Any], ...]) -> None:
+    def __init__(self, number: int, query: str, types: tuple[int, ...]) -> None:
         places = count(1)
         self.name = b"tidebase_%d" % number
         self.query = _PLACE.sub(lambda match: f"${next(places)}", query).encode()
-        self.types = [_PLAIN[kind][1] for kind in types]
+        self.types = types
         self.is_prepared = False
 
     def was_prepared(self, result: PGresult, *others: PGresult) -> None:
@@ -82,7 +91,7 @@ class _Session:
     """
 
     def __init__(self) -> None:
-        self.statements: dict[tuple[str, tuple[type[Any], ...]], Statement] = {}
+        self.statements: dict[tuple[str, tuple[int, ...]], Statement] = {}
         self.names = 0
 
 
@@ -91,12 +100,12 @@ _sessions: WeakKeyDictionary[Any, _Session] = WeakKeyDictionary()
 
 def again(connection: Connections, query: str, parameters: Parameters) -> Statement | None:
     """The statement, if it was asked for in this session before, with parameters of these types."""
-    key = query, tuple(map(type, parameters))
+    key = query, tuple(map(_number, parameters))
     try:
         return _sessions[connection].statements[key]
     except KeyError:
         session = _sessions.setdefault(connection, _Session())
-        if session.names < _MOST and all(kind in _PLAIN for kind in key[1]):
+        if session.names < _MOST and -1 not in key[1]:
             session.statements[key] = Statement(session.names, query, key[1])
             session.names += 1
         return None
@@ -119,7 +128,7 @@ def is_lost(error: psycopg.Error) -> bool:
 def encoded(parameters: Parameters) -> list[bytes | None] | None:
     """The parameters as text; None if one of them is not plain, or has a NUL character."""
     try:
-        values = [_PLAIN[type(value)][0](value) for value in parameters]
+        values = [_PLAIN[type(value)](value) for value in parameters]
     except OverflowError:
         return None
     return None if any(b"\0" in value for value in values if value is not None) else values
