@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+INSTALL := python/tools/install $(BIN)/python
+
 MINUTES ?= 10
 VERSIONS ?= 16,17
 
-.PHONY: help setup demo test versions torture bench lint faces docs extension clean
+.PHONY: help setup demo test versions floors torture bench lint faces docs extension clean
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -20,12 +22,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[binary,local,server]'
+	$(INSTALL) -e '.[binary,local,server]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet -e '.[binary,local,test,lint]'
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
+	$(INSTALL) -e '.[binary,local,test,lint]'
+	$(INSTALL) --no-deps --upgrade --target $(VENV)/sdk 'tidebase==0.7.*'  # has our import name: apart
 	tests/install-system-packages
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/node eventsource@3 pg@8 axe-core@4 typescript@7 || echo "no node modules: tests that need them will be skipped"
 	@touch $@
@@ -42,16 +44,24 @@ versions: setup  ## Run every test on Postgres 16 and 17, too, which it installs
 	tests/install-postgres $(VENV)
 	TIDEBASE_TEST_POSTGRES=$(VERSIONS) $(BIN)/python -m pytest $(ARGS)
 
+floors: setup  ## The adapters' tests on the oldest versions of frameworks and libraries that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	tests/install-floors $(VENV)
+	$(VENV)/floors/all/bin/python -m pytest -n 2 tests/test_pydantic_ai.py tests/test_openai_agents.py \
+	  tests/test_http.py tests/test_webhook.py tests/test_testing.py tests/test_integrations.py tests/test_step.py tests/test_cli.py $(ARGS)
+	$(VENV)/floors/mcp/bin/python -m pytest -n 2 tests/test_mcp.py $(ARGS)
+	$(VENV)/floors/testing/bin/python -m pytest -c /dev/null --rootdir python/examples python/examples
+
 torture: setup  ## Break it on purpose for MINUTES=10: schedules, storms, sieges, failovers, random calls; with a report
 	$(BIN)/python -m tests.torture --minutes $(MINUTES) $(ARGS)
 
 bench: setup  ## Measure what steps and queues cost, beside one insert; PEERS=1 installs others to be measured beside
-	$(if $(PEERS),$(BIN)/python -m pip install --quiet -e '.[bench]')
+	$(if $(PEERS),$(INSTALL) -e '.[bench]')
 	$(if $(PEERS),npm install --silent --no-audit --no-fund --prefix $(VENV)/bench-node graphile-worker@0.17 pg-boss@10 pg@8 || echo "no node modules: these peers will be skipped")
 	$(BIN)/python -m tests.bench $(ARGS)
 
 docs: setup  ## The documents and a reference of the package as a site: build/docs
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(INSTALL) -e '.[docs]'
 	$(BIN)/python python/tools/site.py build/docs
 
 extension: $(VENV)/.demo  ## The schema as an extension of Postgres: build/extension, with a script for pg_tle
@@ -60,7 +70,7 @@ extension: $(VENV)/.demo  ## The schema as an extension of Postgres: build/exten
 lint: setup  ## Style, types, layers
 	$(BIN)/ruff check python tests
 	$(BIN)/ruff format --check python tests
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/python python/tools/faces.py --check
 	$(BIN)/lint-imports
 	@if [ -x $(VENV)/node/node_modules/.bin/tsc ]; then $(VENV)/node/node_modules/.bin/tsc -p python/tidebase/studio; \

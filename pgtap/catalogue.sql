@@ -11,19 +11,19 @@ select set_eq($$select relname::text from pg_class where relnamespace = 'tidebas
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase_private'::regnamespace and relkind in ('r', 'v') and relname !~ '^_?yoyo'$$,
   '{function_files,gate_key,incarnation,privileges,settings}'::text[], 'and the private ones, beside the migration tool''s');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'v'$$,
-  '{gate_ballots,gate_inbox,gate_overview,invocation_overview,queue_overview,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
+  '{gate_ballots,gate_inbox,gate_overview,invocation_overview,queue_overview,queue_rates,recovery_history,review_inbox,run_attempts,run_edges,run_overview,run_setbacks,run_sizes,schedule_overview,
     stalled_runs,state_patches,step_timeline,usage_by_model,usage_by_step,usage_records,usage_totals,worker_overview}'::text[], 'these are the views');
 select set_eq($$select relname::text from pg_class where relnamespace = 'tidebase'::regnamespace and relkind = 'c'$$,
-  '{bulk,channel,channel_delivery,checkpoint,checkpoint_put,child,claim,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
-    run_failure,run_page,snapshot,state,step_failure,step_start,thread_checkpoint,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
+  '{bulk,channel,channel_delivery,checkpoint,checkpoint_put,child,claim,completion,enqueuing,event,gate_decision,gate_opening,invocation,lease,measurement,reconciliation,renewal,run_count,run_difference,
+    run_failure,run_page,snapshot,state,step_failure,step_start,thread_checkpoint,thread_checkpoint_beyond,tree_node,usage_total,violation,watch}'::text[], 'these are the types');
 select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase'::regnamespace$$,
   '{acquire_run,add_channel,append_event,backfill_schedule,begin_step,begin_step_with,cancel_run,cancel_runs,check_invariants,claim_channel_deliveries,
-    claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,
+    claim_deliveries,claim_invocations,claim_runs,claim_thread,compact_run,complete_run,complete_runs,complete_step,copy_thread,count_runs,create_child,create_run,create_snapshot,
     decide_gate,delete_checkpoints_of_runs,delete_schedule,delete_thread,diff_runs,enqueue_run,enqueue_runs,fail_run,fail_step,find_run,
-    finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
+    finish_channel_delivery,finish_delivery,finish_invocation,finish_recovery,fork_run,get_checkpoint,get_checkpoint_beyond,get_gate,get_gate_secret,get_run,get_state,has_checkpoint,
     list_channels,list_checkpoints,list_gates,list_inbox,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_run,move_runs,new_run_id,
     next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,prune_threads,purge_runs,put_checkpoint,put_checkpoint_writes,put_queue,
-    put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
+    put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_steps,record_steps_of_runs,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
     resolve_review,restore_state,resume_queue,retry_channel,retry_runs,run_tree,save_state,search_runs,set_budget,set_state,start_timer,suspend_for_children,
     suspend_run,trigger_schedule,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
@@ -63,7 +63,7 @@ select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace
 select set_eq($$select l.lanname::text from pg_proc p join pg_language l on l.oid = p.prolang where p.pronamespace in (select nsp from ours)$$, '{sql,plpgsql}'::text[], 'they are written in SQL and PL/pgSQL');
 select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
-  '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_inbox,list_runs,
+  '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_checkpoint_beyond,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_inbox,list_runs,
     list_snapshots,
     list_state_versions,load_checkpoints,next_fires,next_ready,run_tree,search_runs}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');
@@ -94,16 +94,16 @@ create temp view sources as
   select p.oid::regprocedure::text as function, p.proname::text as name, regexp_replace(p.prosrc, '--[^\n]*', '', 'g') as source from pg_proc p where p.pronamespace in (select nsp from ours);
 select is_empty($$select function from sources where source ~* '\m(now\(\)|current_timestamp|transaction_timestamp|statement_timestamp|localtimestamp|current_date)'$$,
   'time is that of the moment, not of the transaction''s beginning');
-select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles}'::text[], 'SQL is put together only where roles are set up');
+select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles,own_buckets}'::text[], 'SQL is put together only where roles and shards are set up');
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where replace(source, 'pg_advisory_xact_lock', '') ~* 'advisory'$$, 'nothing hangs on advisory locks of a session, which a pooler would lose');
 select set_eq($$select name from sources where source ~* 'advisory'$$, '{claim_runs}'::text[], 'nor on a hash: who repeats a claim waits for the first call, and so may who only has the same hash');
 select is_empty($$select function from sources where source ~* 'on conflict\s*\('$$, 'a conflict is named by its constraint: a column could be taken for a parameter');
-select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,put_endpoint,suspend_for_children,sweep_thread,
+select set_eq($$select name from sources where source ~* '\mdelete\s+from\M'$$, '{acquire_run,cancel_one,complete_runs,delete_schedule,drop_checkpoints,drop_history,forget,forget_thread,free_slots,go_on,grant_runs,leave_queue,look_at_due,move_found,own_buckets,put_endpoint,suspend_for_children,sweep_thread,
     take_key_back,take_slots,tend_if_due,tidy_queues}'::text[], 'only purging and compaction delete anything, the end of a wait what was waited for, a look at a run what it was set back for, and queues what was taken');
 select is_empty($$select function from sources where source ~* '\mtruncate\s+(table\s+)?(tidebase|[a-z_]+\s*;)'$$, 'nothing is emptied');
 select is_empty($$select function from sources where source ~* 'update (tidebase\.)?events\M'$$, 'and no event is changed');
-select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in two');
+select set_eq($$select name from sources where source ~* 'insert into (tidebase\.)?events\M'$$, '{add_steps,complete_runs,emit,emit_step,copy_events,enqueue_all,grant_runs}'::text[], 'events are written side by side, copied for a fork in another place, and many at once in four');
 select set_eq($$select name from sources where source ~* 'update (tidebase\.)?state_versions\M'$$, '{drop_history}'::text[], 'only compaction changes a version of a state');
 select set_eq($$select name from sources where source ~* 'pg_notify'$$, '{ring,ring_queue}'::text[], 'the bell is rung in one place, and for queues in another');
 select set_eq($$select distinct m[1] from sources, regexp_matches(source, '''(TB\d{3})''', 'g') m$$,
@@ -224,7 +224,7 @@ begin
   return query execute $q$
     select p.oid::regproc::text, c.level, c.message, format('line %s: %s', c.lineno, c.query)
     from pg_proc p join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql',
-      lateral plpgsql_check_function_tb(p.oid, fatal_errors => false, all_warnings => true, incomment_options_usage_warning => true) c
+      lateral plpgsql_check_function_tb(p.oid, case p.prorettype when 'trigger'::regtype then 'tidebase.runs'::regclass else 0 end, fatal_errors => false, all_warnings => true, incomment_options_usage_warning => true) c
     where p.pronamespace in ('tidebase'::regnamespace, 'tidebase_private'::regnamespace) $q$;
 end
 $$;

@@ -24,6 +24,12 @@ select is(pg_temp.body('a'), '2:one two ', 'which has its value');
 select is((pg_temp.put('b', 'a', pg_temp.changed(1, '[[0, 8], 1]', 'v2'), '{"3:","three "}', pg_temp.edition())).value_numbers, '{2}'::integer[], 'the next one adds to it');
 select is(pg_temp.body('b'), '3:one two three ', 'and has all of it');
 select is((select array_agg(convert_from(content, 'UTF8') order by position) from tidebase.thread_chunks), array['one two ', 'three '], 'of which nothing is stored twice');
+select results_eq($$select bodies[1], bases from tidebase.get_checkpoint_beyond('t', '', 'b', pg_temp.edition(), '{1}', '{v1}')$$, $$values ('three '::bytea, '{1}'::integer[])$$, 'who has what was before reads only what is new');
+select results_eq(format($$select bodies[1], bases from tidebase.get_checkpoint_beyond('t', edition => %L, known => '{1}', versions => array[%L])$$, e, v), $$values ('one two three '::bytea, '{NULL}'::integer[])$$, 'all of it who has another one')
+from (values ('other', 'v1'), (pg_temp.edition(), 'v0')) o (e, v);
+select results_eq($$select bodies[1], bases from tidebase.get_checkpoint_beyond('t', '', 'a', pg_temp.edition(), '{2}', '{v2}')$$, $$values ('one two '::bytea, '{NULL}'::integer[])$$, 'or one that is longer');
+select throws_ok($$select tidebase.get_checkpoint_beyond('t', known => '{1}')$$, 'TB002', null, 'a number is known with its version');
+select is((pg_temp.put('c', 'b', jsonb_set(pg_temp.changed(2, '[[0, 4], 1]'), '{0,base_version}', '"v0"'), '{"","x"}', pg_temp.edition())).outcome, 'incomplete', 'a base of another version is not used');
 select is((pg_temp.put('c', 'b', pg_temp.changed(2, '[[0, 4], 1, [8, 14]]', 'v3'), '{"3:","TWO "}', pg_temp.edition())).outcome, 'stored', 'something in the middle is replaced');
 select is(pg_temp.body('c'), '3:one TWO three ', 'and comes back');
 select is((pg_temp.put('d', 'c', pg_temp.changed(3, '[[4, 10], 1]', 'v4'), '{"2:","four "}', pg_temp.edition())).outcome, 'stored', 'the beginning goes');

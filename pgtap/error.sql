@@ -75,6 +75,7 @@ insert into run_calls values
   ($$select tidebase.read_events(%L)$$),
   ($$select tidebase.record_recovery(%L)$$),
   ($$select tidebase.record_step(%L, 1, 'x')$$),
+  ($$select tidebase.record_steps(%L, 1, '[{"name": "x"}]')$$),
   ($$select tidebase.recover_run(%L)$$),
   ($$select tidebase.release_run(%L, 1)$$),
   ($$select tidebase.remove_channel(%L, 1)$$),

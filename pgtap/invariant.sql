@@ -54,6 +54,7 @@ insert into wrong values
   ('a run belongs to a queue in its head as in its cold half', $$update tidebase.runs set queue = 'q', priority = 0 where run_id = 'bare'$$),
   ('a run that is queued belongs to a queue, and is found there', $$delete from tidebase.queue_entries$$),
   ('a run that is queued belongs to a queue, and is found there', $$update tidebase.run_heads set status = 'queued' where run_id = 'bare'$$),
+  ('the end of a lease is looked at, or was, and then the run is found in its queue', $$update tidebase.run_heads set due_at = null where run_id = 'r'$$),
   ('a run that is not over has its dedupe key', $$delete from tidebase.dedupe_keys$$),
   ('a run that is not over has its dedupe key', $$update tidebase.dedupe_keys set run_id = 'bare'$$),
   ('the status of a run is known', $$update tidebase.run_heads set status = 'lost'$$),

@@ -154,6 +154,18 @@ select throws_ok($$select tidebase.move_run('none', 'to')$$, 'TB001', null, 'one
 select results_eq($$select * from tidebase.cancel_runs(queue => 'from')$$, $$values (1, 1)$$, 'or cancelled');
 select is_empty($$select * from tidebase.claim_runs('{from}', 'w')$$, 'and are gone');
 
+-- how fast
+select tidebase.enqueue_run('wf', queue => 'paced', run_id => 'paced-' || n) from generate_series(1, 4) n;
+select tidebase.claim_runs('{paced}', 'w', 3);
+select tidebase.complete_run('paced-1', 1, '1'), tidebase.complete_run('paced-2', 1, '1'), tidebase.fail_run('paced-3', 1, '"no"', retryable => false);
+select results_eq(
+  $$select round(completed_per_minute::numeric, 2), round(failed_per_minute::numeric, 2) from tidebase.queue_rates where queue = 'paced'$$,
+  $$values (0.40, 0.20)$$, 'how many ended in five minutes is told as how many a minute');
+update tidebase.runs set finished_at = finished_at - interval '6 minutes' where run_id in ('paced-1', 'paced-3');
+select results_eq(
+  $$select round(completed_per_minute::numeric, 2), failed_per_minute from tidebase.queue_rates where queue = 'paced'$$,
+  $$values (0.20, 0::double precision)$$, 'and what ended before is not');
+
 -- many at once
 select results_eq($$select deduplicated from tidebase.enqueue_runs('[{"workflow": "wf", "queue": "n"}, {"workflow": "wf", "queue": "n", "input": 2}]')$$, '{f,f}'::boolean[], 'many are enqueued in one call');
 select is((select count(*) from tidebase.claim_runs('{n}', 'w', 10)), 2::bigint, 'and claimed');
@@ -171,6 +183,45 @@ drop table many;
 select throws_like($$select * from tidebase.enqueue_runs('[{"workflow": "wf"}, {"workflow": "wf", "priority": 99999}]')$$, 'runs[1]: priority must be%', 'what is wrong says where');
 select throws_ok($$select * from tidebase.enqueue_runs('[{"workflow": "wf", "quue": "n"}]')$$, 'TB002', null, 'a word that nobody knows is refused');
 select throws_ok($$select * from tidebase.enqueue_runs('{}')$$, 'TB002', null, 'as is what is no list');
+
+-- many end at once, each as if alone
+select pg_temp.queue_up('e' || n, 'ends') from generate_series(1, 8) n;
+select is((select count(*) from tidebase.claim_runs('{ends}', 'w', 10)), 8::bigint, 'eight are at work');
+select tidebase.begin_step('e2', 1, 'plain'), tidebase.begin_step('e3', 1, 'unsafe', side_effects => '{card}'), tidebase.open_gate('e4', 1, 'g'), tidebase.cancel_run('e5');
+select pg_temp.lapse_now('e7');
+select tidebase.reconcile();
+select isnt_empty($$select from tidebase.queue_entries where run_id = 'e7'$$, 'of one the lease has run out');
+create temp table ended as select * from tidebase.complete_runs('{e1,e2,e3,e4,e5,e6,e7,none}', '{1,1,1,1,1,7,1,1}',
+  array['{"n": 1.0}', '2', '3', null, '5', '6', (repeat('[', 600) || repeat(']', 600)), '8']::jsonb[]);
+select results_eq($$select run_id, seq is not null, code from ended order by run_id$$,
+  $$values ('e1', true, null), ('e2', true, null), ('e3', false, 'TB014'), ('e4', true, null), ('e5', false, 'TB004'), ('e6', false, 'TB003'), ('e7', false, 'TB002'), ('none', false, 'TB001')$$,
+  'who cannot be completed is told why, and the others are');
+select results_eq(format($$select code, message, detail, hint from ended where run_id = %L$$, id), format($$select state, message, detail::jsonb, hint from pg_temp.error_of(%L)$$, format($$select tidebase.complete_run(%L, %s, '3')$$, id, token)),
+  id || ' is told what complete_run says') from (values ('e3', 1), ('e5', 1), ('e6', 7), ('none', 1)) refused (id, token);
+select results_eq($$select run_id, result from tidebase.runs where run_id ~ '^e' and result is not null order by run_id$$, $$values ('e1', '{"n": 1.0}'::jsonb), ('e2', '2'), ('e4', 'null')$$, 'each has its own result');
+select results_eq($$select code from tidebase.complete_runs('{e7}', '{1}', '{7}')$$, $$values (null::text)$$, 'one whose lease has run out is, too');
+select results_eq($$select run_id, seq, code from tidebase.complete_runs('{e1,e7}', '{1,1}', array['{"n": 1}', '7']::jsonb[]) order by run_id$$,
+  $$select run_id, last_seq, null::text from tidebase.run_heads where run_id in ('e1', 'e7') order by run_id$$, 'the same call again gets the same');
+select is_empty($$select from tidebase.queue_entries where run_id = 'e7'$$, 'and what had gone back to the queue has left it');
+select results_eq($$select code from tidebase.complete_runs('{e1}', '{1}', '{2}')$$, $$values ('TB005')$$, 'a completed run does not change any more');
+select is((tidebase.complete_runs('{e6,e8}', '{1,1}')).code, null, 'nobody need have a result');
+create function pg_temp.left_by(id text) returns jsonb language sql as $$
+  select jsonb_build_array(
+    (select to_jsonb(h) - '{run_id,created_at,updated_at}'::text[] from tidebase.run_heads h where h.run_id = id),
+    (select to_jsonb(r) - '{run_id,created_at,finished_at}'::text[] || jsonb_build_object('over', r.finished_at is not null) from tidebase.runs r where r.run_id = id),
+    (select jsonb_agg(jsonb_build_object('outcome', a.outcome, 'ended', a.ended_at is not null, 'error', a.error)) from tidebase.attempts a where a.run_id = id),
+    (select jsonb_agg(jsonb_build_array(e.seq, e.type, e.payload) order by e.seq) from tidebase.events e where e.run_id = id),
+    (select jsonb_agg(g.status) from tidebase.gates g where g.run_id = id))
+$$;
+select pg_temp.queue_up(id, 'alike') from unnest('{alone,beside}'::text[]) id;
+select is((select count(*) from tidebase.claim_runs('{alike}', 'w', 2)), 2::bigint, 'of two that are alike');
+select tidebase.open_gate(id, 1, 'g') from unnest('{alone,beside}'::text[]) id;
+select tidebase.complete_run('alone', 1, '[1.50]'), tidebase.complete_runs('{beside}', '{1}', array['[1.50]']::jsonb[]);
+select is(pg_temp.left_by('beside'), pg_temp.left_by('alone'), 'one that is completed with others leaves what the one does that is completed by itself');
+select is_empty($$select tidebase.complete_runs('{}', '{}')$$, 'there need not be any');
+select throws_ok(format($$select tidebase.complete_runs(%L, %L, %L)$$, runs, tokens, results), 'TB002', null, format('%s, %s and %s do not go together', runs, tokens, results))
+from (values ('{e1}', '{1,2}', null), ('{e1,e2}', '{1,2}', '{1}'), ('{{e1}}', '{{1}}', null), (null, '{1}', null), ('{e1}', null, null), ('{e1,e1}', '{1,1}', null)) wrong (runs, tokens, results);
+select throws_ok($$select tidebase.complete_runs(array(select 'r' || n from generate_series(1, 1001) n), array_fill(1::bigint, '{1001}'))$$, 'TB002', null, 'nor are 1,001 completed at once');
 
 select is_empty('select * from tidebase.check_invariants()', 'nothing is broken by all that');
 select * from finish();

@@ -86,6 +86,48 @@ select results_eq($$select outcome, attempt from tidebase.record_step('c', 2, 'h
 select results_eq($$select outcome from tidebase.record_step('c', 2, 'left')$$, $$values ('review')$$, 'unless it may have taken effect: then a person has to look');
 select is((select status from tidebase.run_overview where run_id = 'c'), 'review', 'and the run waits for that');
 select is((select steps_completed from tidebase.run_overview where run_id = 'c'), 4, 'it is not counted either');
+
+-- several that are recorded in one call
+select pg_temp.leased(run) from unnest(array['side', 'alone']) run;
+create temp table given (steps jsonb);
+insert into given values ('[{"name": "a", "input": {"n": 1.50}, "output": {"x": 1}, "duration": 2, "log_start": true},
+  {"name": "b"}, {"name": "c", "input": null, "output": null, "log_start": true}]');
+select results_eq($$select * from tidebase.record_steps('side', 1, (select steps from given))$$,
+  $$select 'recorded', 1, null::jsonb from generate_series(1, 3)$$, 'several may be recorded at once');
+select tidebase.record_step('alone', 1, step ->> 'name', step -> 'input', step -> 'output', (step ->> 'duration')::float8 * interval '1 second',
+  coalesce((step ->> 'log_start')::boolean, false)) from (select jsonb_array_elements(steps) step from given) s;
+select results_eq($$select seq, type, payload from tidebase.read_events('side')$$, $$select seq, type, payload from tidebase.read_events('alone')$$, 'the log has what as many calls write');
+prepare stored(text) as select name, lease_token, attempt, tries, status, input_hash, input, output, completed_seq, request_id from tidebase.steps where run_id = $1 order by completed_seq;
+select results_eq($$execute stored('side')$$, $$execute stored('alone')$$, 'and so has the table of steps');
+select results_eq($$select last_seq, durable_seq, steps_completed from tidebase.run_heads where run_id = 'side'$$, $$select last_seq, durable_seq, steps_completed from tidebase.run_heads where run_id = 'alone'$$, 'and the head');
+select pg_temp.same_again($$select tidebase.record_steps('side', 1, '[{"name": "b"}, {"name": "a", "input": {"n": 1.5}, "output": 2}]')$$, 'again they are replays, and nothing is written');
+select results_eq($$select * from tidebase.record_steps('side', 1, '[{"name": "a", "input": {"n": 1.5}}, {"name": "d"}, {"name": "d", "output": 7}, {"name": "e"}]')$$,
+  $$values ('replay', 1, '{"x": 1}'::jsonb), ('recorded', 1, null), ('replay', 1, 'null'), ('recorded', 1, null)$$, 'some may be new, or the same as others');
+select throws_ok($$select tidebase.record_steps('side', 1, '[{"name": "f"}, {"name": "a", "input": 2}]')$$, 'TB006', null, 'one that is refused refuses all');
+select throws_ok($$select tidebase.record_steps('side', 1, '[{"name": "f"}, {"name": " "}]')$$, 'TB002', null, 'a name is one, also there');
+select throws_ok($$select tidebase.record_steps('side', 1, '[{"name": "f", "duration": 31536001}]')$$, 'TB002', null, 'and so is a time');
+select is((select count(*) from tidebase.steps where run_id = 'side'), 5::bigint, 'then nothing is stored');
+select throws_ok(format($$select tidebase.record_steps('side', 1, %L)$$, wrong), 'TB002', null, format('steps are not %s', wrong)) from unnest(array[null, '1', '{}', '[]', '[1]', '[{}]', '[{"name": 1}]',
+  '[{"name": "x", "duration": "1"}]', '[{"name": "x", "log_start": 1}]']) wrong;
+select throws_ok(format($$select tidebase.record_steps('side', 1, %L)$$, (select jsonb_agg(jsonb_build_object('name', n::text)) from generate_series(1, 1001) n)), 'TB002', null, 'nor more than a thousand');
+select pg_temp.leased(run) from unnest(array['overdue', 'spent', 'side 2', 'side 3']) run;
+update tidebase.run_heads set deadline_at = clock_timestamp() - interval '1 second' where run_id = 'overdue';
+select throws_ok($$select tidebase.record_steps('overdue', 1, '[{"name": "f"}, {"name": "g"}]')$$, 'TB004', null, 'nothing new is recorded after the deadline');
+select tidebase.set_budget('spent', tokens => 1);
+select tidebase.record_usage('spent', 1, input_tokens => 2);
+select throws_ok($$select tidebase.record_steps('spent', 1, '[{"name": "f"}, {"name": "g"}]')$$, 'TB010', null, 'nor when the budget is used up');
+select is(tidebase.record_steps_of_runs(jsonb_build_array(
+    jsonb_build_object('run_id', 'side 3', 'token', 1, 'steps', steps), jsonb_build_object('run_id', 'side 2', 'token', 1, 'steps', steps),
+    jsonb_build_object('run_id', 'side 3', 'token', 1, 'steps', steps), jsonb_build_object('run_id', 'side', 'token', 2, 'steps', '[{"name": "z"}]'::jsonb),
+    jsonb_build_object('run_id', 'side', 'token', 1.5, 'steps', '[{"name": "z"}]'::jsonb), jsonb_build_object('run_id', 'none', 'token', 1, 'steps', steps),
+    jsonb_build_object('run_id', 'overdue', 'token', 1, 'steps', steps), jsonb_build_object('run_id', 'spent', 'token', 1, 'steps', steps))),
+  '{t,t,f,f,f,f,f,f}', 'those of several runs are recorded, or left alone') from given;
+select results_eq($$select seq, type, payload from tidebase.read_events('alone')$$, format($$select seq, type, payload from tidebase.read_events(%L)$$, run), 'as by record_step') from unnest(array['side 2', 'side 3']) run;
+select is((select count(*) from tidebase.steps where run_id in ('overdue', 'spent') or name = 'z'), 0::bigint, 'nothing of the others is stored');
+select throws_ok(format($$select tidebase.record_steps_of_runs(%L)$$, wrong), 'TB002', null, format('runs are not %s', wrong)) from unnest(array[null, '1', '[]', '[1]', '[{"run_id": "side"}]',
+  '[{"run_id": "side", "token": 1, "steps": []}]', '[{"run_id": "side", "token": "1", "steps": [{"name": "x"}]}]']) wrong;
+
+-- as if it had been begun
 select pg_temp.leased('l');
 select results_eq($$select outcome, attempt from tidebase.record_step('l', 1, 's', output => '1', log_start => true)$$, $$values ('recorded', 1)$$, 'it may be logged as if it had been begun');
 select results_eq($$select type, payload from tidebase.read_events('l', 2)$$,

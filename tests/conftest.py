@@ -106,12 +106,12 @@ class Server:
 @pytest.hookimpl(tryfirst=True)  # before pytest-timeout looks
 def pytest_configure() -> None:
     """What a shell starts in the background ignores Ctrl-C, and so would the processes that tests interrupt. And all
-    workers share the data directories that servers are copied from, and what Python compiles: where nothing may be
-    written beside the sources, each of hundreds of processes would compile all of them.
+    workers share the data directories that servers are copied from, and what Python compiles: were nothing written
+    beside the sources, each of hundreds of processes would compile all of them.
     """
-    shared = clusters.folder()
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-        os.environ["PYTHONPYCACHEPREFIX"] = str(shared / "pycache")
+    clusters.folder()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     os.environ.setdefault("PYTEST_TIMEOUT", str(TEST_S))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -126,7 +126,7 @@ def on_newest(fixture: str) -> pytest.MarkDecorator:
 #: For tests in a module that says ``ON_NEWEST = True``: they meet something that is the server's own.
 on_every_version = pytest.mark.every_version
 
-#: For tests of ten seconds and more, on a machine that does nothing else.
+#: For tests of seconds, on a machine that does nothing else: they begin first, and run on the newest Postgres only.
 long = pytest.mark.long
 
 #: For parameters, or tests, in another module: more of the same, which need not be seen on each Postgres.
@@ -141,8 +141,8 @@ def first_on_every_version(parameters: Iterable[Any]) -> list[Any]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A module that is about Python says ``ON_NEWEST = True``: it is the same on every Postgres, but for what is marked
-    ``on_every_version``. Elsewhere the mark ``on_newest_only`` says so. What takes long begins first: at the end nobody
-    waits for it.
+    ``on_every_version``; so is what takes long. Elsewhere the mark ``on_newest_only`` says so. What takes long begins
+    first: at the end nobody waits for it.
     """
     newest = max(SERVERS, default=None)
 
@@ -150,7 +150,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         version = item.callspec.params.get("server") if hasattr(item, "callspec") else None
         if version in (None, newest):
             return False
-        if getattr(getattr(item, "module", None), "ON_NEWEST", False):
+        if getattr(getattr(item, "module", None), "ON_NEWEST", False) or item.get_closest_marker("long"):
             return item.get_closest_marker("every_version") is None
         return item.get_closest_marker("newest_only") is not None
 

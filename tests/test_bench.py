@@ -10,7 +10,7 @@ import pytest
 
 from .bench.__main__ import main
 from .bench.harness import SCENARIOS, Row
-from .bench.report import line, markdown, svg
+from .bench.report import compared, line, markdown, read, svg, write
 from .conftest import long
 
 
@@ -67,3 +67,28 @@ def test_a_scenario_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["--only", "nothing"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_two_versions_are_compared_and_a_change_is_one_where_the_spreads_do_not_touch(tmp_path: Path) -> None:
+    old = [
+        Row("steps", "rate", 0.5, 0.45, 0.55, "x floor", 0.5),
+        Row("steps", "time", 100.0, 90.0, 110.0, "µs", 80.0, False),
+        Row("steps", "same", 1.0, 0.9, 1.1, "x floor"),
+        Row("steps", "gone", 2.0, 2.0, 2.0, "MB"),
+        Row("steps", "in other words", 2.0, 2.0, 2.0, "MB"),
+    ]
+    data, *_ = write(old, {"postgres": 18}, tmp_path)
+    new = [
+        Row("steps", "rate", 0.7, 0.6, 0.8, "x floor", 0.5),
+        Row("steps", "time", 140.0, 120.0, 150.0, "µs", 80.0, False),
+        Row("steps", "same", 1.05, 0.95, 1.2, "x floor"),
+        Row("steps", "in other words", 2.0, 2.0, 2.0, "kB"),
+    ]
+    assert read(data) == old
+    assert compared(read(data), new).splitlines()[2:] == [
+        "| steps: rate | 0.50 x floor | 0.70 x floor | x 1.40 **better** |",
+        "| steps: time | 100 µs | 140 µs | x 1.40 **worse** |",
+        "| steps: same | 1.00 x floor | 1.05 x floor | x 1.05 (the spreads overlap) |",
+        "| steps: in other words |  | 2.00 kB | new |",
+        "| steps: gone | 2.00 MB | | |",
+    ]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tidebase.core.canonical import canonical, digest
 
+from .conftest import long
 from .support.amounts import EXAMPLES
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20) | st.sampled_from(
@@ -51,12 +52,14 @@ def hashes_agree(db: psycopg.Connection[Any], pairs: list[tuple[Any, Any]]) -> N
     assert all(equal == same for equal, same in rows)
 
 
+@long
 @settings(max_examples=EXAMPLES.test, deadline=None, suppress_health_check=list(HealthCheck))
 @given(LISTS)
 def test_worker_and_database_agree_on_the_canonical_form(db: psycopg.Connection[Any], examples: list[Any]) -> None:
     forms_agree(db, examples)
 
 
+@long
 @settings(max_examples=EXAMPLES.test, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PAIRS)
 def test_hashes_are_equal_exactly_when_jsonb_values_are(
@@ -65,6 +68,7 @@ def test_hashes_are_equal_exactly_when_jsonb_values_are(
     hashes_agree(db, pairs)
 
 
+@long
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(values, min_size=20, max_size=20), st.dictionaries(texts, values, max_size=4))
 def test_a_large_value_is_put_together_from_its_parts(

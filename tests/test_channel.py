@@ -420,6 +420,7 @@ def quiet_channels(db: Db, count: int) -> None:
 
 
 @on_every_version
+@long
 def test_quiet_channels_cost_a_few_statements(db: Db) -> None:
     """Ten thousand: each is looked at every half minute, a thousand by one statement."""
     quiet_channels(db, 10_000)

@@ -22,7 +22,7 @@ from tidebase import (
     Tidebase,
 )
 
-from .conftest import on_every_version
+from .conftest import long, on_every_version
 from .probes import waiting as probe_waiting
 from .probes.support import Connection, audit, values
 from .support.patience import PATIENCE_S
@@ -66,6 +66,7 @@ def start(url: str) -> subprocess.Popen[str]:
 
 
 @on_every_version
+@long
 def test_parents_killed_and_resumed_twice_at_once_work_on_each_child_once(db: Connection, database: str) -> None:
     db.execute("create table ledger (entry text)")
     first = start(database)

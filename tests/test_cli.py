@@ -220,6 +220,7 @@ CALLS = (
     ["reconcile"],
     ["doctor"],
     ["roles"],
+    ["router", "status"],
 )
 
 
@@ -1168,3 +1169,51 @@ def test_every_row_is_looked_at_if_that_is_wanted(server: Server, terminal: Term
     db.execute("delete from tidebase.events where run_id = %s", [run_id])
     text = auditor.text("doctor", "--deep", code=1)
     assert "PROBLEM  invariants: 1 rows (one of run 'whole') break: the events of a run are 1..n without a gap" in text
+
+
+#: SIGTERM comes at one line of the wait after the other, each in a wait of its own: a handler that took the lock of
+#: what is waited for would wait for itself.
+WAITS = """
+import signal, sys, threading, time
+from tidebase.cli import output
+
+def interrupting(line):
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        if frame.f_code.co_filename != threading.__file__ or threading.current_thread() is not threading.main_thread():
+            return None
+        if event == "line" and frame.f_code.co_name in ("wait", "__enter__", "__exit__", "_release_save", "_is_owned"):
+            lines += 1
+            if lines == line:
+                sys.settrace(None)
+                frame.f_trace = None
+                signal.raise_signal(signal.SIGTERM)
+                return None
+        return trace
+
+    return trace, lambda: lines
+
+for line in range(1, 100):
+    trace, seen = interrupting(line)
+    sys.settrace(trace)
+    rounds = 0
+    for _ in output.until_stopped(0.001):
+        rounds += 1
+        if rounds > 2 and seen() < line:
+            break
+    sys.settrace(None)
+    if seen() < line:
+        break
+print("stopped at", line - 1)
+"""
+
+
+def test_a_command_stops_wherever_in_its_wait_the_signal_comes() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    said, _, lines = ended.stdout.strip().rpartition(" ")
+    assert said == "stopped at" and int(lines) > 8

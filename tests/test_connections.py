@@ -9,9 +9,11 @@ import os
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +22,11 @@ import pytest
 from psycopg.pq import Ping, TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from tidebase import AsyncRun, AsyncTidebase, Run, RunNotFound, Tidebase
-from tidebase.core.errors import is_transient
+from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, Run, RunNotFound, Tidebase
+from tidebase.core import prepared
+from tidebase.core.call import Call
+from tidebase.core.errors import TidebaseError, is_transient
+from tidebase.core.line import run
 from tidebase.domain.lease import Hold
 
 from .conftest import Server, on_every_version
@@ -559,3 +564,96 @@ async def test_a_callers_connection_is_left_as_it_was_async(database: str) -> No
 
 async def one_step(run: AsyncRun, _: Any) -> int:
     return await run.step("s", lambda: 1)
+
+
+# --- statements that are prepared in sessions of our own ---
+
+
+def told(tide: Tidebase, number: int) -> Any:
+    """What a call returns whose texts are anything but ASCII, and whose numbers are large."""
+    run_id = tide.runs.create("w", {"text": "ä\u2028'\\", "n": number}, run_id=f"ü {number}").run_id
+    return tide.runs.get(run_id).input
+
+
+@pytest.mark.parametrize("spoil", ["deallocate tidebase_0", "deallocate tidebase_1", None])
+def test_a_session_that_lost_its_statements_is_one_like_any_other(database: str, spoil: str | None) -> None:
+    with Tidebase(database, pool_size=1) as tide:
+        for number in range(6):
+            assert told(tide, number) == {"text": "ä\u2028'\\", "n": number}
+            if spoil is not None and number in (0, 3):
+                with tide._database.connection() as connection, suppress(psycopg.Error):
+                    connection.execute(spoil)
+        with pytest.raises(RunNotFound):
+            tide.runs.get("none")
+        with pytest.raises(InvalidArgument, match="NUL"):
+            tide.runs.get("nu\0l")
+        with pytest.raises(InvalidArgument, match="surrogate"):
+            tide.runs.get("\ud800")
+        assert told(tide, 7)["n"] == 7
+
+
+def selected(tide: Tidebase, query: str, *parameters: Any) -> Any:
+    """One value, or the name of the error, of a call that is made for the third time."""
+    call = Call(query, parameters, lambda rows: rows[0][0])
+    for _ in range(2):
+        with suppress(TidebaseError):
+            tide._database.execute(call)
+    try:
+        return tide._database.execute(call)
+    except TidebaseError as error:
+        return error.sqlstate
+
+
+def test_a_statement_that_is_lost_is_prepared_anew_and_the_others_stay(tide: Tidebase, db: Db) -> None:
+    """Its name may still be known to the server, when the schema is another one."""
+    db.execute("create table other (a integer); insert into other values (1)")
+    changed, same = "select a from other where a = %s::integer", "select %s::integer"
+    assert (selected(tide, changed, 1), selected(tide, same, 1)) == (1, 1)
+    db.execute("alter table other alter a type bigint")
+    assert (selected(tide, changed, 1), selected(tide, same, 1)) == (1, 1)
+    with tide._database.connection() as connection:
+        statements = prepared._sessions[connection].statements.values()
+        assert [statement.is_prepared for statement in statements] == [True] * len(statements)
+        names = "select name from pg_prepared_statements where name like 'tidebase%%'"
+        known = {str(row[0]).encode() for row in connection.execute(names)}
+    assert {statement.name for statement in statements} <= known
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("integer", 2.5, 2),
+        ("integer", True, 1),
+        ("text", True, "true"),
+        ("text", 1.0, "1"),
+        ("numeric", 0.1 + 0.2, Decimal("0.3")),
+        ("boolean", 1, "42846"),
+        ("interval", 5, "42846"),
+        ("numeric", 10**100, Decimal(10**100)),
+        ("bigint", 2**63 - 1, 2**63 - 1),
+        ("bigint", 2**63, "22003"),
+        ("text", None, None),
+        ("text", "\u00e4", "\u00e4"),
+    ],
+)
+def test_a_value_means_the_same_whichever_way_it_goes(tide: Tidebase, kind: str, value: Any, expected: Any) -> None:
+    query = f"select %s::{kind}"
+    with tide._database.connection() as connection:
+        try:
+            plain = run(connection, Call(query, (value,), lambda rows: rows[0][0]))
+        except psycopg.Error as error:
+            plain = error.sqlstate
+    assert plain == expected
+    assert selected(tide, query, value) == expected
+
+
+def test_a_session_that_has_ended_is_not_kept(database: str) -> None:
+    """A process that makes many, such as one for each event loop, would run the server out of them."""
+    with Tidebase(database, pool_size=1) as tide:
+        assert selected(tide, "select %s::integer", 1) == 1
+        with tide._database.connection() as connection:
+            assert any(statement.is_prepared for statement in prepared._sessions[connection].statements.values())
+            kept = weakref.ref(connection)
+    del connection
+    gc.collect()
+    assert kept() is None

@@ -12,7 +12,7 @@ from cronsim import CronSim, CronSimError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from .conftest import first_on_every_version
+from .conftest import first_on_every_version, long
 from .support import amounts
 
 Db = psycopg.Connection[Any]
@@ -136,6 +136,7 @@ def test_when_clocks_are_changed_it_fires_as_debians_cron_does(db: Db, zone: str
                 agree(db, expression, zone, moment - timedelta(minutes=minutes), 48, n=6)
 
 
+@long
 def test_ten_years_of_days(db: Db) -> None:
     for expression in EXPRESSIONS[:10]:
         agree(db, expression, "Europe/Berlin", BEGIN, 10 * 365 * 24)
@@ -169,6 +170,7 @@ expressions = st.tuples(
 @given(expressions, st.sampled_from(ZONES), st.integers(0, 10 * 365 * 24 * 60))
 @example("0 0 31 2,4 *", "UTC", 0)
 @example("0 0 * * 1-5/2", "UTC", 0)
+@long
 def test_any_expression_fires_as_cronsim_says(db: Db, expression: str, zone: str, minutes: int) -> None:
     after = BEGIN + timedelta(minutes=minutes)
     if not agrees(db, zone, after):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import pytest
 
+from .conftest import long
 from .probes import kernel as probes
 from .support.amounts import TRANSACTIONS
 
 
 @pytest.mark.parametrize("steps", [False, True], ids=["events", "events and steps"])
+@long
 def test_sixteen_writers_of_whom_some_roll_back_leave_no_gap(database: str, steps: bool) -> None:
     """I4: a reader that polls all the while sees 1, 2, 3 ..., and in the end what it was given is what is stored."""
     assert probes.event_order(database, writers=16, transactions=TRANSACTIONS.test, steps=steps) == []

@@ -70,6 +70,21 @@ async def test_a_response_is_recorded_and_given_back_as_it_was(atide: AsyncTideb
     await client.aclose()
 
 
+async def test_another_request_is_another_step(atide: AsyncTidebase) -> None:
+    model = Model({"n": 1}, {"n": 2})
+    client = httpx.AsyncClient(transport=AsyncTidebaseTransport(model))
+
+    async def work(run: AsyncRun, input: Any) -> Any:
+        answer = (await client.post(URL, json={"attempt": run.attempt})).json()
+        if run.attempt == 1:
+            raise ConnectionError
+        return answer
+
+    with pytest.raises(ConnectionError):
+        await atide.run("w", work, run_id="r")
+    assert await atide.run("w", work, run_id="r") == {"n": 2}
+
+
 async def test_errors_are_told_and_not_recorded(atide: AsyncTidebase) -> None:
     model = Model(429, httpx.ConnectError("gone"), 500, {"n": 1})
     client = httpx.AsyncClient(transport=AsyncTidebaseTransport(model))

@@ -173,7 +173,7 @@ def test_make_mends_a_virtual_environment_that_was_left_half_made(whole: Path, t
             interpreter.symlink_to("/nowhere/python")
     plan = subprocess.run(["make", "--dry-run", "demo"], cwd=tmp_path, capture_output=True, text=True).stdout
     assert ("-m venv --clear" in plan) is (wrong != "nothing is wrong"), plan
-    if wrong != "nothing is wrong":
+    if wrong == "no interpreter":  # where pip is missing, the same is done
         made = subprocess.run(["make", ".venv/bin/python"], cwd=tmp_path, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         assert subprocess.run([binaries / "python", "-c", "import pip"]).returncode == 0

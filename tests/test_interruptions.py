@@ -10,7 +10,7 @@ from .probes.support import Connection
 from .torture.interruptions import Interrupter
 from .torture.races import CALLS
 
-SHARES = 5  # of the calls that meet them: one of them
+SHARES = 9  # of the calls that meet them: one of them
 
 
 @pytest.mark.breaks_invariants  # the functions are changed, and rows go before they are looked at
@@ -25,7 +25,7 @@ def test_a_call_that_is_held_up_is_as_one_before_or_after(state: str, calls: tup
     with Interrupter(database) as interrupter:
         tally = interrupter.interrupt(state, calls, others=list(CALLS)[::SHARES])
     assert tally.violations == [], "\n\n".join(tally.violations[:3])
-    assert tally.races > 30
+    assert tally.races > 20
     print(f"{state}: {tally.races} interruptions, in {tally.waited} of which the other call waited")
 
 

@@ -32,7 +32,7 @@ from tidebase.core import codec
 
 pytest.importorskip("langgraph.checkpoint.conformance")
 
-from langchain_core.messages import AIMessage, RemoveMessage
+from langchain_core.messages import AIMessage, RemoveMessage, ToolMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.memory import InMemorySaver
@@ -110,6 +110,7 @@ async def test_the_suite_passes_for_asyncio_behind_a_pooler(server: Server, data
         probes.nobody_else_writes,
         probes.who_was_replaced_writes_nothing,
         probes.shared_values_stay,
+        probes.a_base_has_its_version,
         probes.a_deletion_waits,
     ],
     ids=lambda probe: probe.__name__,
@@ -217,6 +218,141 @@ def test_a_conversation_is_stored_once(tide: Tidebase, db: psycopg.Connection[An
     query = """select (select sum(octet_length(content)) from tidebase.thread_chunks),
       (select max(cardinality(parts)) from tidebase.thread_values)"""
     assert db.execute(query).fetchone() == (100 * 1003, 1)
+
+
+class Chat:
+    """A list of messages that is put again and again."""
+
+    def __init__(self, saver: TidebaseSaver) -> None:
+        self.saver = saver
+        self.config: Any = {"configurable": {"thread_id": "t"}}
+        self.version: str | None = None
+        self.number = 0
+
+    def put(self, messages: Any) -> None:
+        self.version, self.number = self.saver.get_next_version(self.version), self.number + 1
+        made = a_checkpoint(self.number, {"messages": messages}, {"messages": self.version})
+        self.config = self.saver.put(self.config, made, {}, {"messages": self.version})
+
+    def got(self, saver: TidebaseSaver | None = None) -> Any:
+        found = (saver or self.saver).get_tuple({"configurable": {"thread_id": "t"}})
+        assert found is not None
+        return found.checkpoint["channel_values"]["messages"]
+
+
+def test_of_a_chat_only_what_is_new_is_serialized_sent_and_read(
+    tide: Tidebase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dumps, loads, execute = JsonPlusSerializer.dumps_typed, JsonPlusSerializer.loads_typed, tide._database.execute
+    dumped, loaded, answers = [0], [0], []
+
+    def noted_dumps(self: Any, value: Any) -> Any:
+        found = dumps(self, value)
+        dumped[0] += len(found[1])
+        return found
+
+    def noted_loads(self: Any, data: Any) -> Any:
+        loaded[0] += len(data[1])
+        return loads(self, data)
+
+    def noted(call: Any) -> Any:
+        answers.append(execute(call))
+        return answers[-1]
+
+    monkeypatch.setattr(JsonPlusSerializer, "dumps_typed", noted_dumps)
+    monkeypatch.setattr(JsonPlusSerializer, "loads_typed", noted_loads)
+    monkeypatch.setattr(tide._database, "execute", noted)
+    reader, chat = TidebaseSaver(tide), Chat(TidebaseSaver(tide))
+    messages: list[Any] = []
+    for number in range(12):
+        messages = [*messages, AIMessage("x" * 2000, id=str(number), tool_calls=[])]
+        dumped[0] = loaded[0] = 0
+        chat.put(messages)
+        assert chat.got(reader) == messages
+        assert 2000 < dumped[0] < 4000 and 2000 < loaded[0] < 4500 and len(answers[-1][0].bodies[0]) < 3000
+        messages = chat.got() if number % 2 else messages
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda message: setattr(message, "content", "other"),
+        lambda message: message.additional_kwargs.update(new=1),
+        lambda message: message.response_metadata["deep"].append({"a": 1}),
+        lambda message: message.tool_calls.clear(),
+        lambda message: setattr(message, "extra", ["more"]),
+    ],
+    ids=["content", "a dict", "deep inside", "calls", "a field of its own"],
+)
+def test_a_message_may_be_changed_in_place(tide: Tidebase, change: Callable[[Any], None]) -> None:
+    """Then it is stored so; and whoever has read it before has one of his own."""
+    chat = Chat(TidebaseSaver(tide))
+    calls: Any = [{"name": "t", "args": {"a": [1]}, "id": "1", "type": "tool_call"}]
+    messages: list[Any] = [
+        AIMessage("one", id="1", response_metadata={"deep": []}, tool_calls=calls),
+        AIMessage("two", id="2"),
+    ]
+    chat.put(messages)
+    first, second = chat.got(), chat.got()
+    assert first == second == messages
+    change(first[0])
+    assert second == chat.got() == messages != first
+    second = chat.got()
+    for changed in (messages, second):
+        change(changed[0])
+        chat.put([*changed, AIMessage("three", id="3")])
+        assert chat.got() == chat.got(TidebaseSaver(tide)) == [*changed, AIMessage("three", id="3")]
+        second = chat.got()
+
+
+class Chatty(AIMessage):
+    """A message of which others have not heard."""
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        AIMessage("\0", additional_kwargs={"a": float("inf"), "b": (1, 2)}),
+        AIMessage("\ud800", additional_kwargs={"nan": float("nan")}),
+        AIMessage("odd", additional_kwargs={"a": object}),
+        ToolMessage("odd", tool_call_id="1", artifact=Path("a")),
+        Chatty("mine"),
+        {"role": "user"},
+        None,
+        [AIMessage("inside")],
+    ],
+    ids=["nul", "surrogate and nan", "a class", "an artifact", "a subclass", "a dict", "none", "a list"],
+)
+def test_whatever_is_in_a_list_comes_back_as_with_langgraphs_own(tide: Tidebase, item: Any) -> None:
+    serde, chat = JsonPlusSerializer(), Chat(TidebaseSaver(tide))
+    try:
+        expected = serde.loads_typed(serde.dumps_typed([AIMessage("a"), item, item]))
+    except Exception as error:
+        with pytest.raises(type(error)):
+            chat.put([AIMessage("a"), item])
+        return
+    first = AIMessage("a")
+    for more in ([first], [first, item], [first, item, item]):
+        chat.put(more)
+        chat.got()
+    assert repr(chat.got()) == repr(chat.got(TidebaseSaver(tide))) == repr(expected)
+
+
+def test_what_was_rolled_back_is_not_built_on(tide: Tidebase, database: str) -> None:
+    """Its number is given to another value, which is not taken for it."""
+    with psycopg.connect(database) as connection:
+        chat = Chat(TidebaseSaver(tide.bind(connection)))
+        chat.put(["x" * 100])
+        connection.commit()
+        other = Chat(TidebaseSaver(tide))
+        other.config, other.version, other.number = chat.config, chat.version, 1
+        chat.put(["x" * 100, "lost" * 100])
+        connection.rollback()
+        other.put(["x" * 100, "kept" * 100])
+        chat.config, chat.version = other.config, other.version
+        chat.put(["x" * 100, "lost" * 100, "more" * 100])
+        connection.commit()
+        assert chat.got() == other.got() == ["x" * 100, "lost" * 100, "more" * 100]
 
 
 def test_what_cannot_be_stored_is_said(tide: Tidebase, db: psycopg.Connection[Any]) -> None:

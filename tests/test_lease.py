@@ -12,12 +12,29 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tidebase import LeaseLostError, Tidebase
+from tidebase import LeaseLostError, RunCancelledError, Tidebase
+from tidebase.core.flow import drive
+from tidebase.domain.heartbeat import renew
+from tidebase.domain.lease import Hold
 
+from .conftest import long
 from .probes import kernel as probes
 from .probes import waiting as probe_waiting
 from .probes import workers as probe_workers
-from .probes.support import call, connect, differences, expire, image, image_of, new_run, poll, take_over, value, values
+from .probes.support import (
+    call,
+    connect,
+    differences,
+    expire,
+    grant,
+    image,
+    image_of,
+    new_run,
+    poll,
+    take_over,
+    value,
+    values,
+)
 from .support.amounts import RANDOM_CALLS, SHORT_LEASES, TAKE_OVERS
 from .support.gate import reached, until
 
@@ -30,6 +47,7 @@ def test_of_fifty_workers_one_gets_the_run_and_the_others_are_told_who(database:
     assert probes.one_holder(database, workers=50, queued=queued) == []
 
 
+@long
 def test_in_hundreds_of_take_overs_no_token_is_issued_twice(database: str) -> None:
     """I1, with four workers for every lease that lapses: tokens only grow."""
     assert probes.takeovers(database, rounds=TAKE_OVERS.test, threads=4) == []
@@ -50,6 +68,7 @@ def test_zombie_and_forged_tokens_change_nothing(database: str) -> None:
     assert probes.zombie(database) == []
 
 
+@long
 def test_zombie_that_was_replaced_while_it_waited_for_the_lock_changes_nothing(database: str) -> None:
     """I2 in the narrowest place: the call had begun when the lease was still its own."""
     assert probes.replaced_while_waiting(database) == []
@@ -165,6 +184,11 @@ def test_successor_executes_what_its_predecessor_left_unfinished(database: str) 
     assert probes.successor_repeats(database) == []
 
 
+def test_steps_recorded_together_are_as_those_recorded_one_by_one(database: str) -> None:
+    """I2 and I4; and nobody waits for a lock while holding one."""
+    assert probes.steps_together(database) == []
+
+
 def test_completed_step_is_changed_by_nothing(database: str) -> None:
     """I3."""
     assert probes.checkpoint_is_final(database) == []
@@ -190,6 +214,7 @@ def test_every_call_locks_the_head_of_the_run_first(database: str) -> None:
     assert probes.lock_order(database) == []
 
 
+@long
 def test_random_calls_from_sixteen_connections_do_not_deadlock(database: str) -> None:
     """Every function on four runs, with tokens good and bad: no error but Tidebase's own."""
     assert probes.stress(database, connections=16, calls=RANDOM_CALLS.test) == []
@@ -243,3 +268,32 @@ def test_the_heartbeats_of_a_process_are_one_call_and_tell_who_has_lost(database
     assert values(db, "select status from tidebase.run_heads order by run_id") == [
         *("completed", "completed", "running", "completed", "completed")
     ]
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["behind its back", "by itself"])
+def test_a_heartbeat_that_meets_the_end_of_its_run_takes_nothing_from_who_completes_it(
+    tide: Tidebase, db: psycopg.Connection[Any], ends: bool
+) -> None:
+    """The answer of complete_run may still be on its way: that one counts."""
+    run_id = new_run(db)
+    token = grant(db, run_id)
+    hold = Hold(run_id, token, 1, 60.0, ends=ends)
+    assert call(db, "complete_run", run_id=run_id, token=token)
+    drive(renew([hold]), tide._database)
+    assert (hold.lost is None) is ends
+
+
+@pytest.mark.parametrize("how", ["taken over", "cancelled"])
+def test_a_heartbeat_notices_who_has_the_lease_while_the_call_that_completes_hangs(
+    tide: Tidebase, db: psycopg.Connection[Any], how: str
+) -> None:
+    """Or nobody would: no answer may come over a network that is gone."""
+    run_id = new_run(db)
+    token = grant(db, run_id)
+    hold = Hold(run_id, token, 1, 60.0, ends=True)
+    if how == "cancelled":
+        tide.runs.cancel(run_id)
+    else:
+        take_over(db, run_id)
+    drive(renew([hold]), tide._database)
+    assert isinstance(hold.lost, RunCancelledError if how == "cancelled" else LeaseLostError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ from tidebase import AsyncTidebase, BudgetExhausted, LeaseLostError, Run, RunNee
 
 from .conftest import on_every_version
 from .support.gate import until
-from .support.patience import PATIENCE_S
+from .support.patience import PATIENCE_S, moments
 
 ON_NEWEST = True
 
@@ -215,3 +216,21 @@ def test_a_single_connection_writes_the_start_first(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         tide = Tidebase(connection)
         assert tide.run("w", lambda run, _: run.step("s", lambda: statuses(tide)), run_id="r") == ["running"]
+
+
+@pytest.mark.parametrize("goes", [False, True], ids=["it sleeps", "it is gone"])
+def test_the_thread_that_writes_starts_comes_by_only_while_there_are_steps(
+    tide: Tidebase, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, goes: bool
+) -> None:
+    monkeypatch.setattr("tidebase.core._threads._IDLE_S", 0.01 if goes else 600)
+    marker, threads = tide._database.marker, []
+    for name in ("first", "second"):
+        tide.run("w", lambda run, _, name=name: run.step(name, lambda: running(db, name) or 7), run_id=name)
+        assert types(tide, name) == ["run.created", "run.started", *STEP, "run.completed"]
+        threads.append(marker._thread)
+        for pause in moments():
+            if not marker._looks and (marker._thread is None) == goes:
+                break
+            time.sleep(pause)
+        assert not marker._looks and (marker._thread is None) == goes
+    assert (threads[0] is threads[1]) == (not goes)

@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import uvicorn
 from mcp import Client, StdioServerParameters
-from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
+from mcp.client.extension import ClaimContext, ClientExtension, NotificationBinding, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import MCPServer
 from mcp.shared.exceptions import MCPError
@@ -25,11 +25,16 @@ from mcp_types import (
     CallToolResult,
     ElicitRequestParams,
     ElicitResult,
+    NotificationParams,
     Request,
     RequestParams,
     Result,
+    SubscriptionFilter,
+    SubscriptionsListenRequest,
+    SubscriptionsListenRequestParams,
     TextResourceContents,
 )
+from pydantic import ConfigDict
 
 from tidebase import AsyncRun, AsyncTidebase, InvalidArgument, RunSuspendedError
 from tidebase.integrations.mcp import ACTIONS, DurableTools, create_app, create_server, serve
@@ -117,6 +122,13 @@ async def test_a_model_looks_at_everything_and_does_nothing(waiting: AsyncTideba
         content = (await client.read_resource("tidebase://runs/article-1")).contents[0]
         assert isinstance(content, TextResourceContents)
         assert json.loads(content.text)["run"]["workflow"] == "publish"
+        for unknown, why in (
+            ("no-such-run", "does not exist"),
+            ("x" * 300, "1 to 255 bytes"),
+            ("no-such-run/steps", "does not"),
+        ):
+            with pytest.raises(MCPError, match=why):
+                await client.read_resource(f"tidebase://runs/{unknown}")
         content = (await client.read_resource("tidebase://runs/article-1/steps")).contents[0]
         assert isinstance(content, TextResourceContents) and "about salt" in content.text
 
@@ -317,13 +329,24 @@ async def ask(client: Client, method: str, task_id: str, responses: dict[str, An
     return await client.session.send_request(request, _TaskState if method == "tasks/get" else Result)  # type: ignore[arg-type]
 
 
+class _Told(NotificationParams):
+    model_config = ConfigDict(extra="allow")
+
+
 class Tasks(ClientExtension):
-    """A client's side of the extension: it keeps the handle, and says so."""
+    """A client's side of the extension: it keeps the handle, and says so; and what it is told of tasks."""
 
     identifier = "io.modelcontextprotocol/tasks"
 
     def __init__(self) -> None:
         self.tasks: list[_Task] = []
+        self.told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def notifications(self) -> list[NotificationBinding[Any]]:
+        async def tell(params: _Told) -> None:
+            self.told.put_nowait(params.model_dump(by_alias=True))
+
+        return [NotificationBinding(method="notifications/tasks", params_type=_Told, handler=tell)]
 
     def claims(self) -> list[ResultClaim[Any]]:
         async def resolve(task: _Task, context: ClaimContext) -> CallToolResult:
@@ -402,6 +425,51 @@ async def test_a_call_is_a_task_that_outlives_server_and_client(
     async with Client(MCPServer("reports", extensions=[tools])) as client:
         with pytest.raises(MCPError, match="required extension"):
             await ask(client, "tasks/get", task.task_id)
+
+
+@pytest.mark.parametrize("way", ["stdio", "http"])
+async def test_who_listens_to_tasks_is_told_of_each_change(atide: AsyncTidebase, tools: DurableTools, way: str) -> None:
+    """In its own words of ``tasks/get``; of no task that is somebody else's, and not without the extension."""
+    tasks = Tasks()
+    server = MCPServer("reports", extensions=[tools], middleware=[tools.push_status])
+
+    def listen(client: Client, wanted: Any) -> Awaitable[Any]:
+        filtered = SubscriptionFilter.model_validate({"taskIds": wanted})
+        request = SubscriptionsListenRequest(params=SubscriptionsListenRequestParams(notifications=filtered))
+        return client.session.send_request(request, Result)  # type: ignore[arg-type]
+
+    async def told(wanted: str) -> dict[str, Any]:
+        while (state := await tasks.told.get())["status"] != wanted:
+            pass
+        return state
+
+    async with (
+        served(server.streamable_http_app(stateless_http=True)) if way == "http" else nullcontext(server) as at,
+        Client(at, extensions=[tasks], elicitation_callback=answering()) as client,
+    ):
+        await client.call_tool("report", {"topic": "salt"})
+        (task,) = tasks.tasks
+        await atide.runs.create("other", run_id="not-a-task")
+        listening = asyncio.ensure_future(listen(client, [task.task_id, "not-a-task", task.task_id]))
+        assert (await told("working"))["taskId"] == task.task_id
+        async with tools.working():
+            asked = await told("input_required")
+            assert list(asked["inputRequests"]) == ["publish"]
+            accepted = {"publish": {"action": "accept", "content": {"decision": "approved"}}}
+            await ask(client, "tasks/update", task.task_id, accepted)
+            done = await told("completed")
+        assert done["result"]["structuredContent"] == {"topic": "SALT", "pages": 3} and "resultType" not in done
+        await listening  # there is nothing more to tell
+        await listen(client, ["not-a-task", "no-such-task"])
+        with pytest.raises(MCPError, match="taskIds must be a list"):
+            await listen(client, [7])
+        while not tasks.told.empty():  # the client hands on what came at the same time in any order
+            assert tasks.told.get_nowait()["taskId"] == task.task_id
+    async with Client(server) as client:
+        with pytest.raises(MCPError, match="required extension"):
+            await listen(client, [task.task_id])
+        async with client.listen(tools_list_changed=True) as changes:  # what the server tells of itself is as it was
+            assert changes is not None
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -256,6 +256,25 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("lock_queue", "perform tidebase_private.adopt_leases(queue);", "null;"),),
         probe_queues.young_limits_hold,
     ),
+    "who may not be taken over just now is forgotten": (
+        (Edit("grant_runs", "elsif outcome <> 'queued' then", "else"),),
+        probe_queues.limits_end_with_their_time,
+    ),
+    "a take-over counts twice": (
+        (Edit("claim_from_queue", "room := least(max",
+              "perform tidebase_private.take_slots(queue, taken); room := least(max"),),
+        probe_queues.limits_end_with_their_time,
+    ),
+    "a lease that runs out while it is looked at is never seen": (
+        (Edit("next_due", "when not tidebase_private.is_marked(head) then head.lease_expires_at end,", "end,"),),
+        probe_queues.limits_end_with_their_time,
+    ),
+    "who is late is not found in its queue": (
+        (Edit("grant_runs",
+              "perform tidebase_private.put_entry_off(other.run_id, clock_timestamp() + interval '1 minute');",
+              "delete from tidebase.queue_entries e where e.run_id = other.run_id;"),),
+        probe_queues.who_is_late_stays_in_order,
+    ),
     "a run that was moved is held to the limits of before": (
         (Edit("acquire_run", "head.in_queue and queue.queue is distinct", "false and queue.queue is distinct"),),
         probe_queues.limits_hold_for_who_is_moved,
@@ -300,6 +319,22 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("lock_runs", "for no key update skip locked", "for no key update"),),
         probe_queues.bulk_waits_for_nobody,
     ),
+    "a run is completed with others under a token that is not its own": (
+        (Edit("complete_runs", "and h.lease_token = g.token", ""),),
+        probe_queues.ended_together,
+    ),
+    "a run that was given up is completed with others": (
+        (Edit("complete_runs", "h.lease_token = g.token and h.status = 'running'", "h.lease_token = g.token"),),
+        probe_queues.ended_together,
+    ),
+    "runs that end together wait for one that is locked": (
+        (Edit("complete_runs", "for no key update of h skip locked", "for no key update of h"),),
+        probe_queues.ended_together,
+    ),
+    "one that cannot be completed fails the others": (
+        (Edit("try_to_complete", "if sqlstate !~ '^TB' then", "if true then"),),
+        probe_queues.ended_together,
+    ),
     "an endpoint is told of a run that it was told of": (
         (Edit("invoke", "perform tidebase_private.put_entry_off(head.run_id, told.next_at);", "null;"),
          Edit("invoke", "and told.next_at > as_of", "and false")),
@@ -333,6 +368,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         f"{function} wakes no parent": ((Edit(function, f"perform tidebase_private.wake_parents({run});", ""),), probe)
         for function, run, probe in (
             ("complete_run", "run_id", probe_waiting.parents_are_woken),
+            ("complete_runs", "child", probe_waiting.parents_are_woken),
             ("fail_run", "run_id", probe_waiting.parents_are_woken),
             ("give_up", "head.run_id", probe_waiting.parents_are_woken),
             ("cancel_one", "head.run_id", probe_waiting.parents_are_woken),
@@ -406,6 +442,26 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         (Edit("record_step", "and s.input_hash = hash", ""),
          Edit("may_begin_again", "when 'failed' then", "when 'completed' then true when 'failed' then")),
         probes.checkpoint_is_final,
+    ),
+    "steps are recorded together whatever the token": (
+        (Edit("record_steps_of_runs", "h.lease_token = item.token", "true"),),
+        probes.steps_together,
+    ),
+    "steps of several runs wait for a head": (
+        (Edit("record_steps_of_runs", "for no key update skip locked", "for no key update"),),
+        probes.steps_together,
+    ),
+    "steps recorded together are numbered as it comes": (
+        (Edit("add_steps", "over (order by e.nth)", "over (order by e.nth desc)"),),
+        probes.steps_together,
+    ),
+    "steps recorded together keep numbers that they did not need": (
+        (Edit("record_steps", "perform tidebase_private.give_back(head, events, checkpoints => many);", ""),),
+        probes.steps_together,
+    ),
+    "steps recorded together are not looked for": (
+        (Edit("are_new", "s.name = step ->> 'name'", "s.name = step ->> 'name' and false"),),
+        probes.steps_together,
     ),
     "a repeated completion is not compared": (
         (Edit("complete_step", "and s.output = wanted", ""),),
@@ -592,11 +648,11 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probe_gates.one_vote_each,
     ),
     "a voter is who says so": (
-        (Edit("decide_gate", "else session_user::text end;", "else coalesce(actor, session_user::text) end;"),),
+        (Edit("decide_gate", "else tidebase_private.login() end;", "else coalesce(actor, session_user::text) end;"),),
         probe_gates.one_vote_each,
     ),
     "a voter is the role that was set": (
-        (Edit("decide_gate", "else session_user::text end;", "else tidebase_private.caller() end;"),),
+        (Edit("decide_gate", "else tidebase_private.login() end;", "else tidebase_private.caller() end;"),),
         probe_gates.one_vote_each,
     ),
     "everybody speaks for others": (
@@ -788,6 +844,14 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
     "what a client remembers is taken for what is there": (
         (Edit("put_values", "and seen_edition = answer.edition", ""),),
         probe_threads.shared_values_stay,
+    ),
+    "a base is known by its number alone": (
+        (Edit("put_values", "and v.version = coalesce(change ->> 'base_version', v.version)", ""),),
+        probe_threads.a_base_has_its_version,
+    ),
+    "what a reader has is known by its number alone": (
+        (Edit("get_checkpoint_beyond", "and k.version = g.version", ""),),
+        probe_threads.a_base_has_its_version,
     ),
     "a thread is deleted under who writes to it": (
         (Edit("put_checkpoint_writes", "for key share", ""),),

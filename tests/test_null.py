@@ -12,6 +12,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from .conftest import long
 from .probes.support import Connection, tables
 
 #: Runs with something of everything. r is at work, with a child; failed, and done, are over; hooked tells its webhook.
@@ -67,6 +68,7 @@ CALLS = {
     "finish_delivery": "run_id => 'hooked', delivery => 1, attempt => 8, delivered => false",
     "delete_checkpoints_of_runs": "run_ids => '{lg}'",
     "get_checkpoint": "thread_id => 't'",
+    "get_checkpoint_beyond": "thread_id => 't'",
     "list_checkpoints": "",
     "prune_threads": "thread_ids => '{t}'",
     "get_state": "run_id => 'r'",
@@ -114,27 +116,33 @@ class Outcome(NamedTuple):
 
 def outcome(db: Connection, function: str, arguments: str) -> Outcome:
     """What the call comes to; it is taken back."""
+    everything = " union all ".join(
+        f"select '{name} ' || to_jsonb(t)::text from {name} t" for name in tables(db, "run_id")
+    )
+
+    def read(query: str) -> list[str]:
+        return [CHANCE.sub("?", text) for (text,) in db.execute(query).fetchall()]  # type: ignore[arg-type]
 
     def look(query: str) -> list[str]:
-        texts = [CHANCE.sub("?", text) for (text,) in db.execute(query).fetchall()]  # type: ignore[arg-type]
-        moments = sorted({moment for text in texts for moment in MOMENT.findall(text)})
-        # Moments count from the beginning of the call: a minute from then is one, whenever that was.
+        texts = read(query)
+        moments = sorted({moment for text in texts for moment in MOMENT.findall(text)} - before)
+        # New moments count from the beginning of the call: a minute from then is one, whenever that was.
         ages = db.execute(
-            "select m, round(extract(epoch from m::timestamptz - statement_timestamp()) / 20)::text"
-            " from unnest(%s::text[]) m",
-            (moments,),
+            "select m, round(extract(epoch from m::timestamptz - %s) / 20)::text from unnest(%s::text[]) m",
+            (begun, moments),
         ).fetchall()
         known = dict(ages)
-        return sorted(MOMENT.sub(lambda found: str(known[found.group()]), text) for text in texts)
+        return sorted(MOMENT.sub(lambda found: known.get(found.group(), found.group()), text) for text in texts)
 
     with db.transaction(force_rollback=True):
+        before = {moment for text in read(everything) for moment in MOMENT.findall(text)}
+        begun = db.execute("select clock_timestamp()").fetchone()[0]  # type: ignore[index]
         try:
             with db.transaction():
                 answer = look(f"select to_jsonb(t)::text from tidebase.{function}({arguments}) t")
         except psycopg.Error as error:
             answer = [f"{error.sqlstate}: {error.diag.message_primary}"]
-        names = tables(db, "run_id")
-        rows = look(" union all ".join(f"select '{name} ' || to_jsonb(t)::text from {name} t" for name in names))
+        rows = look(everything)
     return Outcome(answer, rows)
 
 
@@ -172,6 +180,7 @@ def test_null_is_the_default_of_every_parameter_that_has_one(rows: Connection) -
         ("acquire_run", "ttl := '60 seconds';", "ttl := '61 minutes';"),  # another default
     ],
 )
+@long
 def test_another_meaning_of_null_is_noticed(rows: Connection, function: str, text: str, instead: str) -> None:
     (definition,) = rows.execute("select pg_get_functiondef(%s::regproc)", (f"tidebase.{function}",)).fetchone() or (
         "",

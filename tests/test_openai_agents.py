@@ -413,6 +413,7 @@ async def test_a_session_keeps_its_items_in_order_and_in_pages(
     assert (await again.get_items(), await again.pop_item()) == ([], None)
     await session.add_items(words("j"))
     assert await session.get_items() == words("j")
+    assert await atide.runs.stalled() == []  # nobody works with it, and nobody is missed
     pages = [version.stream for version in await atide.runs.state_versions("session:s", "items/1/1")]
     assert len(pages) == 5  # two writes, two items taken away when the pages behind it were gone, and one write
 

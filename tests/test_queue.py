@@ -7,12 +7,30 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
-from tidebase import AlreadyQueued, AsyncRun, AsyncTidebase, InvalidArgument, NotFound, Run, Tidebase
+from tidebase import (
+    AlreadyQueued,
+    AsyncRun,
+    AsyncTidebase,
+    DatabaseUnavailable,
+    InvalidArgument,
+    LeaseLostError,
+    NotFound,
+    Run,
+    Tidebase,
+)
+from tidebase.client import worker as worker_of_threads
+from tidebase.core.call import Call
+from tidebase.core.flow import Flow
+from tidebase.core.mark import Answer
+from tidebase.domain.claim import Completions
+from tidebase.domain.lease import Hold
+from tidebase.domain.run import Completion
 
 from .probes.support import attempt, call, connect, poll, queue, value, values
 
@@ -202,6 +220,178 @@ def test_a_delayed_run_is_taken_up_in_time_by_one_who_sleeps(tide: Tidebase) -> 
         run_id = tide.enqueue("w", delay_s=0.3).run_id
         now = tide.enqueue("w").run_id  # wakes it, so that it hears of the other
         poll("both are done", lambda: {status(tide, run_id), status(tide, now)} == {"completed"})
+
+
+def completions(count: int) -> tuple[list[Flow[None]], list[Any]]:
+    """Flows of runs that end one after the other, each driven until it wants something: what that is."""
+    together = Completions()
+    flows = [together.complete(Hold(f"r{n}", n, 1, 60.0), f'"{n}"') for n in range(count)]
+    return flows, [next(flow) for flow in flows]
+
+
+def answer(call: Call[Any], **codes: str) -> list[Completion]:
+    """What complete_runs says to such a call."""
+    return [
+        Completion(run, 9, codes.get(run), "no" if run in codes else None, None, None) for run in call.parameters[0]
+    ]
+
+
+def ends(flow: Flow[None], with_: Any = None) -> bool:
+    """Whether a flow ends, when it is given this."""
+    try:
+        flow.send(with_)
+    except StopIteration:
+        return True
+    return False
+
+
+def test_what_ends_while_a_call_is_under_way_is_completed_by_the_next() -> None:
+    (first, second, third, fourth), (call, *waits) = completions(4)
+    assert call.parameters == (["r0"], [0], ['"0"']) and call.held
+    assert all(isinstance(wait, Answer) and not wait.future.done() for wait in waits)
+    assert ends(first, answer(call))
+    assert [wait.future.done() for wait in waits] == [True, False, False]  # who leads now
+    call = second.send(None)
+    assert call.parameters == (["r1", "r2", "r3"], [1, 2, 3], ['"1"', '"2"', '"3"'])
+    assert not waits[1].future.done()  # it hears only after the commit
+    assert ends(second, answer(call, r2="TB003", r3="55P03"))
+    with pytest.raises(LeaseLostError, match="no"):
+        third.send(None)
+    alone = fourth.send(None)  # which waits for who has it locked, and nobody with it
+    assert "complete_run(" in alone.query and alone.parameters == ("r3", 3, '"3"')
+    assert ends(fourth, 9)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), InvalidArgument("no")], ids=["cancelled", "refused"])
+def test_who_completes_runs_together_and_does_not_come_to_it_leaves_each_to_itself(error: BaseException) -> None:
+    (first, second, third, fourth), (call, *_) = completions(4)
+    assert ends(first, answer(call))
+    second.send(None)
+    if isinstance(error, InvalidArgument):
+        assert "complete_run(" in second.throw(error).query
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            second.throw(error)
+    for flow in (third, fourth):
+        assert "complete_run(" in flow.send(None).query
+
+
+def test_the_database_is_not_waited_for_twice() -> None:
+    (first, second), (call, _) = completions(2)
+    assert ends(first, answer(call))
+    second.send(None)
+    with pytest.raises(DatabaseUnavailable):
+        second.throw(DatabaseUnavailable("away"))
+
+
+def test_who_gives_up_waiting_to_be_completed_holds_nobody_up() -> None:
+    (first, second, third, fourth), (call, *_) = completions(4)
+    third.close()
+    assert ends(first, answer(call))
+    second.close()  # which was to make the next call
+    call = fourth.send(None)
+    assert call.parameters[0] == ["r3"] and ends(fourth, answer(call))
+
+
+def test_a_run_that_is_locked_at_its_end_holds_no_other_up(tide: Tidebase, db: Db) -> None:
+    begun, go_on = threading.Barrier(3, timeout=60), threading.Event()
+
+    @tide.workflow("w")
+    def w(run: Run, input: None) -> str:
+        begun.wait()
+        go_on.wait(60)
+        return "done"
+
+    locked, other = tide.enqueue("w").run_id, tide.enqueue("w").run_id
+    with at_work(tide, concurrency=2):
+        begun.wait()
+        with db.transaction():
+            db.execute("select from tidebase.run_heads where run_id = %s for no key update", [locked])
+            go_on.set()
+            poll("the other one is done", lambda: status(tide, other) == "completed")
+            assert status(tide, locked) == "running"
+        poll("so is the one that was locked", lambda: status(tide, locked) == "completed")
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["is slow", "stops"])
+def test_what_was_taken_up_ahead_is_given_back(tide: Tidebase, monkeypatch: pytest.MonkeyPatch, stops: bool) -> None:
+    """A worker whose runs were short has taken some up for which it then has no hand: others need not wait for it."""
+    begun, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(worker_of_threads, "AHEAD_S", 3600.0)
+    monkeypatch.setattr(worker_of_threads, "STALE_S", 3600.0 if stops else 0.1)
+
+    @tide.workflow("w")
+    def w(run: Run, input: str) -> None:
+        if input == "slow":
+            begun.set()
+            go_on.wait(60)
+
+    first = tide.enqueue("w", "quick").run_id
+    with at_work(tide, concurrency=1) as worker:
+        poll("one was short", lambda: status(tide, first) == "completed")
+        made = tide.enqueue_many([{"workflow": "w", "input": given} for given in ["slow", *["quick"] * 3]])
+        ids = [each.run_id for each in made]
+        assert begun.wait(60)
+        poll(
+            "they are in its hand",
+            lambda: stops is False or [status(tide, run_id) for run_id in ids] == ["running"] * 4,
+        )
+        if stops:
+            worker.stop()
+        poll("they are given back", lambda: [status(tide, run_id) for run_id in ids[1:]] == ["queued"] * 3)
+        assert status(tide, ids[0]) == "running"
+        go_on.set()
+    with at_work(tide, concurrency=1):
+        poll("all are done", lambda: all(status(tide, run_id) == "completed" for run_id in ids))
+
+
+def test_what_was_given_back_is_not_taken_up_again_at_once(tide: Tidebase) -> None:
+    """It would be, again and again, as long as the hand has something long to do."""
+    worker = tide.worker(concurrency=1)
+    claim = SimpleNamespace(run_id=tide.enqueue("w").run_id, token=1)
+    crew = SimpleNamespace(take_back=lambda: [claim])
+    worker._pace = 0.01
+    assert worker._ahead() == 4
+    worker._hand_back_what_waits(crew)
+    assert worker._ahead() == 0
+
+
+def test_what_has_waited_for_a_hand_for_too_long_is_not_begun(tide: Tidebase, db: Db) -> None:
+    """Nobody has renewed its lease, so it may be another worker's."""
+    tide.workflow("w")(lambda run, input: pytest.fail("it was begun"))
+    run_id, worker = tide.enqueue("w").run_id, tide.worker()
+    (claim,) = worker._claim(1, False)
+    worker._claimed[run_id] -= tide.lease_s / 2
+    worker._work(claim)
+    assert status(tide, run_id) == "queued" and worker.tally.claims == {} and worker._claimed == {}
+
+
+def test_who_stops_while_the_database_is_away_does_not_try_for_each_run(
+    tide: Tidebase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, asked = tide.worker(), []
+
+    def execute(call: Any) -> None:
+        asked.append(call)
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(tide._database, "execute", execute)
+    crew = SimpleNamespace(take_back=lambda: [SimpleNamespace(run_id=f"r{n}", token=1) for n in range(5)])
+    worker._hand_back_what_waits(crew, at_once=True)
+    assert len(asked) == 1
+
+
+def test_nothing_is_taken_up_ahead_beside_what_was_begun_before(tide: Tidebase) -> None:
+    worker = tide.worker(concurrency=4)
+    assert worker._ahead() == 0  # nobody knows how long a run takes
+    worker._pace = 0.05
+    assert worker._ahead() == 16
+    worker._pace = 0.1
+    assert worker._ahead() == 10
+    worker._begun_before = {"it may kill its worker"}
+    assert worker._ahead() == 0
+    worker._begun_before, worker._pace = set(), 0.3
+    assert worker._ahead() == 0
 
 
 def test_one_of_a_key(tide: Tidebase) -> None:
@@ -400,3 +590,23 @@ def test_a_queue_that_nobody_has_paused_is_not_resumed(db: Db) -> None:
     assert not call(db, "resume_queue", queue="q")
     assert call(db, "pause_queue", queue="q") and not call(db, "pause_queue", queue="q")
     assert call(db, "resume_queue", queue="q") and not call(db, "resume_queue", queue="q")
+
+
+def test_a_key_that_is_nobodys_and_cannot_be_had_is_given_up(db: Db) -> None:
+    """Whoever looks for the run that has a key looks so often, and no longer."""
+    db.execute("create function public.nothing() returns trigger language plpgsql as 'begin return null; end'")
+    db.execute(
+        "create trigger lost before insert on tidebase.dedupe_keys for each row execute function public.nothing()"
+    )
+    db.execute("set statement_timeout = '60s'")
+    with pytest.raises(psycopg.errors.SerializationFailure, match="is taken and given up again"):
+        db.execute("select tidebase.enqueue_run('w', dedupe_key => 'd')")
+
+
+def test_what_nothing_is_asked_of_is_no_filter(tide: Tidebase) -> None:
+    """Nothing is done to all runs by mistake."""
+    for many in (tide.runs.cancel_many, tide.runs.retry_many):
+        with pytest.raises(InvalidArgument, match="nothing is done to all runs"):
+            many(metadata={})
+    with pytest.raises(InvalidArgument, match="nothing is done to all runs"):
+        tide.runs.move_many("other", metadata={})

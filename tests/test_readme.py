@@ -25,7 +25,7 @@ from .bench import page as bench_page
 from .conftest import SERVERS, Server, long, on_every_version
 from .documents import ROOT
 from .support.node import NODE, NODE_MODULES, node_url
-from .support.patience import PATIENCE_S, TEST_S
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 
@@ -239,11 +239,3 @@ def test_the_walk_through_in_psql_runs(server: Server, database: str) -> None:
     command = [str(SERVERS[server.version] / "psql"), "-X", "-f", str(script), database]
     result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
-
-
-@long
-def test_the_demo_kills_an_agent_and_sees_it_finish(database: str) -> None:
-    command = [sys.executable, str(ROOT / "python" / "examples" / "demo.py")]
-    environment = {**os.environ, "TIDEBASE_DATABASE_URL": database, "NO_COLOR": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TEST_S)
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr

@@ -235,6 +235,9 @@ def test_heartbeats_stay_off_the_indexes(db: Db) -> None:
 def test_stalled_runs_are_those_that_do_not_go_on_by_themselves(tide: Tidebase, db: Db) -> None:
     for run_id in ("lapsed", "live", "failed", "completed", "cancelled", "released", "backing off", "due again"):
         create_run(db, run_id, **({"max_attempts": 3} if run_id in ("backing off", "due again") else {}))
+    session = {"metadata": '{"tidebase.session": true, "of": "ada"}'}
+    create_run(db, "quiet session", **session)
+    create_run(db, "lapsed session", **session)
     begun = values(db, "select run_id from tidebase.runs")
     create_run(db, "never begun")
     create_run(db, "forgotten")
@@ -243,6 +246,8 @@ def test_stalled_runs_are_those_that_do_not_go_on_by_themselves(tide: Tidebase, 
     )
     tokens = {run_id: acquire(db, run_id) for run_id in begun}
     expire(db, "lapsed")
+    expire(db, "lapsed session")
+    db.execute("select tidebase.release_run('quiet session', %s)", [tokens["quiet session"]])
     for run_id in ("failed", "backing off", "due again"):
         db.execute("select tidebase.fail_run(%s, %s, '\"no\"')", [run_id, tokens[run_id]])
     db.execute(
@@ -252,9 +257,10 @@ def test_stalled_runs_are_those_that_do_not_go_on_by_themselves(tide: Tidebase, 
     db.execute("select tidebase.complete_run('completed', %s)", [tokens["completed"]])
     db.execute("select tidebase.cancel_run('cancelled')")
     db.execute("select tidebase.release_run('released', %s)", [tokens["released"]])
-    for run_id in ("in review", "waits for ever", "waits in time", "overdue"):
-        token = new_run(db, run_id)
-        if run_id == "in review":
+    create_run(db, "session in review", **session)
+    for run_id in ("in review", "session in review", "waits for ever", "waits in time", "overdue"):
+        token = acquire(db, run_id) if run_id.startswith("session") else new_run(db, run_id)
+        if run_id.endswith("in review"):
             db.execute("select tidebase.begin_step(%s, %s, 's', side_effects => '{x}')", [run_id, token])
             expire(db, run_id)
             db.execute("select tidebase.begin_step(%s, %s, 's', side_effects => '{x}')", [run_id, acquire(db, run_id)])
@@ -269,6 +275,7 @@ def test_stalled_runs_are_those_that_do_not_go_on_by_themselves(tide: Tidebase, 
         "released": "not_taken_up",
         "due again": "not_taken_up",
         "in review": "review",
+        "session in review": "review",
         "overdue": "overdue",
     }
     assert [stalled.since for stalled in tide.runs.stalled()] == sorted(

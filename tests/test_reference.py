@@ -34,7 +34,7 @@ STEPS = 40
 BATCH = 5  # Hypothesis makes most of its examples by changing earlier ones a little; here all are to be different
 EXAMPLES = int(os.environ.get("TIDEBASE_TORTURE_EXAMPLES", SEQUENCES))
 JSON = {"capability", "input", "output", "error", "result"}
-HOURS = {"ttl", "timeout", "duration", "retry_delay", "delay"}
+HOURS = {"ttl", "timeout", "duration", "retry_delay", "delay", "every"}
 LISTS = {
     "renew_leases",
     "read_events",
@@ -46,6 +46,7 @@ UNREPEATABLE = {
     "claim_runs",
     "enqueue_run",
     "enqueue_runs",
+    "move_run",
     "append_event",
     "set_state",
     "patch_state",
@@ -84,6 +85,22 @@ update tidebase.run_heads
 set lease_expires_at = lease_expires_at - %(hours)s, available_at = available_at - %(hours)s,
     deadline_at = deadline_at - %(hours)s, due_at = due_at - %(hours)s
 where run_id = any (%(runs)s)
+"""
+
+
+#: So that no two times have the same name, a schedule's begin a second earlier whenever time has passed.
+PASS_TIME_OF_SCHEDULES = """
+update tidebase.schedules
+set fired_at = fired_at - %(hours)s, anchor = anchor - %(hours)s - interval '1 second',
+    next_at = next_at - %(hours)s - interval '1 second'
+where schedule = any (%(names)s)
+"""
+
+FIRED = """
+select r.run_id, s.schedule,
+  extract(epoch from replace(r.run_id, 'sched:' || s.schedule || ':', '')::timestamptz - s.anchor)
+from tidebase.schedules s join tidebase.runs r on starts_with(r.run_id, 'sched:' || s.schedule || ':')
+where s.schedule = any (%s) and r.run_id <> all (%s)
 """
 
 
@@ -137,8 +154,10 @@ JOBS = st.fixed_dictionaries(
         "delay": st.sampled_from([None, None, 1, 2]),
         "max_attempts": st.sampled_from([1, 2]),
         "retry_delay": st.sampled_from([0, 1]),
+        "deadline": st.sampled_from([None, None, 2]),
     }
 )
+SCHEDULES = st.sampled_from(["daily", "daily", "often"])
 TOKENS = st.sampled_from(["held"] * 12 + ["current", "previous", "next", None])
 LONGER = st.just(3)  # than any grant or renewal before: reconcile does not see a shorter one in time, see below
 PLACES = st.integers(0, 5)
@@ -260,7 +279,7 @@ class Machine(RuleBasedStateMachine):
                 given[name] = Jsonb(value)
             elif name in ("run_id", "new_run_id"):
                 given[name] = self.id(value)
-            elif name in ("queue", "to_queue"):
+            elif name in ("queue", "to_queue") or (name == "name" and function.endswith("_schedule")):
                 given[name] = self.prefix + value
             elif name == "queues":
                 given[name] = [self.prefix + queue for queue in value]
@@ -286,8 +305,11 @@ class Machine(RuleBasedStateMachine):
 
     def plain(self, given: Row) -> Row:
         """As members of an object."""
+        plain = {name: value.obj if isinstance(value, Jsonb) else value for name, value in given.items()}
         return {
-            name: value.obj if isinstance(value, Jsonb) else value for name, value in given.items() if value is not None
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in plain.items()
+            if value is not None
         }
 
     def fail(self, what: str) -> None:
@@ -310,6 +332,7 @@ class Machine(RuleBasedStateMachine):
             return error.sqlstate or "none", None
         if function == "create_child":
             self.ids[arguments["child_id"]] = rows[0]["run_id"]
+        self.name_fired()
         if function == "read_events":
             answer: Any = [row["type"] for row in rows]
         elif function == "renew_leases":
@@ -329,6 +352,15 @@ class Machine(RuleBasedStateMachine):
         )
         self.transcript.append(f"  -- {known}")
         return "ok", answer
+
+    def name_fired(self) -> None:
+        """Runs that a schedule has made have the name of its time, which in the model is an hour."""
+        names = [self.prefix + name for name in self.model.schedules]
+        if not names:
+            return
+        for made, schedule, seconds in self.connection.execute(FIRED, [names, [*self.ids.values()]]).fetchall():
+            name = schedule.removeprefix(self.prefix)
+            self.ids[f"sched:{name}:{self.model.schedules[name]['anchor'] + round(seconds / 3600)}"] = made
 
     def do(self, function: str, **arguments: Any) -> None:
         """One call, to both."""
@@ -360,8 +392,9 @@ class Machine(RuleBasedStateMachine):
         seen = ([self.id(run) for run in runs], [self.seen.get(run, 0) for run in runs])
         with self.connection.cursor(row_factory=dict_row) as cursor:
             rows = {self.named(row.pop("run_id")): row for row in cursor.execute(OBSERVE, seen).fetchall()}
-        if rows.keys() != runs.keys():
-            self.fail(f"there are the runs {list(rows)}, not {list(runs)}")
+        fired = {name for name in self.ids if name.startswith("sched:")}
+        if rows.keys() != runs.keys() or not fired <= runs.keys():
+            self.fail(f"there are the runs {list(rows)} and {fired}, not {list(runs)}")
         for name, run in runs.items():
             row, news, wanted = rows[name], rows[name].pop("news") or [], run.log[self.seen.get(name, 0) :]
             if broken := row.pop("broken"):
@@ -418,6 +451,8 @@ class Machine(RuleBasedStateMachine):
         self.connection.execute(
             PASS_TIME, {"hours": timedelta(hours=hours), "runs": [self.id(run) for run in self.model.runs]}
         )
+        names = [self.prefix + name for name in self.model.schedules]
+        self.connection.execute(PASS_TIME_OF_SCHEDULES, {"hours": timedelta(hours=hours), "names": names})
         self.compare()
 
     @precondition(lambda self: self.calls)
@@ -511,6 +546,29 @@ class Machine(RuleBasedStateMachine):
     @rule(queue=QUEUES)
     def move_runs(self, queue: str) -> None:
         self.do("move_runs", to_queue="two" if queue == "one" else "one", queue=queue)
+
+    @rule(run=RUNS, queue=QUEUES)
+    def move_run(self, run: str, queue: str) -> None:
+        self.do("move_run", run_id=self.pick(run), to_queue=queue)
+
+    @rule(
+        name=SCHEDULES,
+        every=st.sampled_from([1, 2]),
+        overlap=st.sampled_from(["allow", "skip", "cancel"]),
+        catch_up=st.sampled_from(["last", "all"]),
+        enabled=st.sampled_from([True, True, False]),
+        queue=QUEUES,
+    )
+    def put_schedule(self, name: str, **given: Any) -> None:
+        # One attempt: the pause before another would be a second or so, which is no hour.
+        self.do("put_schedule", name=name, workflow="w", max_attempts=1, **given)
+
+    @rule(name=SCHEDULES, run=st.sampled_from("pq"), then=st.sampled_from(["trigger", "trigger", "delete"]))
+    def end_schedule(self, name: str, run: str, then: str) -> None:
+        if then == "trigger":
+            self.do("trigger_schedule", name=name, run_id=run)
+        else:
+            self.do("delete_schedule", name=name)
 
     @rule(run=RUNS, token=TOKENS, name=NAMES, input=INPUTS, request=REQUESTS, contract=CONTRACTS)
     def begin_step(self, run: str, token: Any, name: str, input: Any, request: str | None, contract: Row) -> None:
@@ -649,7 +707,7 @@ class Machine(RuleBasedStateMachine):
                 self.compare_histories()
         finally:
             self.connection.execute("select tidebase_private.forget(%s)", ([self.id(run) for run in self.model.runs],))
-            for table in ("queues", "lanes", "slots"):
+            for table in ("queues", "lanes", "slots", "schedules"):
                 self.connection.execute(f"delete from tidebase.{table}")  # type: ignore[arg-type]
             # Tokens are counted from 1 again, although these runs are gone.
             self.connection.execute("update tidebase_private.incarnation set tokens_before = 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -33,6 +34,7 @@ def made(db: Db) -> list[str]:
 def test_a_schedule_enqueues_a_run_at_its_times(tide: Tidebase, db: Db) -> None:
     schedule = tide.schedules.put("tidy", "w", every_s=60, input={"n": 1}, queue="q", key="k", metadata={"by": "clock"})
     assert schedule.next_at is not None and schedule.enabled
+    assert schedule.next_in is not None and schedule.next_in.total_seconds() > 0
     passed(db, "tidy", 1)
     tide.reconcile()
     (run_id,) = made(db)
@@ -154,3 +156,28 @@ def test_jitter_is_the_same_for_everybody(tide: Tidebase, db: Db) -> None:
         db, "select extract(epoch from ready_at - date_trunc('hour', ready_at)) from tidebase.queue_entries"
     )
     assert len(ids) == 8 and len(set(offsets)) == 8 and all(0 <= offset < 600 for offset in offsets)
+
+
+def test_a_schedule_begins_when_it_is_said_to(tide: Tidebase, db: Db) -> None:
+    """Not one time later, also where it is new; and nothing is caught up that lies before it was made."""
+    soon = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(hours=1)
+    for again in (86_400, 172_800):
+        assert tide.schedules.put("later", "w", every_s=again, starts_at=soon).next_at == soon
+    long_ago = soon - timedelta(days=500)
+    old = tide.schedules.put(
+        "old", "w", every_s=86_400, starts_at=long_ago, catch_up="all", catch_up_window_s=900 * 86_400
+    )
+    assert old.next_at == soon
+    tide.reconcile()
+    assert made(db) == []
+
+
+def test_schedules_that_have_missed_much_are_fired_a_part_at_a_time(tide: Tidebase, db: Db) -> None:
+    for name in "abc":
+        tide.schedules.put(name, "w", every_s=60, catch_up="all")
+        passed(db, name, 50)
+    counts = [0]
+    for _ in range(3):
+        tide.reconcile(20)
+        counts.append(len(made(db)))
+    assert all(50 <= later - earlier <= 52 for earlier, later in pairwise(counts))

@@ -21,7 +21,7 @@ CLAIMED = 9  # of those in which a call looks at whole queues
     [
         ("two leases run out", max(SERVERS, default=None)),
         ("a reviewer", max(SERVERS, default=None)),
-        ("a canceller", min(SERVERS, default=None)),
+        ("a canceller", max(SERVERS, default=None)),
         ("two claimers", max(SERVERS, default=None)),
     ],
     indirect=["server"],

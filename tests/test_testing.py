@@ -63,9 +63,9 @@ def test_the_examples_are_tested_with_it(server: Server, tmp_path: Path) -> None
     result = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-p", "tidebase.testing.plugin", "-p", "no:cacheprovider"),
-            *("-n", "0", "-v", "--basetemp", str(tmp_path / "base"), str(EXAMPLES)),
+            *("-o", "addopts=", "-v", "--basetemp", str(tmp_path / "base"), str(EXAMPLES)),
         ],
-        env={**clean_environment(), "TMPDIR": str(tmp_path)},
+        env={**clean_environment(), "TMPDIR": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=TEST_S,
@@ -270,6 +270,43 @@ async def test_a_task_among_others_crashes(atide: AsyncTidebase, db: psycopg.Con
     assert done.count(2) == 2
 
 
+def test_a_worker_dies_with_its_process(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
+    """It is not there to take up anything else, and the run goes on in another one."""
+    done: list[int] = []
+
+    @tide.workflow("w")
+    def work(run: Run, input: Any) -> int:
+        return run.step("one", lambda: done.append(1) or 1)
+
+    tide.enqueue("w", run_id="r")
+    tide.enqueue("w", run_id="later", delay_s=60)
+    with crash_at("one", "after work"):
+        tide.worker(poll_s=0.01).run()
+    assert (tide.runs.get("r").status, done) == ("running", [1])
+    advance(db, "2 minutes")
+    worker = tide.worker(poll_s=0.01, concurrency=1)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    for pause in moments():
+        if {tide.runs.get(run_id).status for run_id in ("r", "later")} == {"completed"}:
+            break
+        threading.Event().wait(pause)
+    worker.stop()
+    thread.join()
+    assert done == [1, 1, 1]
+
+
+async def test_a_worker_of_asyncio_dies_too(atide: AsyncTidebase) -> None:
+    @atide.workflow("w")
+    async def work(run: AsyncRun, input: Any) -> int:
+        return await run.step("one", lambda: 1)
+
+    await atide.enqueue("w", run_id="r")
+    with crash_at("one"):
+        await atide.worker(poll_s=0.01).run()
+    assert (await atide.runs.get("r")).status == "running"
+
+
 def test_a_process_is_killed(tide: Tidebase, db: psycopg.Connection[Any]) -> None:
     def work(run: Run, input: Any) -> str:
         return run.step("one", lambda: "one") + run.step("two", lambda: "two")
@@ -414,6 +451,18 @@ def test_a_live_run_fits_as_far_as_it_has_come(tide: Tidebase, db: psycopg.Conne
     assert mismatch(tide, "r", inserted) == [("missing", "one")]
     assert replay(tide, "r", inserted, assume={"zero": 0}).at == ["two"]
     assert executed == []
+
+
+def test_nobody_goes_past_a_question_that_is_still_open(tide: Tidebase) -> None:
+    def asks(run: Run, input: Any) -> int:
+        run.gate("sure", "Sure?", suspend=True)
+        return run.step("charge", lambda: 1)
+
+    with pytest.raises(RunSuspendedError):
+        tide.run("w", asks, run_id="r")
+    assert replay(tide, "r", asks).at == ["sure"]
+    assert mismatch(tide, "r", lambda run, input: run.step("charge", lambda: 1)) == [("missing", "sure")]
+    assert mismatch(tide, "r", lambda run, input: None) == [("missing", "sure")]
 
 
 def test_gates_timers_and_children_must_fit_too(tide: Tidebase, recorded: str) -> None:

@@ -28,9 +28,10 @@ from tidebase.domain.webhook import (
     verify_webhook_signature,
 )
 
-from .support.gate import Db, broken_logs, create_run, events, row, value
+from .support.gate import Db, broken_logs, create_run, events, reached, row, value, values
 from .support.patience import PATIENCE_S
 from .support.receiver import Receiver
+from .test_channel import Listeners
 
 ON_NEWEST = True
 
@@ -172,13 +173,58 @@ def test_one_slow_receiver_does_not_make_the_others_be_told_twice(
             "update tidebase.deliveries set next_at = clock_timestamp() where attempts = 1 and status = 'pending'"
         )
         with Tidebase(database) as other:
-            other.dispatcher(secret=SECRET, allow_private=True).dispatch()
+            other.dispatcher(secret=SECRET, allow_private=True, at_once=1).dispatch()
 
     receiver.meanwhile = time_passes
-    tide.dispatcher(secret=SECRET, allow_private=True).dispatch()
+    tide.dispatcher(secret=SECRET, allow_private=True, at_once=1).dispatch()
     sent = [json.loads(body)["runId"] for _, _, body in receiver.requests]
     # The slow one itself may come twice: at least once is what is promised. The ones behind it need not.
     assert sorted(sent[1:]) in (["r0", "r1", "r2"], ["r1", "r2"])
+
+
+def test_a_receiver_that_takes_its_time_holds_no_other_up(tide: Tidebase, db: Db, receiver: Receiver) -> None:
+    """Of six at once it has two, however many wait for it."""
+    with Listeners() as slow:
+        held = slow.hold("/slow")
+        for number in range(6):
+            recover(tide, db, slow.at("/slow"), f"slow{number}")
+        recover(tide, db, receiver.url, "quick")
+        with tide.dispatcher(secret=SECRET, allow_private=True, at_once=8).running():
+            try:
+                reached(lambda: bool(receiver.requests))
+                assert value(db, "select count(*) from tidebase.deliveries where attempts > 0") == 3
+            finally:
+                held.set()
+            reached(lambda: value(db, "select bool_and(status = 'delivered') from tidebase.deliveries"))
+        assert len(slow.requests) == 6
+
+
+def test_deliveries_are_handed_out_by_whether_they_were_tried_and_by_receiver(tide: Tidebase, db: Db) -> None:
+    for run_id, url in (("a", "http://one.test/x?y"), ("b", "http://one.test"), ("c", "http://two.test:80/x")):
+        recover(tide, db, url, run_id)
+    claim = "select run_id from tidebase.claim_deliveries(failing => %s, besides => %s) order by 1"
+    assert values(db, claim, True, None) == []
+    assert values(db, claim, False, ["http://one.test", "http://three.test"]) == ["c"]
+    assert values(db, claim, False, ["http://two.test"]) == ["a", "b"]
+    make_due(db)
+    assert values(db, claim, False, None) == []
+    assert values(db, claim, True, ["http://two.test:80"]) == ["a", "b"]
+    assert values(db, claim, None, None) == ["c"]
+
+
+def test_a_name_server_that_never_answers_holds_nobody_up(
+    tide: Tidebase, db: Db, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lookup cannot be cancelled: who waits for it must not be whom others need, nor whom the end waits for."""
+    recover(tide, db, f"http://silent.example.org:{receiver.port}/hook")
+    tide.runs.get("r")
+    over = threading.Event()
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: over.wait(PATIENCE_S) and [])
+    try:
+        assert tide.dispatcher(secret=SECRET, timeout_s=0.1).dispatch() == 1
+    finally:
+        over.set()
+    assert "no answer within 0.1 s" in value(db, "select error from tidebase.deliveries")
 
 
 @pytest.mark.parametrize(

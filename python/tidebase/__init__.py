@@ -39,6 +39,7 @@ from .domain.calls import (
     InvocationInfo,
     Measurement,
     QueueInfo,
+    QueueRate,
     Reconciliation,
     Recovery,
     ReviewInfo,
@@ -97,7 +98,8 @@ from .domain.schedule import ScheduleOptions
 from .domain.state import Moment, StateOptions, VersionOptions
 from .domain.step import StepOptions
 from .domain.usage import Budget, UsageOptions
-from .domain.webhook import Dispatcher, verify_webhook_signature
+from .domain.recovery import Dispatcher
+from .domain.webhook import verify_webhook_signature
 from .domain.workflow import RunOptions
 
 # The last one: for a type checker, whatever is imported from the module `step` makes that the package's `step`.
@@ -146,6 +148,7 @@ __all__ = [
     "NotSerializable",
     "QueueInfo",
     "QueueOptions",
+    "QueueRate",
     "Reconciliation",
     "Recovery",
     "ReviewInfo",

@@ -30,6 +30,7 @@ PAGES = {
     "python/guides/client-of-your-own.md": "a worker in any language that speaks SQL, shown in Node",
     "python/tidebase/integrations/README.md": "LangGraph and other frameworks",
     "sql/README.md": "the schema: installation, roles, every function, view and error, upgrading",
+    "sql/router/README.md": "several databases behind one: where a run lies, what is different",
     "CHANGELOG.md": "what is new",
 }
 

@@ -136,13 +136,49 @@ $$;
 comment on function tidebase_private.apply_privileges() is
   'Grants to the existing roles exactly what the function files allow; takes away what anybody else but the owner may do, PUBLIC, too.';
 
+-- A router's call says on whose behalf it is made, for as long as its transaction lasts. It counts only where the login may
+-- do everything anyway: inside a SECURITY DEFINER function current_user is the owner.
+create or replace function tidebase_private.speak_for(who jsonb)
+returns boolean
+language plpgsql volatile
+as $$
+begin
+  perform set_config('tidebase.caller', who::text, true);
+  return true;
+end
+$$;
+comment on function tidebase_private.speak_for(jsonb) is
+  'Says for whom the owner''s login speaks in this transaction, as tidebase_private.myself() tells it where the call was made. Always true.';
+
+create or replace function tidebase_private.spoken_for()
+returns jsonb
+language plpgsql stable
+as $$
+begin
+  if current_setting('tidebase.caller', true) <> '' and pg_has_role(session_user, current_user, 'member') then
+    return current_setting('tidebase.caller')::jsonb;
+  end if;
+  return null;
+end
+$$;
+comment on function tidebase_private.spoken_for() is 'For whom a router speaks; NULL where a call is the login''s own.';
+
+create or replace function tidebase_private.login()
+returns text
+language sql stable
+as $$
+  select coalesce(tidebase_private.spoken_for() ->> 'login', session_user::text);
+$$;
+comment on function tidebase_private.login() is 'The login on whose behalf the function was called.';
+
 -- Who calls: inside a SECURITY DEFINER function current_user is the owner, so the role that was set counts, else the
 -- user who logged in. Nobody can set a role without being its member.
 create or replace function tidebase_private.caller()
 returns text
 language sql stable
 as $$
-  select case when current_setting('role') = 'none' then session_user::text else current_setting('role') end;
+  select coalesce(tidebase_private.spoken_for() ->> 'role',
+    case when current_setting('role') = 'none' then session_user::text else current_setting('role') end);
 $$;
 comment on function tidebase_private.caller() is 'The role on whose behalf the function was called.';
 
@@ -150,10 +186,10 @@ create or replace function tidebase_private.caller_is(audience text)
 returns boolean
 language sql stable
 as $$
-  select exists (
+  select coalesce((tidebase_private.spoken_for() -> 'audiences') ? caller_is.audience, exists (
     select from pg_roles r
     where r.rolname in (tidebase_private.role_name(audience), current_user)
-      and pg_has_role(tidebase_private.caller(), r.oid, 'member'));
+      and pg_has_role(tidebase_private.caller(), r.oid, 'member')));
 $$;
 comment on function tidebase_private.caller_is(text) is
   'Whether the caller is a member of the audience''s role, or of the role that owns Tidebase. Called from SECURITY DEFINER functions.';
@@ -244,7 +280,7 @@ returns integer
 language sql immutable security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
-  select 8;
+  select 9;
 $$;
 comment on function tidebase.protocol() is
   'The protocol between packages and the schema: raised when a function that packages call has come, has gone, or answers otherwise. An older or newer package works as long as it calls nothing that differs.';

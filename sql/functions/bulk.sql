@@ -33,7 +33,7 @@ returns void
 language plpgsql volatile
 as $$
 begin
-  if num_nonnulls(queue, workflow, status, failure_class, older_than, metadata) = 0 then
+  if num_nonnulls(queue, workflow, status, failure_class, older_than, nullif(metadata, '{}')) = 0 then
     perform tidebase_private.raise_invalid('queue', 'or another filter must be given: nothing is done to all runs by mistake');
   elsif status <> all (statuses) then
     perform tidebase_private.raise_invalid('status', format('must be one of: %s', array_to_string(statuses, ', ')));
@@ -121,7 +121,7 @@ begin
   perform tidebase_private.require_filter(queue, workflow, 'failed', failure_class, older_than, metadata, statuses, max);
   perform tidebase_private.require_text(reason, 'reason');
   perform tidebase_private.require_text(actor, 'actor');
-  if num_nonnulls(queue, workflow, failure_class, older_than, metadata) = 0 then
+  if num_nonnulls(queue, workflow, failure_class, older_than, nullif(metadata, '{}')) = 0 then
     perform tidebase_private.raise_invalid('queue', 'or another filter must be given: nothing is done to all runs by mistake');
   end if;
   found_runs := tidebase_private.find_runs(queue, workflow, null, failure_class, older_than, metadata, statuses, max);

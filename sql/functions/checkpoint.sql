@@ -77,32 +77,24 @@ $$;
 comment on function tidebase_private.fence_shared(text, bigint) is
   'Checks the lease token for a write that takes no number of the log. Errors: TB001, TB003, TB004, TB005.';
 
-create or replace function tidebase_private.lock_thread(thread_id text)
+-- Of which something goes, the strongest lock at once: who writes for a task has only a share of the key.
+create or replace function tidebase_private.lock_thread(thread_id text, whole boolean default false)
 returns tidebase.threads
 language plpgsql volatile
 as $$
 declare
   chosen tidebase.threads;
 begin
-  select t.* into chosen from tidebase.threads t where t.thread_id = lock_thread.thread_id for no key update;
+  if whole then
+    select t.* into chosen from tidebase.threads t where t.thread_id = lock_thread.thread_id for update;
+  else
+    select t.* into chosen from tidebase.threads t where t.thread_id = lock_thread.thread_id for no key update;
+  end if;
   return chosen;
 end
 $$;
-comment on function tidebase_private.lock_thread(text) is 'Takes the lock of a thread; NULL where there is none.';
-
--- The strongest lock at once: who writes for a task has only a share of the key.
-create or replace function tidebase_private.lock_whole_thread(thread_id text)
-returns tidebase.threads
-language plpgsql volatile
-as $$
-declare
-  chosen tidebase.threads;
-begin
-  select t.* into chosen from tidebase.threads t where t.thread_id = lock_whole_thread.thread_id for update;
-  return chosen;
-end
-$$;
-comment on function tidebase_private.lock_whole_thread(text) is 'Takes the lock of a thread of which something goes; NULL where there is none.';
+comment on function tidebase_private.lock_thread(text, boolean) is
+  'Takes the lock of a thread, of which something may go if it is the whole; NULL where there is none.';
 
 create or replace function tidebase_private.raise_thread_unsettled(thread_id text)
 returns void
@@ -240,18 +232,38 @@ as $$
 $$;
 comment on function tidebase_private.joined(int4range[], int4range) is 'A range after others; one that begins where the last one ends makes it longer.';
 
-create or replace function tidebase_private.read_body(source tidebase.thread_values)
+create or replace function tidebase_private.read_parts(source tidebase.thread_values, parts int4range[])
 returns bytea
 language sql stable
 as $$
   select coalesce(string_agg(c.content, '' order by c.place, c.position), '')
   from (
     select c.content, c.position, p.place
-    from unnest(source.parts) with ordinality p (range, place)
+    from unnest(parts) with ordinality p (range, place)
     join tidebase.thread_chunks c on c.thread = source.thread and c.namespace = source.namespace and c.channel = source.channel
       and c.position >= lower(p.range) and c.position < upper(p.range)) c;
 $$;
+comment on function tidebase_private.read_parts(tidebase.thread_values, int4range[]) is 'Some of the chunks of a channel, put together.';
+
+create or replace function tidebase_private.read_body(source tidebase.thread_values)
+returns bytea
+language sql stable
+as $$
+  select tidebase_private.read_parts(source, source.parts);
+$$;
 comment on function tidebase_private.read_body(tidebase.thread_values) is 'The body of a value, put together.';
+
+create or replace function tidebase_private.parts_beyond(source tidebase.thread_values, base tidebase.thread_values)
+returns int4range[]
+language sql immutable
+as $$
+  select case
+    when base.parts[:n - 1] = source.parts[:n - 1] and lower(base.parts[n]) = lower(source.parts[n]) and upper(base.parts[n]) <= upper(source.parts[n])
+    then int4range(upper(base.parts[n]), upper(source.parts[n])) || source.parts[n + 1:] end
+  from cardinality(base.parts) n;
+$$;
+comment on function tidebase_private.parts_beyond(tidebase.thread_values, tidebase.thread_values) is
+  'What a value has behind all the chunks of another one; NULL if it does not begin with these.';
 
 -- So long that a row of its own costs little, so short that little is copied where one is cut.
 create or replace function tidebase_private.store_chunks(key uuid, namespace text, channel text, content bytea)
@@ -400,7 +412,7 @@ begin
     continue when jsonb_typeof(change -> 'base') is distinct from 'number';
     select v.* into base from tidebase.thread_values v
     where v.thread = chosen.thread and v.namespace = put_values.namespace and v.value = (change -> 'base')::integer
-      and v.channel = change ->> 'channel' and seen_edition = answer.edition;
+      and v.channel = change ->> 'channel' and v.version = coalesce(change ->> 'base_version', v.version) and seen_edition = answer.edition;
     if base.thread is null then
       answer.channels := array_append(answer.channels, change ->> 'channel');
     elsif exists (select from jsonb_array_elements(change -> 'pieces') p (piece) where (p.piece ->> 1)::bigint > base.bytes) then
@@ -536,7 +548,7 @@ begin
 end
 $$;
 comment on function tidebase.put_checkpoint(text, text, text, text, bytea, jsonb, text, text[], text[], jsonb, bytea[], text, text, text, bigint) is
-  'Stores a checkpoint of a thread; a thread that is not there is made. It must follow the newest of its namespace (parent_id), or its writer must have seen the newest when it read (seen_id: as newest_id of get_checkpoint; empty: there was none; NULL: it did not read). One whose metadata has the source fork, and whose writer did not read, may follow any; so may one without a parent whose writer did not read. content: all of it but its large values. channels and versions: of values that were stored before, with that version. changes: values that are new, as [{"channel", "version", "type", "head": i, "base": n, "pieces": [i, [from, to] ...]}, ...]: the body of each consists of contents, by their index from 0, and of bytes of the body of the value with the number base, which must be of this channel and of the edition that is given; the head is a content, too. run_id and token: the lease under which it is written; then nobody else writes as long as it is alive. The same checkpoint is put again only while it is the newest, or as it is. Commits synchronously. outcome: stored, or incomplete (nothing was stored: the values of these channels are to be sent whole). Errors: TB001, TB002, TB003 (the lease is lost; another run has the thread; or another worker has put a checkpoint meanwhile), TB004, TB005.';
+  'Stores a checkpoint of a thread; a thread that is not there is made. It must follow the newest of its namespace (parent_id), or its writer must have seen the newest when it read (seen_id: as newest_id of get_checkpoint; empty: there was none; NULL: it did not read). One whose metadata has the source fork, and whose writer did not read, may follow any; so may one without a parent whose writer did not read. content: all of it but its large values. channels and versions: of values that were stored before, with that version. changes: values that are new, as [{"channel", "version", "type", "head": i, "base": n, "base_version": v, "pieces": [i, [from, to] ...]}, ...]: the body of each consists of contents, by their index from 0, and of bytes of the body of the value with the number base, which must be of this channel and of the edition that is given, and have come with base_version if that is given; the head is a content, too. run_id and token: the lease under which it is written; then nobody else writes as long as it is alive. The same checkpoint is put again only while it is the newest, or as it is. Commits synchronously. outcome: stored, or incomplete (nothing was stored: the values of these channels are to be sent whole). Errors: TB001, TB002, TB003 (the lease is lost; another run has the thread; or another worker has put a checkpoint meanwhile), TB004, TB005.';
 
 create or replace function tidebase.put_checkpoint_writes(
   thread_id text, namespace text, checkpoint_id text, task_id text, task_path text, idxs integer[], channels text[], types text[],
@@ -632,14 +644,7 @@ begin
   end if;
   namespace := coalesce(namespace, '');
   select t.* into chosen from threads t where t.thread_id = get_checkpoint.thread_id;
-  if checkpoint_id is null then
-    select c.* into part from thread_checkpoints c
-    where c.thread = chosen.thread and c.namespace = get_checkpoint.namespace
-    order by c.number desc limit 1;
-  else
-    select c.* into part from thread_checkpoints c
-    where c.thread = chosen.thread and c.namespace = get_checkpoint.namespace and c.checkpoint_id = get_checkpoint.checkpoint_id;
-  end if;
+  part := tidebase_private.find_checkpoint_of(chosen.thread, namespace, checkpoint_id);
   if part.thread is not null then
     return next tidebase_private.read_checkpoint(chosen, part);
   end if;
@@ -647,6 +652,74 @@ end
 $$;
 comment on function tidebase.get_checkpoint(text, text, text) is
   'A checkpoint of a thread: the newest of a namespace (by default that of the graph itself), or that with the id. No row where there is none. Errors: TB002.';
+
+create or replace function tidebase_private.find_checkpoint_of(thread uuid, namespace text, checkpoint_id text)
+returns tidebase.thread_checkpoints
+language plpgsql stable
+as $$
+declare
+  part tidebase.thread_checkpoints;
+begin
+  if checkpoint_id is null then
+    select c.* into part from tidebase.thread_checkpoints c
+    where c.thread = find_checkpoint_of.thread and c.namespace = find_checkpoint_of.namespace
+    order by c.number desc limit 1;
+  else
+    select c.* into part from tidebase.thread_checkpoints c
+    where c.thread = find_checkpoint_of.thread and c.namespace = find_checkpoint_of.namespace
+      and c.checkpoint_id = find_checkpoint_of.checkpoint_id;
+  end if;
+  return part;
+end
+$$;
+comment on function tidebase_private.find_checkpoint_of(uuid, text, text) is 'The row of a checkpoint: the newest of a namespace, or that with the id.';
+
+-- Chunks are never changed, and numbers of values are given away again only in another edition; or when what was committed is lost, as in
+-- a failover, or was rolled back: then the version is another one.
+create or replace function tidebase.get_checkpoint_beyond(
+  thread_id text, namespace text default '', checkpoint_id text default null, edition text default null,
+  known integer[] default null, versions text[] default null)
+returns setof tidebase.thread_checkpoint_beyond
+language plpgsql stable security definer rows 1
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  chosen threads;
+  part thread_checkpoints;
+  bare thread_checkpoints;
+begin
+  perform tidebase_private.require_name(thread_id, 'thread_id', 255);
+  if array_ndims(known) > 1 or array_ndims(versions) > 1 or cardinality(known) > 1000 or cardinality(known) is distinct from cardinality(versions) then
+    perform tidebase_private.raise_invalid('known and versions', 'must be two lists of the same length, of up to 1000');
+  end if;
+  select t.* into chosen from threads t where t.thread_id = get_checkpoint_beyond.thread_id;
+  part := tidebase_private.find_checkpoint_of(chosen.thread, coalesce(namespace, ''), checkpoint_id);
+  if part.thread is null then
+    return;
+  elsif edition is distinct from chosen.thread || '/' || chosen.edition then
+    known := '{}';
+  end if;
+  bare := part;
+  bare.value_numbers := '{}';
+  return query
+    select r.thread_id, r.namespace, r.checkpoint_id, r.parent_id, r.number, r.created_at, r.type, r.content, r.metadata, r.newest_id, r.edition,
+      v.numbers, v.channels, v.types, v.heads, v.bodies, r.task_ids, r.write_channels, r.write_types, r.writes, v.bases
+    from tidebase_private.read_checkpoint(chosen, bare) r,
+      (select array_agg(v.value) as numbers, array_agg(v.channel) as channels, array_agg(v.type) as types, array_agg(v.head) as heads,
+        array_agg(tidebase_private.read_parts(v, coalesce(b.parts, v.parts))) as bodies, array_agg(b.value) as bases
+      from thread_values v
+      left join lateral (
+        select k.value, tidebase_private.parts_beyond(v, k) as parts
+        from unnest(known, versions) g (value, version)
+        join thread_values k on k.thread = v.thread and k.namespace = v.namespace and k.value = g.value
+        where k.channel = v.channel and k.version = g.version
+        order by k.value desc limit 1) b on b.parts is not null
+      where v.thread = part.thread and v.namespace = part.namespace and v.value = any (part.value_numbers)) v;
+end
+$$;
+comment on function tidebase.get_checkpoint_beyond(text, text, text, text, integer[], text[]) is
+  'As get_checkpoint, for a client that remembers values. edition: of which they are. known and versions: their numbers, and the versions of their channels that they came with. Of a value that begins with all of one of them, only what comes after that is returned, and the number of that one in bases. Errors: TB002.';
 
 create or replace function tidebase.has_checkpoint(thread_id text, namespace text, checkpoint_id text)
 returns boolean
@@ -778,7 +851,7 @@ begin
   if run_id is not null then
     perform tidebase_private.fence_shared(run_id, token);
   end if;
-  chosen := tidebase_private.lock_whole_thread(thread_id);
+  chosen := tidebase_private.lock_thread(thread_id, whole => true);
   if chosen.thread is null then
     return false;
   end if;
@@ -1003,6 +1076,7 @@ select tidebase_private.allow('function tidebase.claim_thread', 'worker');
 select tidebase_private.allow('function tidebase.put_checkpoint', 'worker');
 select tidebase_private.allow('function tidebase.put_checkpoint_writes', 'worker');
 select tidebase_private.allow('function tidebase.get_checkpoint', 'worker', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.get_checkpoint_beyond', 'worker', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.has_checkpoint', 'worker', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.list_checkpoints', 'worker', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.delete_thread', 'worker', 'operator');

@@ -166,18 +166,25 @@ as $$
 $$;
 comment on function tidebase_private.lock_chosen(text, text[]) is 'Those of these runs of a queue whose entry and head nobody else has, with their locks.';
 
+-- What is done to the runs of a list is planned once: for a list that is known the planner takes a plan of its own to be the better
+-- one each time, and planning is half of what a claim costs. The plan is the same: look up each.
+
 -- Grants what waits for nothing but a worker, by one statement a table. The rest is asked for as anybody would: a lease that has run
 -- out is taken over, a run that is not to be had any more leaves the queue.
 create or replace function tidebase_private.grant_runs(
   chosen text[], holder text, ttl interval, code_version text, request_id text)
 returns text[]
 language plpgsql volatile
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
   floor bigint := tidebase_private.tokens_before();
   granted text[];
   other record;
+  outcome text;
   watcher record;
 begin
   with granting as (
@@ -214,12 +221,14 @@ begin
     if other.status = 'queued' and other.available_at > clock_timestamp() then
       continue;
     elsif other.deadline_at <= clock_timestamp() then
-      delete from tidebase.queue_entries e where e.run_id = other.run_id;  -- reconcile cancels it
-    elsif other.status in ('running', 'waiting')
-      and (tidebase.acquire_run(other.run_id, holder, ttl, code_version, request_id)).outcome = 'granted'
-    then
+      perform tidebase_private.put_entry_off(other.run_id, clock_timestamp() + interval '1 minute');  -- reconcile cancels it
+      continue;
+    end if;
+    outcome := case when other.status in ('running', 'waiting')
+      then (tidebase.acquire_run(other.run_id, holder, ttl, code_version, request_id)).outcome else 'not to be had' end;
+    if outcome = 'granted' then
       granted := granted || other.run_id;
-    else
+    elsif outcome <> 'queued' then  -- where only a limit is in the way it stays: nobody else would put it back
       delete from tidebase.queue_entries e where e.run_id = other.run_id;
     end if;
   end loop;
@@ -238,16 +247,23 @@ language plpgsql volatile
 as $$
 declare
   chosen text[];
+  room integer := max;
 begin
+  if queue.rate is not null then
+    room := least(max, queue.rate - tidebase_private.starts_within(queue.queue, null, queue.rate_period)::integer);
+  end if;
+  if queue.paused or room < 1 then
+    return array[]::text[];
+  end if;
   select array_agg(e.run_id) into chosen
   from tidebase.slots s
   join tidebase.queue_entries e on e.run_id = s.run_id
   join tidebase.run_heads h on h.run_id = s.run_id and h.status = 'running' and h.lease_expires_at <= clock_timestamp()
   where s.queue = claim_overdue.queue.queue and tidebase_private.fits(e, workflows, claim_overdue.code_version, versions);
-  if chosen is null or queue.paused then
+  if chosen is null then
     return array[]::text[];
   end if;
-  return tidebase_private.grant_runs((tidebase_private.lock_chosen(queue.queue, chosen))[:max], holder, ttl, code_version, request_id);
+  return tidebase_private.grant_runs((tidebase_private.lock_chosen(queue.queue, chosen))[:room], holder, ttl, code_version, request_id);
 end
 $$;
 comment on function tidebase_private.claim_overdue(tidebase.queues, integer, text, interval, text[], text, text[], text) is
@@ -262,6 +278,8 @@ language plpgsql volatile
 as $$
 declare
   chosen text[];
+  fresh text[];
+  granted text[];
 begin
   if coalesce(queue.key_concurrency, queue.key_rate) is not null then
     chosen := tidebase_private.lock_chosen(queue.queue,
@@ -271,12 +289,17 @@ begin
   end if;
   if cardinality(chosen) = 0 then
     return chosen;
+  elsif not tidebase_private.has_limits(queue) then
+    return tidebase_private.grant_runs(chosen, holder, ttl, code_version, request_id);
   end if;
-  return tidebase_private.grant_runs(chosen, holder, ttl, code_version, request_id);
+  fresh := array(select h.run_id from tidebase.run_heads h where h.run_id = any (chosen) and h.status = 'queued');
+  granted := tidebase_private.grant_runs(chosen, holder, ttl, code_version, request_id);
+  perform tidebase_private.take_slots(queue, array(select g.run_id from unnest(granted) g (run_id) where g.run_id = any (fresh)));
+  return granted;  -- the others have counted themselves
 end
 $$;
 comment on function tidebase_private.claim_from_lane(tidebase.queues, tidebase.lanes, integer, text, interval, text[], text, text[], text) is
-  'Leases up to max runs of one priority of a queue.';
+  'Leases up to max runs of one priority of a queue, and counts them towards its limits.';
 
 -- The lanes of a queue in the order in which they are served: the highest priority first; but one time in eight first the one whose
 -- next run has waited longest, if that is more than a minute: a low priority is late, never starved.
@@ -324,7 +347,6 @@ begin
   end if;
   if limited then
     taken := tidebase_private.claim_overdue(queue, max, holder, ttl, workflows, code_version, versions, request_id);
-    perform tidebase_private.take_slots(queue, taken);
     room := least(max - cardinality(taken), tidebase_private.room_of(queue));
   end if;
   for lane in select * from tidebase_private.lanes_in_order(queue.queue) loop
@@ -338,9 +360,6 @@ begin
       select from tidebase.queue_entries e
       where e.queue = lane.queue and e.priority = lane.priority and e.place is not null and (e.place, e.turn) >= (lane.place, lane.turn));
     more := tidebase_private.claim_from_lane(queue, lane, room, holder, ttl, workflows, code_version, versions, request_id);
-    if limited and cardinality(more) > 0 then
-      perform tidebase_private.take_slots(queue, more);
-    end if;
     taken := taken || more;
     room := room - cardinality(more);
   end loop;
@@ -390,6 +409,28 @@ as $$
   order by g.place;
 $$;
 comment on function tidebase_private.find_claim(text) is 'What an earlier call with this request_id was granted, as far as it still holds it.';
+
+-- As the claim of a call that was made just now.
+create or replace function tidebase_private.claims_of(run_ids text[])
+returns setof tidebase.claim
+language plpgsql stable
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+  return query
+    select h.run_id, h.lease_token, h.attempt, r.workflow, r.input, r.queue, h.lease_expires_at, h.steps_completed, h.has_budget,
+      coalesce(earlier.traceparent, r.traceparent)
+    from unnest(run_ids) with ordinality g (run_id, place)
+    join tidebase.run_heads h on h.run_id = g.run_id
+    join tidebase.runs r on r.run_id = h.run_id
+    left join tidebase.attempts earlier on earlier.run_id = h.run_id and earlier.attempt = h.attempt - 1
+    order by g.place;
+end
+$$;
+comment on function tidebase_private.claims_of(text[]) is 'What claim_runs says of the runs that it has leased, in this order.';
 
 create or replace function tidebase.claim_runs(
   queues text[] default array['default'], holder text default null, max integer default 1, ttl interval default null,
@@ -465,14 +506,7 @@ begin
         jsonb_build_object('request_id', request_id), 'Make it again: it gets what the other one got.');
     end if;
   end if;
-  return query
-    select h.run_id, h.lease_token, h.attempt, r.workflow, r.input, r.queue, h.lease_expires_at, h.steps_completed, h.has_budget,
-      coalesce(earlier.traceparent, r.traceparent)
-    from run_heads h
-    join runs r on r.run_id = h.run_id
-    left join attempts earlier on earlier.run_id = h.run_id and earlier.attempt = h.attempt - 1
-    where h.run_id = any (taken)
-    order by array_position(taken, h.run_id);
+  return query select * from tidebase_private.claims_of(taken);
 end
 $$;
 comment on function tidebase.claim_runs(text[], text, integer, interval, text[], text, text[], text, interval) is

@@ -62,7 +62,7 @@ as $$
 declare
   taken tidebase.dedupe_keys;
 begin
-  loop
+  for look in 1..100 loop
     insert into tidebase.dedupe_keys (queue, dedupe_key, run_id, latest_at)
     values (take_dedupe_key.queue, take_dedupe_key.dedupe_key, take_dedupe_key.run_id, take_dedupe_key.latest_at)
     on conflict on constraint dedupe_keys_pkey do nothing;
@@ -74,6 +74,10 @@ begin
     for no key update;
     exit when found;  -- else it was purged in between
   end loop;
+  if taken.run_id is null then
+    perform tidebase_private.raise('40001', format('the key %L of queue %L is taken and given up again at this moment', dedupe_key, queue),
+      jsonb_build_object('queue', queue, 'dedupe_key', dedupe_key), 'Make the call again.');
+  end if;
   if taken.run_id <> run_id and exists (
     select from tidebase.run_heads h
     join tidebase.runs r on r.run_id = h.run_id and r.queue = taken.queue and r.dedupe_key = taken.dedupe_key
@@ -168,7 +172,8 @@ set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
 as $$
 declare
-  id text := coalesce(run_id, new_run_id(beside => case when dedupe_key is not null then format('{queue:%s}', queue) end));
+  id text := coalesce(run_id, new_run_id(beside => case
+    when dedupe_key is not null or tidebase_private.is_shard() then format('{queue:%s}', coalesce(queue, 'default')) end));
   settings queues;
   taken dedupe_keys;
 begin
@@ -348,6 +353,7 @@ as $$
 declare
   begun bigint := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
   seed bigint := hashtextextended(gen_random_uuid()::text, 0);
+  together boolean := tidebase_private.is_shard();
   plain boolean;
   named text[];
 begin
@@ -364,7 +370,10 @@ begin
   -- The moment grows by a microsecond from one to the next: it is what keeps them in their order.
   return query
     with wanted as materialized (
-      select e.place, tidebase_private.nth_run_id(seed, begun + e.place) as run_id,
+      select e.place, case when together
+          then tidebase_private.in_bucket(tidebase_private.nth_run_id(seed, begun + e.place),
+            tidebase_private.bucket_of_queue(coalesce(e.run ->> 'queue', 'default')))
+          else tidebase_private.nth_run_id(seed, begun + e.place) end as run_id,
         timestamptz 'epoch' + (begun + e.place) * interval '1 microsecond' as created_at, e.run ->> 'workflow' as workflow,
         e.run -> 'input' as input, coalesce(e.run -> 'metadata', '{}') as metadata, coalesce(e.run ->> 'queue', 'default') as queue,
         coalesce((e.run ->> 'priority')::integer, 0) as priority, e.run ->> 'key' as key,

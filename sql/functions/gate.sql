@@ -316,7 +316,7 @@ declare
   seen uuid := gate.nonce;
   right_of text := tidebase_private.entitlement(gate, run_id, name, secret, voter);
   ballot text := case when right_of = 'secret' then tidebase_private.voter_of(secret)
-    when tidebase_private.is_speaker() then voter else session_user::text end;
+    when tidebase_private.is_speaker() then voter else tidebase_private.login() end;
   who text := coalesce(actor, voter, case right_of when 'secret' then ballot else tidebase_private.caller() end);
   head run_heads;
 begin
@@ -503,15 +503,38 @@ create or replace view tidebase.gate_ballots with (security_barrier = true) as
 comment on view tidebase.gate_ballots is
   'One row a vote at a gate that needs several approvals: whose it is, for what, and when. Order by voted_at.';
 
+-- The gates behind a place, which need not be one of this database.
+create or replace function tidebase_private.page_of_inbox(max integer, due timestamptz, made timestamptz, run_id text, name text)
+returns setof tidebase.gate_overview
+language plpgsql stable
+set enable_seqscan = off
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+  gate tidebase.gates;
+begin
+  for gate in
+    select g.* from tidebase.gates g
+    where g.kind = 'gate' and g.status = 'pending'
+      and (coalesce(g.timeout_at, 'infinity'::timestamptz), g.created_at, g.run_id, g.name)
+        > (due, coalesce(made, '-infinity'), coalesce(page_of_inbox.run_id, ''), coalesce(page_of_inbox.name, ''))
+    order by coalesce(g.timeout_at, 'infinity'::timestamptz), g.created_at, g.run_id, g.name
+    limit page_of_inbox.max
+  loop
+    return query select o.* from tidebase.gate_overview o where o.run_id = gate.run_id and o.name = gate.name;
+  end loop;
+end
+$$;
+comment on function tidebase_private.page_of_inbox(integer, timestamptz, timestamptz, text, text) is
+  'A page of list_inbox: the gates whose deadline, time, run and name are behind these.';
+
 create or replace function tidebase.list_inbox(max integer default 100, after_run_id text default null, after_name text default null)
 returns setof tidebase.gate_overview
 language plpgsql stable security definer rows 100
 set search_path = pg_catalog, tidebase, pg_temp
 set enable_seqscan = off
-set plan_cache_mode = force_custom_plan
 as $$
 declare
-  gate gates;
   place gates;
   due timestamptz := clock_timestamp();
 begin
@@ -526,16 +549,7 @@ begin
     end if;
     due := greatest(due, coalesce(place.timeout_at, 'infinity'));
   end if;
-  for gate in
-    select g.* from gates g
-    where g.kind = 'gate' and g.status = 'pending'
-      and (coalesce(g.timeout_at, 'infinity'::timestamptz), g.created_at, g.run_id, g.name)
-        > (due, coalesce(place.created_at, '-infinity'), coalesce(place.run_id, ''), coalesce(place.name, ''))
-    order by coalesce(g.timeout_at, 'infinity'::timestamptz), g.created_at, g.run_id, g.name
-    limit list_inbox.max
-  loop
-    return query select o.* from gate_overview o where o.run_id = gate.run_id and o.name = gate.name;
-  end loop;
+  return query select i.* from tidebase_private.page_of_inbox(max, due, place.created_at, place.run_id, place.name) i;
 end
 $$;
 comment on function tidebase.list_inbox(integer, text, text) is

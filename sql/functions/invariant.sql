@@ -50,6 +50,8 @@ as $$
       select r.queue is not null from tidebase.runs r where r.run_id = h.run_id), h.in_queue)),
     ('a run that is queued belongs to a queue, and is found there', h.status <> 'queued' or h.in_queue and exists (
       select from tidebase.queue_entries e where e.run_id = h.run_id)),
+    ('the end of a lease is looked at, or was, and then the run is found in its queue', h.status <> 'running' or h.due_at is not null or (
+      tidebase_private.is_marked(h) and (not h.in_queue or exists (select from tidebase.queue_entries e where e.run_id = h.run_id)))),
     ('a run that is not over has its dedupe key', h.status in ('completed', 'failed', 'cancelled') or not exists (
       select from tidebase.runs r
       where r.run_id = h.run_id and r.queue is not null and r.dedupe_key is not null and not exists (

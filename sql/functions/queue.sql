@@ -391,6 +391,34 @@ create or replace view tidebase.queue_overview with (security_barrier = true) as
 comment on view tidebase.queue_overview is
   'One row a queue: how many of its runs are ready, delayed, running, waiting (suspended), in review, failed (no more than 10,000 are counted of each); since when the next ones wait; its limits; held_back_by: what keeps those that are ready from being taken: paused, concurrency, rate, endpoint (it fails: endpoint_failures times in a row, endpoint_error says how), no worker (none was seen for a minute, and there is no endpoint), or NULL; how many its endpoint was told of and has not begun so far (invoked).';
 
+-- Nothing is counted while runs are at work: what ended is looked for among those that were made last.
+create or replace view tidebase.queue_rates with (security_barrier = true) as
+  with newest as materialized (
+    (select h.run_id, 'completed' as status, h.updated_at
+    from tidebase.run_heads h where lower(h.status) = 'completed' order by h.created_at desc, h.run_id desc limit 5000)
+    union all
+    (select h.run_id, 'failed', h.updated_at
+    from tidebase.run_heads h where lower(h.status) = 'failed' order by h.created_at desc, h.run_id desc limit 5000)),
+  looked_at as (
+    select n.status,
+      greatest(statement_timestamp() - interval '5 minutes', case when count(*) = 5000 then min(n.updated_at) end) as since
+    from newest n group by n.status),
+  ended as (
+    select r.queue, n.status,
+      count(*) * 60 / greatest(extract(epoch from statement_timestamp() - l.since), 1)::double precision as a_minute
+    from newest n
+    join looked_at l on l.status = n.status
+    join tidebase.runs r on r.run_id = n.run_id
+    where n.updated_at >= l.since and r.finished_at >= l.since and r.queue is not null
+    group by r.queue, n.status, l.since)
+  select
+    e.queue,
+    coalesce(max(e.a_minute) filter (where e.status = 'completed'), 0) as completed_per_minute,
+    coalesce(max(e.a_minute) filter (where e.status = 'failed'), 0) as failed_per_minute
+  from ended e group by e.queue;
+comment on view tidebase.queue_rates is
+  'How many runs of each queue were completed, and failed for good, a minute: those of the last five minutes, among the 5,000 of either kind that were made last; where all of these ended within less, those of that time. A queue in which nothing ended has no row.';
+
 create or replace view tidebase.worker_overview with (security_barrier = true) as
   select
     w.holder,
@@ -407,5 +435,6 @@ comment on view tidebase.worker_overview is
 select tidebase_private.allow('function tidebase.put_queue', 'operator');
 select tidebase_private.allow('function tidebase.pause_queue', 'operator');
 select tidebase_private.allow('function tidebase.resume_queue', 'operator');
+select tidebase_private.allow('table tidebase.queue_rates', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.queue_overview', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.worker_overview', 'worker', 'approver', 'operator', 'reader');

@@ -1,6 +1,16 @@
 -- Reconciliation: what only time brings about. Nothing is unsafe without it (expiry is a predicate that acquire_run and
 -- the gates apply themselves), but it makes visible what has happened, and wakes who waits.
 
+create or replace function tidebase_private.is_marked(head tidebase.run_heads)
+returns boolean
+language sql stable
+as $$
+  select exists (
+    select from tidebase.attempts a
+    where a.run_id = head.run_id and a.attempt = head.attempt and a.lapsed_at = head.lease_expires_at);
+$$;
+comment on function tidebase_private.is_marked(tidebase.run_heads) is 'Whether it is written down that the run''s lease has run out.';
+
 -- When the run wants looking at next. A lease that is alive is looked at again when it ends, but not within a minute:
 -- a heartbeat does not move due_at, so this is the only write that it costs.
 create or replace function tidebase_private.next_due(head tidebase.run_heads)
@@ -8,8 +18,8 @@ returns timestamptz
 language sql stable
 as $$
   select case when head.status not in ('completed', 'cancelled') then least(
-    case when head.lease_expires_at > clock_timestamp()
-      then greatest(head.lease_expires_at, clock_timestamp() + interval '1 minute') end,
+    case when head.lease_expires_at > clock_timestamp() then greatest(head.lease_expires_at, clock_timestamp() + interval '1 minute')
+      when not tidebase_private.is_marked(head) then head.lease_expires_at end,  -- it has run out since it was looked at
     head.deadline_at,
     (select min(g.timeout_at) from tidebase.gates g where g.run_id = head.run_id and g.status = 'pending'),
     (select min(c.available_at) from tidebase.awaited w join tidebase.run_heads c on c.run_id = w.child_run_id
@@ -229,9 +239,10 @@ create or replace view tidebase.stalled_runs with (security_barrier = true) as
       and coalesce(p.available_at, p.updated_at) <= statement_timestamp() - case when p.attempt = 0 then interval '1 minute' else '0' end
   ) stalled
   join tidebase.run_heads h on h.run_id = stalled.run_id
-  join tidebase.runs r on r.run_id = h.run_id;
+  join tidebase.runs r on r.run_id = h.run_id
+  where stalled.reason not in ('lease_lapsed', 'not_taken_up') or not r.metadata @> '{"tidebase.session": true}';
 comment on view tidebase.stalled_runs is
-  'Runs that are alive and do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), overdue (its time, or a child that it waits for, has come, and no reconcile has come round), not_taken_up (it may go on and nobody works on it; one that was never begun, for more than a minute). since: from when. Longest first: order by since. Failed runs are listed by their status.';
+  'Runs that are alive and do not go on by themselves: reason is lease_lapsed (the worker has gone silent), review (a person must decide about a step), overdue (its time, or a child that it waits for, has come, and no reconcile has come round), not_taken_up (it may go on and nobody works on it; one that was never begun, for more than a minute). since: from when. A run whose metadata has {"tidebase.session": true} is only worked on when somebody comes, and neither lapsed nor not taken up. Longest first: order by since. Failed runs are listed by their status.';
 
 create or replace view tidebase.run_setbacks with (security_barrier = true) as
   select

@@ -190,8 +190,17 @@ $$;
 comment on function tidebase.recover_run(text, text, text, text) is
   'Makes a run that was left by its worker or has failed acquirable at once, records the attempt, and tells the recovery webhook where there is one. Returns the number of the recovery. A run in review or waiting stays so. Whoever still holds a lease that has run out may go on until it is taken over. The attempts made so far do not count towards max_attempts any more. request_id: an id made up for this call; the call repeated with it returns the same number. Errors: TB001, TB002 (a worker holds it), TB004, TB005, TB013 (another run of its queue has its dedupe_key by now).';
 
+create or replace function tidebase_private.receiver_of(url text)
+returns text
+language sql immutable
+as $$
+  select substring(url from '^[^/]*//[^/?#]*');
+$$;
+comment on function tidebase_private.receiver_of(text) is 'Whom a URL leads to: all of it before its path.';
+
 -- Hands out what is due of the outbox. A dispatcher that dies leaves its rows due again after ttl.
-create or replace function tidebase.claim_deliveries(max integer default 10, ttl interval default '1 minute')
+create or replace function tidebase.claim_deliveries(
+  max integer default 10, ttl interval default '1 minute', failing boolean default null, besides text[] default null)
 returns setof tidebase.deliveries
 language plpgsql volatile security definer rows 10
 set search_path = pg_catalog, tidebase, pg_temp
@@ -202,12 +211,15 @@ begin
   max := coalesce(max, 10);
   ttl := coalesce(ttl, '1 minute');
   perform tidebase_private.require_claim(max, ttl);
+  perform tidebase_private.require_list(besides, 'besides');
   return query
     update deliveries d
     set attempts = d.attempts + 1, next_at = clock_timestamp() + ttl
     from (
       select p.run_id, p.delivery from deliveries p
       where p.status = 'pending' and p.next_at <= as_of
+        and (failing is null or (p.attempts > 0) = failing)
+        and (besides is null or tidebase_private.receiver_of(p.url) <> all (besides))
       order by p.next_at
       limit claim_deliveries.max
       for no key update skip locked) as due
@@ -215,8 +227,8 @@ begin
     returning d.*;
 end
 $$;
-comment on function tidebase.claim_deliveries(integer, interval) is
-  'Takes deliveries that are due, at most max (1 to 1000), for ttl: send each and report it with finish_delivery. attempts is the number of this attempt; a report must carry it. Errors: TB002.';
+comment on function tidebase.claim_deliveries(integer, interval, boolean, text[]) is
+  'Takes deliveries that are due, at most max (1 to 1000), for ttl: send each and report it with finish_delivery. attempts is the number of this attempt; a report must carry it. failing: only those that were tried before (true), or that were not (false): give each kind a share of what you can do at once. besides: none to these receivers, each all of a URL before its path. Errors: TB002.';
 
 create or replace function tidebase.finish_delivery(
   run_id text, delivery integer, attempt integer, delivered boolean, http_status integer default null, response text default null,

@@ -111,7 +111,7 @@ begin
 end
 $$;
 comment on function tidebase.create_run(text, jsonb, text, jsonb, timestamptz, integer, interval, text, jsonb, text) is
-  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call. deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on; where max_attempts is given, an attempt whose worker died counts, too, and the last one fails the run. Without it the first failure is final, and a crash never is. recovery_webhook: the URL that is told when the run fails, loses its worker, or is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. traceparent: of the W3C Trace Context in which the run is made, for its first attempt to link to. Errors: TB002, TB006.';
+  'Makes a run and returns its id, generated when run_id is NULL. The same id with the same workflow and an equal input is the same run; with others TB006. An input of SQL NULL makes no claim: it finds an existing run whatever its input. run_id: 1 to 255 bytes. metadata: an object of your own, kept from the first call; {"tidebase.session": true} in it says that the run is worked on when somebody comes, and is not missed meanwhile (see stalled_runs). deadline: from when the run may not go on: it is cancelled. max_attempts (1 to 1000) and retry_delay (by default 1 second, doubled each time, at most 1 hour): how fail_run goes on; where max_attempts is given, an attempt whose worker died counts, too, and the last one fails the run. Without it the first failure is final, and a crash never is. recovery_webhook: the URL that is told when the run fails, loses its worker, or is to be recovered. budget: {"cost_usd": 2.50, "tokens": 100000}, either or both: what the run and its descendants may use together; see set_budget. traceparent: of the W3C Trace Context in which the run is made, for its first attempt to link to. Errors: TB002, TB006.';
 
 -- What becomes of steps that have not ended when their run is completed: one that may have taken effect is a question that
 -- must not be buried; any other is closed.
@@ -198,6 +198,123 @@ end
 $$;
 comment on function tidebase.complete_run(text, bigint, jsonb) is
   'Stores the result and ends the run for good, with its gates that are still open, and the steps that were begun and never ended; returns the seq of its last event. The same call again returns the same. Errors: TB001, TB003, TB004, TB005, TB014 (a step is in review, or was left unfinished and may have taken effect: end the attempt with fail_run, and the run goes into review).';
+
+-- As a row what is otherwise raised: of many runs one that cannot be completed is its own affair.
+create or replace function tidebase_private.try_to_complete(run_id text, token bigint, result jsonb)
+returns tidebase.completion
+language plpgsql volatile
+as $$
+declare
+  answer tidebase.completion;
+  details text;
+begin
+  answer.run_id := run_id;
+  answer.seq := tidebase.complete_run(run_id, token, result);
+  return answer;
+exception when others then
+  if sqlstate !~ '^TB' then
+    raise;
+  end if;
+  get stacked diagnostics answer.code = returned_sqlstate, answer.message = message_text, details = pg_exception_detail,
+    answer.hint = pg_exception_hint;
+  answer.detail := details::jsonb;
+  return answer;
+end
+$$;
+comment on function tidebase_private.try_to_complete(text, bigint, jsonb) is 'complete_run, and what it says of a run that it cannot complete.';
+
+-- Many runs that have ended at about the same time: one commit, and what is plain by one statement a table.
+--
+-- A head that is locked just now is left out, as in renew_leases: to wait for it while others are held could close a circle. So
+-- nobody waits for this call longer than it takes. What is looked at of a run is looked at under its lock, by a statement of its own.
+create or replace function tidebase.complete_runs(run_ids text[], tokens bigint[], results jsonb[] default null)
+returns setof tidebase.completion
+language plpgsql volatile security definer rows 100
+set search_path = pg_catalog, tidebase, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  held integer[];
+  plain integer[];
+  ended text[];
+  child text;
+  watcher record;
+begin
+  if coalesce(array_ndims(run_ids), 1) > 1 or coalesce(array_ndims(tokens), 1) > 1 or coalesce(array_ndims(results), 1) > 1
+    or cardinality(run_ids) is distinct from cardinality(tokens)
+    or cardinality(run_ids) is distinct from coalesce(cardinality(results), cardinality(run_ids))
+    or coalesce(cardinality(run_ids), 1001) > 1000
+  then
+    perform tidebase_private.raise_invalid('run_ids, tokens and results', 'must be lists of the same length, up to 1000');
+  elsif cardinality(run_ids) > (select count(distinct u.run_id) from unnest(run_ids) u (run_id)) then
+    perform tidebase_private.raise_invalid('run_ids', 'must name each run once');
+  end if;
+  perform tidebase_private.commit_durably();
+  with mine as (  -- the fence
+    select g.place
+    from unnest(run_ids, tokens) with ordinality g (run_id, token, place)
+    join run_heads h on h.run_id = g.run_id and h.lease_token = g.token and h.status = 'running'
+    order by g.run_id
+    for no key update of h skip locked)
+  select coalesce(array_agg(m.place::integer), '{}') into held from mine m;
+  plain := array(
+    select p.place from unnest(held) p (place)
+    where coalesce(tidebase_private.is_small(results[p.place]), true)
+      and not exists (select from steps s where s.run_id = run_ids[p.place] and s.status in ('running', 'review')));
+  ended := array(select run_ids[p.place] from unnest(plain) p (place));
+  return query
+    with wanted as materialized (
+      select run_ids[p.place] as run_id, coalesce(results[p.place], 'null') as result from unnest(plain) p (place)),
+    ending as (
+      update run_heads h
+      set status = 'completed', lease_expires_at = null, due_at = null,
+          last_seq = h.last_seq + 1, durable_seq = h.last_seq + 1, updated_at = clock_timestamp()
+      from wanted w
+      where h.run_id = w.run_id
+      returning h.run_id, h.last_seq, h.attempt, h.lease_token),
+    stored as (
+      update runs r set result = w.result, error = null, finished_at = clock_timestamp() from wanted w where r.run_id = w.run_id),
+    closed as (
+      update attempts a set ended_at = clock_timestamp(), outcome = 'completed', error = null
+      from ending e
+      where a.run_id = e.run_id and a.attempt = e.attempt and a.ended_at is null),
+    withdrawn as (
+      update gates g set status = 'cancelled' from wanted w where g.run_id = w.run_id and g.status = 'pending'),
+    gone as (  -- where the lease had run out
+      delete from queue_entries q using wanted w where q.run_id = w.run_id),
+    logged as (
+      insert into events (run_id, seq, type, payload)
+      select e.run_id, e.last_seq, 'run.completed', jsonb_build_object('attempt', e.attempt, 'token', e.lease_token) from ending e)
+    select e.run_id, e.last_seq, null::text, null::text, null::jsonb, null::text from ending e;
+  for watcher in
+    select w.run_id, h.last_seq from watches w
+    join run_heads h on h.run_id = w.run_id
+    where w.run_id = any (ended) and w.watched_until > clock_timestamp()
+  loop
+    perform tidebase_private.ring(watcher.run_id, watcher.last_seq);
+  end loop;
+  for child in select distinct w.child_run_id from awaited w where w.child_run_id = any (ended) loop
+    perform tidebase_private.wake_parents(child);
+  end loop;
+
+  for place in 1..cardinality(run_ids) loop
+    continue when place = any (plain);
+    if place <> all (held) and exists (
+      select from run_heads h where h.run_id = run_ids[place] and h.lease_token = tokens[place] and h.status = 'running')
+    then
+      return next row(run_ids[place], null, '55P03', format('run %L is locked by another call at this moment', run_ids[place]),
+        jsonb_build_object('run_id', run_ids[place]), 'Call complete_run, which waits for it.')::completion;
+    else
+      return next tidebase_private.try_to_complete(run_ids[place], tokens[place], results[place]);
+    end if;
+  end loop;
+end
+$$;
+comment on function tidebase.complete_runs(text[], bigint[], jsonb[]) is
+  'Completes many runs at once, by one commit: run_ids, tokens and results (NULL: none has one) are lists of the same length, up to 1000, and name each run once. Each is completed as complete_run does it, or not at all: one row a run, in no order, with the seq of its last event, or with the code (SQLSTATE), message, detail and hint of the error that complete_run would have raised for it; the others do not suffer from it. Waits for nobody: a run that is locked at that moment is reported as 55P03, and is left to complete_run. The same call again returns the same. Errors: TB002.';
 
 -- A lease that was given up, or suspended, has used no attempt up; a worker that died has.
 create or replace function tidebase_private.attempts_used(head tidebase.run_heads)
@@ -365,6 +482,7 @@ comment on function tidebase.get_run(text) is 'The run_overview row of one run. 
 select tidebase_private.allow('function tidebase.new_run_id', 'worker', 'operator');
 select tidebase_private.allow('function tidebase.create_run', 'worker');
 select tidebase_private.allow('function tidebase.complete_run', 'worker');
+select tidebase_private.allow('function tidebase.complete_runs', 'worker');
 select tidebase_private.allow('function tidebase.fail_run', 'worker');
 select tidebase_private.allow('function tidebase.get_run', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('table tidebase.run_overview', 'worker', 'approver', 'operator', 'reader');

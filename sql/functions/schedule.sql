@@ -36,6 +36,17 @@ as $$
 $$;
 comment on function tidebase_private.fire_id(text, timestamptz) is 'The id of the run of a fire time.';
 
+-- Where there are several databases, the run lies beside its queue, as its id then says.
+create or replace function tidebase_private.id_of_fire(wanted tidebase.schedules, fires_at timestamptz)
+returns text
+language sql stable
+as $$
+  select tidebase_private.fire_id(wanted.schedule, fires_at)
+    || case when tidebase_private.is_shard() then format('{queue:%s}', wanted.queue) else '' end;
+$$;
+comment on function tidebase_private.id_of_fire(tidebase.schedules, timestamptz) is
+  'The id of the run of a fire time; where the database is one of several, with the tag of its queue.';
+
 -- Spread by the name and the time: the same for whoever computes it.
 create or replace function tidebase_private.jittered(wanted tidebase.schedules, fires_at timestamptz)
 returns timestamptz
@@ -60,7 +71,7 @@ returns text
 language plpgsql volatile
 as $$
 declare
-  id text := tidebase_private.fire_id(wanted.schedule, fires_at);
+  id text := tidebase_private.id_of_fire(wanted, fires_at);
   run_at timestamptz := tidebase_private.jittered(wanted, fires_at);
 begin
   if exists (select from tidebase.run_heads h where h.run_id = id) then
@@ -167,6 +178,7 @@ begin
     limit fire_due.max
     for no key update skip locked
   loop
+    exit when fired >= fire_due.max;  -- whoever missed much is fired by several, each for a while
     begin
       fired := fired + tidebase_private.fire_schedule(wanted);
     exception when others then
@@ -180,7 +192,7 @@ begin
   return fired;
 end
 $$;
-comment on function tidebase_private.fire_due(integer) is 'Fires up to max schedules that are due and returns how many runs that made.';
+comment on function tidebase_private.fire_due(integer) is 'Fires schedules that are due, up to max of them, and no more when that has made max runs; how many that made.';
 
 create or replace function tidebase_private.require_schedule(wanted tidebase.schedules)
 returns void
@@ -258,7 +270,7 @@ begin
     enabled, anchor, fired_at)
   values (name, wanted.workflow, wanted.metadata, wanted.queue, wanted.priority, wanted.cron, wanted.every, wanted.timezone, wanted.overlap,
     wanted.catch_up, wanted.catch_up_window, wanted.jitter, wanted.enabled, coalesce(starts_at, date_trunc('second', clock_timestamp())),
-    coalesce(starts_at, clock_timestamp()))
+    clock_timestamp())
   on conflict on constraint schedules_pkey do nothing;
   select s.* into strict known from schedules s where s.schedule = name for no key update;
   wanted.anchor := coalesce(starts_at, known.anchor);
@@ -375,11 +387,12 @@ create or replace view tidebase.schedule_overview with (security_barrier = true)
     h.status as last_status,
     s.failure,
     s.created_at,
-    s.updated_at
+    s.updated_at,
+    greatest(s.next_at - clock_timestamp(), '0') as next_in
   from tidebase.schedules s
   left join tidebase.run_heads h on h.run_id = s.last_run_id;
 comment on view tidebase.schedule_overview is
-  'The schedules: what they enqueue, by which clock, when next (NULL: disabled, or never again), the latest run they made and how that is, and what went wrong when one was to fire last.';
+  'The schedules: what they enqueue, by which clock, when next (NULL: disabled, or never again) and in how long, by the clock of the database, the latest run they made and how that is, and what went wrong when one was to fire last.';
 
 select tidebase_private.allow('function tidebase.put_schedule', 'operator');
 select tidebase_private.allow('function tidebase.delete_schedule', 'operator');

@@ -70,11 +70,22 @@ create or replace function tidebase_private.is_speaker()
 returns boolean
 language sql stable
 as $$
-  select session_user = any (coalesce((
-    select s.value::name[] from tidebase_private.settings s where s.name = 'speakers'), '{}'));
+  select coalesce((tidebase_private.spoken_for() ->> 'speaks')::boolean, session_user = any (coalesce((
+    select s.value::name[] from tidebase_private.settings s where s.name = 'speakers'), '{}')));
 $$;
 comment on function tidebase_private.is_speaker() is
   'Whether the login may vote for others: it is named in the setting speakers, an array of logins such as {gateway,bot}.';
+
+create or replace function tidebase_private.myself()
+returns jsonb
+language sql stable
+as $$
+  select jsonb_build_object('login', tidebase_private.login(), 'role', tidebase_private.caller(), 'speaks', tidebase_private.is_speaker(),
+    'audiences', (
+      select coalesce(jsonb_agg(a.audience), '[]') from unnest(array['worker', 'approver', 'operator', 'reader']) a (audience)
+      where tidebase_private.caller_is(a.audience)));
+$$;
+comment on function tidebase_private.myself() is 'Who calls, and what for: what a router tells its shards, for speak_for.';
 
 create or replace function tidebase_private.raise_not_entitled(run_id text, name text, hint text)
 returns void
@@ -102,11 +113,11 @@ begin
       return 'secret';
     end if;
   elsif tidebase_private.caller_is('approver') then
-    if voter is null or voter = session_user or tidebase_private.is_speaker() then
+    if voter is null or voter = tidebase_private.login() or tidebase_private.is_speaker() then
       return 'approver';
     end if;
     perform tidebase_private.raise_not_entitled(run_id, name,
-      format('Login %s votes for itself only, until the owner names it in the setting speakers.', session_user));
+      format('Login %s votes for itself only, until the owner names it in the setting speakers.', tidebase_private.login()));
   end if;
   perform tidebase_private.raise_not_entitled(run_id, name,
     format('Give the gate''s secret, or call as a member of %s.', tidebase_private.role_name('approver')));
@@ -130,7 +141,7 @@ begin
       gate.required_approvals, tidebase_private.role_name('approver')));
   end if;
   perform tidebase_private.raise_not_entitled(gate.run_id, gate.name,
-    format('Login %s speaks for others: name the voter.', session_user));
+    format('Login %s speaks for others: name the voter.', tidebase_private.login()));
 end
 $$;
 comment on function tidebase_private.require_voter(tidebase.gates, text, text) is 'Raises TB009 when a vote would be nobody''s.';

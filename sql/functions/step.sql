@@ -374,6 +374,176 @@ $$;
 comment on function tidebase.record_step(text, bigint, text, jsonb, jsonb, interval, boolean) is
   'Stores the output of a step that was not begun: instead of begin_step and complete_step, for work that does nothing to the outside and may be done again. outcome: recorded; replay (it was completed before: output is the checkpoint that stands, and this one is dropped); review (it was begun before, and may have taken effect). duration: how long it took. log_start: the log has a step.started before the step.completed, as if it had been begun. Also under a lease that was given up, as complete_step. Commits synchronously: once it has returned, the step never runs again. The same call again says replay, with the same output, also after the deadline. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007 (it failed for good, or was begun under this lease), TB010 (a budget is used up: nothing is stored).';
 
+-- What completes while another call is under way goes together: one call, one lock, one flush for all of it. Where the
+-- steps are new, which they nearly always are, they are written by one statement a table; else one by one, as they came.
+create or replace function tidebase_private.are_steps(steps jsonb)
+returns boolean
+language plpgsql immutable
+as $$
+begin
+  return (
+    select case when jsonb_typeof(steps) = 'array' then jsonb_array_length(steps) between 1 and 1000
+      and not exists (
+        select from jsonb_array_elements(steps) step
+        where jsonb_typeof(step) <> 'object' or jsonb_typeof(step -> 'name') is distinct from 'string'
+          or jsonb_typeof(step -> 'duration') not in ('number', 'null')
+          or jsonb_typeof(step -> 'log_start') not in ('boolean', 'null'))
+      else false end);
+end
+$$;
+comment on function tidebase_private.are_steps(jsonb) is 'Whether it is an array of 1 to 1000 steps, as record_steps takes them.';
+
+create or replace function tidebase_private.are_new(run_id text, steps jsonb)
+returns boolean
+language plpgsql stable
+as $$
+begin
+  return (
+    select count(distinct step ->> 'name') = count(*)
+      and bool_and(tidebase_private.is_name(step ->> 'name', 1024)
+        and coalesce(tidebase_private.is_small(step -> 'input'), true)
+        and coalesce(tidebase_private.is_small(step -> 'output'), true)
+        and coalesce((step ->> 'duration')::numeric between 0 and 31536000, true)
+        and not exists (select from tidebase.steps s where s.run_id = are_new.run_id and s.name = step ->> 'name'))
+    from jsonb_array_elements(steps) step);
+end
+$$;
+comment on function tidebase_private.are_new(text, jsonb) is
+  'Whether nobody has begun any of these steps, and there is nothing about them that record_step would have to look at.';
+
+-- The numbers are those that as many calls of record_step would have taken.
+create or replace function tidebase_private.add_steps(head tidebase.run_heads, steps jsonb, first_seq bigint)
+returns void
+language plpgsql volatile
+as $$
+begin
+  with given as (
+    select e.step ->> 'name' as name, e.step -> 'input' as input, coalesce(e.step -> 'output', 'null') as output,
+      coalesce((e.step ->> 'duration')::float8, 0) * interval '1 second' as duration,
+      coalesce((e.step ->> 'log_start')::boolean, false) as log_start,
+      first_seq - 1 + sum(case when (e.step ->> 'log_start')::boolean then 2 else 1 end) over (order by e.nth) as seq
+    from jsonb_array_elements(steps) with ordinality e (step, nth)),
+  made as (
+    insert into tidebase.steps (run_id, name, lease_token, attempt, tries, status, input_hash, input, started_at, output,
+      completed_at, completed_seq)
+    select head.run_id, g.name, head.lease_token, 1, 1, 'completed', tidebase_private.hash_input(g.input), g.input,
+      clock_timestamp() - g.duration, g.output, clock_timestamp(), g.seq
+    from given g)
+  insert into tidebase.events (run_id, seq, type, payload)
+  select head.run_id, g.seq - 1, 'step.started', jsonb_build_object('name', g.name, 'attempt', 1, 'token', head.lease_token)
+  from given g where g.log_start
+  union all
+  select head.run_id, g.seq, 'step.completed', jsonb_build_object('name', g.name, 'attempt', 1) from given g;
+  if exists (select from tidebase.watches w where w.run_id = head.run_id and w.watched_until > clock_timestamp()) then
+    perform tidebase_private.ring(head.run_id, first_seq);
+  end if;
+end
+$$;
+comment on function tidebase_private.add_steps(tidebase.run_heads, jsonb, bigint) is
+  'Writes new steps, completed, and their events, numbered from first_seq on; the caller holds the head''s lock and took the numbers there.';
+
+create or replace function tidebase_private.events_of(steps jsonb)
+returns integer
+language plpgsql immutable
+as $$
+begin
+  return (
+    select sum(case when (step ->> 'log_start')::boolean then 2 else 1 end)::integer from jsonb_array_elements(steps) step);
+end
+$$;
+comment on function tidebase_private.events_of(jsonb) is 'How many events record_steps writes for these steps, if they are new.';
+
+create or replace function tidebase.record_steps(run_id text, token bigint, steps jsonb)
+returns setof tidebase.step_start
+language plpgsql volatile security definer rows 10
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  head run_heads;
+  step jsonb;
+  many integer;
+  events integer;
+begin
+  if not tidebase_private.are_steps(steps) then
+    perform tidebase_private.raise_invalid('steps', 'must be an array of 1 to 1000 objects with a name, and if need be input, output, duration and log_start');
+  end if;
+  many := jsonb_array_length(steps);
+  events := tidebase_private.events_of(steps);
+  if not tidebase_private.is_durable() then
+    perform tidebase_private.commit_durably();
+  end if;
+  head := tidebase_private.fence_done(run_id, token, events, checkpoints => many);
+  if tidebase_private.are_new(run_id, steps) then
+    if head.deadline_at is not null then
+      perform tidebase_private.require_time_left(head);
+    end if;
+    if head.has_budget then
+      perform tidebase_private.require_funds(head);
+    end if;
+    perform tidebase_private.add_steps(head, steps, head.last_seq - events + 1);
+    return query select 'recorded', 1, null::jsonb from generate_series(1, many);
+    return;
+  end if;
+  perform tidebase_private.give_back(head, events, checkpoints => many);
+  for step in select e.step from jsonb_array_elements(steps) with ordinality e (step, nth) order by e.nth loop
+    return next record_step(run_id, token, step ->> 'name', step -> 'input', step -> 'output',
+      (step ->> 'duration')::float8 * interval '1 second', coalesce((step ->> 'log_start')::boolean, false));
+  end loop;
+end
+$$;
+comment on function tidebase.record_steps(text, bigint, jsonb) is
+  'Records many steps of a run that were not begun, in one call and one flush: an array of 1 to 1000 objects whose members are the parameters of record_step (duration in seconds). Returns what that returns, in their order; the log has what as many calls of it would have written. All or none: one that is refused raises, and nothing is stored. The same call again says replay for each. Errors: TB001, TB002, TB003, TB004, TB005, TB006, TB007, TB010.';
+
+-- Several runs in one transaction hold the locks of several heads. So this one waits for none of them: a run whose head is
+-- locked is left out, as claim_runs does it, and whoever holds it waits for nobody that waits for him. So is a run about
+-- which there is anything to be said: it raises nothing that the others would suffer from.
+create or replace function tidebase.record_steps_of_runs(runs jsonb)
+returns boolean[]
+language plpgsql volatile security definer
+set search_path = pg_catalog, tidebase, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  head run_heads;
+  item record;
+  events integer;
+  recorded boolean[];
+begin
+  if jsonb_typeof(runs) is distinct from 'array' or jsonb_array_length(runs) not between 1 and 1000
+    or exists (
+      select from jsonb_array_elements(runs) run
+      where jsonb_typeof(run -> 'run_id') is distinct from 'string' or jsonb_typeof(run -> 'token') is distinct from 'number'
+        or not tidebase_private.are_steps(run -> 'steps'))
+  then
+    perform tidebase_private.raise_invalid('runs', 'must be an array of 1 to 1000 objects with run_id, token and steps');
+  end if;
+  if not tidebase_private.is_durable() then
+    perform tidebase_private.commit_durably();
+  end if;
+  recorded := array_fill(false, array[jsonb_array_length(runs)]);
+  for item in
+    select e.nth, e.run ->> 'run_id' as run_id, (e.run ->> 'token')::numeric as token, e.run -> 'steps' as steps
+    from jsonb_array_elements(runs) with ordinality e (run, nth)
+    order by e.run ->> 'run_id', e.nth
+  loop
+    select h.* into head from run_heads h
+    where h.run_id = item.run_id and h.lease_token::numeric = item.token and h.lease_token > 0
+      and h.status not in ('completed', 'cancelled') and h.deadline_at is null and not h.has_budget
+    for no key update skip locked;
+    if found and tidebase_private.are_new(item.run_id, item.steps) then
+      events := tidebase_private.events_of(item.steps);
+      head := tidebase_private.fence_done(item.run_id, head.lease_token, events, checkpoints => jsonb_array_length(item.steps));
+      perform tidebase_private.add_steps(head, item.steps, head.last_seq - events + 1);
+      recorded[item.nth] := true;
+    end if;
+  end loop;
+  return recorded;
+end
+$$;
+comment on function tidebase.record_steps_of_runs(jsonb) is
+  'Records new steps of many runs in one transaction: an array of 1 to 1000 objects with run_id, token and steps (as record_steps takes them). Returns for each, in their order, whether its steps were recorded: all of them, or none; then call record_steps for that run, which says why. None are recorded of a run whose head somebody has locked, whose token is not the current one, that is over, has a deadline or a budget, or a step that was begun before. It waits for no lock. Commits synchronously. Errors: TB002.';
+
 create or replace function tidebase.fail_step(run_id text, token bigint, name text, error jsonb default null, retryable boolean default true)
 returns tidebase.step_failure
 language plpgsql volatile security definer
@@ -472,6 +642,8 @@ select tidebase_private.allow('function tidebase.begin_step', 'worker');
 select tidebase_private.allow('function tidebase.begin_step_with', 'worker');
 select tidebase_private.allow('function tidebase.complete_step', 'worker');
 select tidebase_private.allow('function tidebase.record_step', 'worker');
+select tidebase_private.allow('function tidebase.record_steps', 'worker');
+select tidebase_private.allow('function tidebase.record_steps_of_runs', 'worker');
 select tidebase_private.allow('function tidebase.fail_step', 'worker');
 select tidebase_private.allow('function tidebase.load_checkpoints', 'worker');
 select tidebase_private.allow('table tidebase.step_timeline', 'worker', 'approver', 'operator', 'reader');

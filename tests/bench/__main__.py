@@ -6,6 +6,7 @@ Markdown and as a chart.
 
     make bench                                   # all of it, in less than ten minutes
     python -m tests.bench --only replay heads    # some of it
+    python -m tests.bench --against old.json     # beside what another version measured, on this machine
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=SCENARIOS, help="these scenarios only; see --list")
     parser.add_argument("--quick", action="store_true", help="few and small rounds, to see that all of it works")
-    parser.add_argument("--long", action="store_true", help="a million runs wait, and a snapshot is kept for minutes")
+    parser.add_argument(
+        "--long", action="store_true", help="a million runs wait, and a snapshot is kept for five minutes"
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="OLD.json", help="a bench.json of another version: what became of each figure"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is to measure")
     parser.add_argument(
         "--out", type=Path, default=Path("build/bench"), help="where bench.json, bench.md and bench.svg go"
@@ -47,6 +53,7 @@ LAST = (
     "waking",
     "idle workers",
     "an old snapshot",
+    "held snapshot",
     "enqueue many",
     "many wait",
     "lists",
@@ -78,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, scenario in SCENARIOS.items():
             print(f"{name}: {inspect.getdoc(scenario)}")
         return 0
+    old = None if options.against is None else report.read(options.against)
     binaries = local.find_binaries()
     if binaries is None:
         print("no Postgres to measure: install the extra `local`")
@@ -100,6 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     about = {"postgres": version, "python": platform.python_version(), "seconds": round(time.monotonic() - begun)}
     for path in report.write(rows, {**about, "quick": options.quick}, options.out):
         print(path)
+    if old is not None:
+        print(report.compared(old, rows), end="")
     return 0
 
 

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from .harness import PAYLOAD, Bench, Row, insert, rate, scenario, take_turns
+import psycopg
+
+from .harness import PAYLOAD, Bench, Row, insert, rate, scenario, spread, take_turns
+from .steps import in_a_run
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who is measured: what does some steps and returns their rate, how many, and where its tables are."""
+
+    work: Callable[[], float]
+    count: int
+    url: str
+
+
+@functools.cache
+def _installed(url: str, count: int) -> dict[str, Peer]:
+    """The peers that are there; made once, for DBOS can be launched once in a process."""
+    found: dict[str, Peer] = {}
+    if importlib.util.find_spec("dbos"):
+        there = url.replace("@/postgres", "@/dbos_bench")
+        found["DBOS"] = Peer(dbos(url, there, count), count, there)
+    if importlib.util.find_spec("langgraph"):
+        found["LangGraph PostgresSaver"] = Peer(langgraph(url, count), count, url)
+    return found
 
 
 @scenario
@@ -14,11 +41,7 @@ def peers(bench: Bench) -> Iterator[Row]:
     """Steps of DBOS and of LangGraph with its PostgresSaver, on the same server, beside the same insert."""
     bench.floor()
     count = bench.size(100, 10)
-    variants: dict[str, Callable[[], float]] = {}
-    if importlib.util.find_spec("dbos"):
-        variants["DBOS"] = dbos(bench, count)
-    if importlib.util.find_spec("langgraph"):
-        variants["LangGraph PostgresSaver"] = langgraph(bench, count)
+    variants = {who: peer.work for who, peer in _installed(bench.cluster.url, count).items()}
     if not variants:
         print("  skipped: none is installed (make bench PEERS=1)")
         return
@@ -27,11 +50,56 @@ def peers(bench: Bench) -> Iterator[Row]:
         yield turns.row("peers", variant, None)
 
 
-def dbos(bench: Bench, count: int) -> Callable[[], float]:
+@scenario
+def held_snapshot(bench: Bench) -> Iterator[Row]:
+    """Steps a second before, while, and after another session keeps a snapshot, of Tidebase and of each peer: a minute,
+    two and one with --long. With what was dead in the tables at the end of it, and how they grew.
+    """
+    before, during, after = (60, 120, 60) if bench.long else (bench.size(5, 0), bench.size(10, 0), bench.size(5, 0))
+    count = bench.size(100, 10)
+    ours = Peer(lambda: in_a_run(bench, count), count, bench.cluster.url)
+    for who, peer in {"Tidebase": ours, **_installed(bench.cluster.url, count)}.items():
+        with psycopg.connect(peer.url, autocommit=True) as watcher:
+            peer.work()
+            first, size = _for(peer, before), _size(watcher)
+            with psycopg.connect(peer.url) as old:
+                old.execute("set transaction isolation level repeatable read")
+                old.execute("select count(*) from pg_class")
+                second, dead, grown = _for(peer, during), _dead(watcher), _size(watcher)
+            third = _for(peer, after)
+        note = f"{second:,.0f} steps/s, {first:,.0f} before; {dead:,} dead tuples; {size:.1f} MB became {grown:.1f} MB"
+        yield spread("held snapshot", f"{who}, while it is held", [second / first], "x before", note=note)
+        yield spread("held snapshot", f"{who}, after it", [third / first], "x before", note=f"{third:,.0f} steps/s")
+
+
+def _for(peer: Peer, seconds: float) -> float:
+    """The rate of steps for so many seconds, and once at least."""
+    begun, done = time.perf_counter(), 0
+    while True:
+        peer.work()
+        done += peer.count
+        passed = time.perf_counter() - begun
+        if passed >= seconds:
+            return done / passed
+
+
+def _dead(watcher: psycopg.Connection[Any]) -> int:
+    row = watcher.execute("select coalesce(sum(n_dead_tup), 0)::bigint from pg_stat_user_tables").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _size(watcher: psycopg.Connection[Any]) -> float:
+    """MB of all tables and their indexes."""
+    query = "select coalesce(sum(pg_total_relation_size(relid)), 0)::bigint from pg_stat_user_tables"
+    row = watcher.execute(query).fetchone()
+    return int(row[0]) / 1e6 if row else 0.0
+
+
+def dbos(server: str, url: str, count: int) -> Callable[[], float]:
     from dbos import DBOS
 
-    bench.connection.execute("create database dbos_bench")
-    url = bench.cluster.url.replace("@/postgres", "@/dbos_bench")
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("create database dbos_bench")
     DBOS(config={"name": "bench", "system_database_url": url, "log_level": "ERROR", "run_admin_server": False})
 
     @DBOS.step()
@@ -46,7 +114,7 @@ def dbos(bench: Bench, count: int) -> Callable[[], float]:
     return workflow
 
 
-def langgraph(bench: Bench, count: int) -> Callable[[], float]:
+def langgraph(url: str, count: int) -> Callable[[], float]:
     from typing import TypedDict
 
     from langgraph.checkpoint.postgres import PostgresSaver
@@ -66,7 +134,7 @@ def langgraph(bench: Bench, count: int) -> Callable[[], float]:
     threads = iter(range(1_000_000))
 
     def run() -> float:
-        with PostgresSaver.from_conn_string(bench.cluster.url) as saver:
+        with PostgresSaver.from_conn_string(url) as saver:
             saver.setup()
             compiled = graph.compile(checkpointer=saver)
             config: Any = {"configurable": {"thread_id": f"t{next(threads)}"}, "recursion_limit": count + 10}

@@ -250,7 +250,7 @@ def many_wait(bench: Bench) -> Iterator[Row]:
 def an_old_snapshot(bench: Bench) -> Iterator[Row]:
     """Runs a second of two processes before, while, and after another session keeps a snapshot, as a backup does."""
     before, during, after = (
-        (60.0, 120.0, 60.0) if bench.long else (bench.size(10, 1), bench.size(20, 1), bench.size(10, 1))
+        (60.0, 300.0, 60.0) if bench.long else (bench.size(10, 1), bench.size(20, 1), bench.size(10, 1))
     )
     side, stop = tidebase(bench, "sql"), threading.Event()
     completed = side.completed

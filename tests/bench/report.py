@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -33,6 +34,44 @@ def markdown(rows: Sequence[Row]) -> str:
             f"| {row.scenario}: {row.variant} | {number(row.value)} {row.unit}{spread} | {bar}{mark} | {row.note} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a bench.json."""
+    known = {field.name for field in fields(Row)}
+    found = json.loads(path.read_text("utf-8"))["rows"]
+    return [Row(**{name: value for name, value in row.items() if name in known}) for row in found]
+
+
+def compared(old: Sequence[Row], new: Sequence[Row]) -> str:
+    """What became of each figure, as a table; better and worse only where the spreads do not touch. Figures that are
+    not ratios are those of a machine and of an hour: they say something only when both were measured in turns there.
+    """
+    before = {(row.scenario, row.variant): row for row in old}
+    lines = ["| | before | now | |", "| --- | --- | --- | --- |"]
+    for row in new:
+        was = before.pop((row.scenario, row.variant), None)
+        if was is not None and was.unit != row.unit:
+            was = None
+        said = "" if was is None else f"{number(was.value)} {was.unit}"
+        now = f"{number(row.value)} {row.unit}"
+        lines.append(f"| {row.scenario}: {row.variant} | {said} | {now} | {_change(was, row)} |")
+    lines += [f"| {row.scenario}: {row.variant} | {number(row.value)} {row.unit} | | |" for row in before.values()]
+    return "\n".join(lines) + "\n"
+
+
+def _change(was: Row | None, row: Row) -> str:
+    if was is None:
+        return "new"
+    factor = f"x {row.value / was.value:.2f}" if was.value else ""
+    if row.low <= was.high and was.low <= row.high:
+        return f"{factor} (the spreads overlap)".strip()
+    return f"{factor} **{'better' if (row.value > was.value) == _grows(row) else 'worse'}**".strip()
+
+
+def _grows(row: Row) -> bool:
+    """Whether more is better: as its bar says, else as its unit does."""
+    return row.at_least if row.bar is not None else row.unit in ("x floor", "x peer", "x none") or "/s" in row.unit
 
 
 def number(value: float) -> str:

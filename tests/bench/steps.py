@@ -7,6 +7,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,60 @@ def sequential_async(bench: Bench) -> Iterator[Row]:
     )
     yield turns.row("sequential async", "steps", 0.50)
     yield turns.row("sequential async", "never marked as started", 0.70)
+
+
+@scenario
+def side_by_side(bench: Bench) -> Iterator[Row]:
+    """Steps of 32 tasks, or threads, of one run, and of 32 runs of one worker, beside one client's inserts."""
+    bench.floor()
+    count, width = bench.size(25, 2), bench.size(32, 4)
+
+    async def payload() -> Any:
+        return PAYLOAD
+
+    async def some(run: Any, of: object, count: int) -> None:
+        for number in range(count):
+            await run.step.options(key=(str(of), number, count))("work", payload)
+
+    async def tasks() -> float:
+        async def work(run: Any, _: Any) -> float:
+            await asyncio.gather(*(some(run, task, 1) for task in range(width)))
+            begun = time.perf_counter()
+            await asyncio.gather(*(some(run, task, count + 1) for task in range(width)))
+            return (count + 1) * width / (time.perf_counter() - begun)
+
+        async with AsyncTidebase(bench.cluster.url) as tide:
+            return float(await tide.run("bench", work))
+
+    async def runs() -> float:
+        async with AsyncTidebase(bench.cluster.url) as tide:
+            sessions = [await tide.runs.attach("bench") for _ in range(width)]
+            await asyncio.gather(*(some(session, "first", 1) for session in sessions))
+            begun = time.perf_counter()
+            await asyncio.gather(*(some(session, "then", count) for session in sessions))
+            rate = count * width / (time.perf_counter() - begun)
+            for session in sessions:
+                await session.complete()
+            return rate
+
+    def threads() -> float:
+        with bench.tide.runs.attach("bench") as session, ThreadPoolExecutor(width) as pool:
+            list(pool.map(lambda thread: steps(session, 1, thread), range(width)))
+            firsts = range(width, width + count * width, count)
+            return rate(count * width, lambda: list(pool.map(lambda first: steps(session, count, first), firsts)))
+
+    turns = take_turns(
+        bench,
+        lambda: rate(200, lambda: insert(bench.connection, 200)),
+        {
+            "32 tasks of one run": lambda: asyncio.run(tasks()),
+            "32 threads of one run": threads,
+            "32 runs of one worker": lambda: asyncio.run(runs()),
+        },
+    )
+    yield turns.row("side by side", "32 tasks of one run", 3.0)
+    yield turns.row("side by side", "32 threads of one run", 3.0)
+    yield turns.row("side by side", "32 runs of one worker", 2.0)
 
 
 @scenario

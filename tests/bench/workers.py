@@ -20,18 +20,18 @@ POLL_S = 0.5
 
 
 def sql(url: str) -> None:
-    """What any client may do: claim a batch by one call, complete each by one, down the same pipeline."""
+    """What any client may do: claim a batch by one call, and complete it by one."""
     with psycopg.connect(url, autocommit=True) as connection:
         listen = "interval '1 minute'"
         claim = f"select run_id, token from tidebase.claim_runs('{{bench}}', %s, {BATCH}, listen_for => {listen})"
+        complete = "select count(seq) from tidebase.complete_runs(%s, %s::bigint[])"
         connection.execute("listen tidebase_events")
         holder = f"sql {connection.info.backend_pid}"
         while True:
             claimed = connection.execute(claim, [holder]).fetchall()
-            with connection.pipeline():
-                for run_id, token in claimed:
-                    connection.execute("select tidebase.complete_run(%s, %s)", [run_id, token])
-            if not claimed:
+            if claimed:
+                connection.execute(complete, [list(given) for given in zip(*claimed, strict=True)])
+            else:
                 for _ in connection.notifies(timeout=0.5, stop_after=1):
                     pass
 

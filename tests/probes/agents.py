@@ -37,7 +37,7 @@ from .workers import Ledger
 DONE, ASKS, REVIEW, FAILED = 0, 10, 11, 12
 
 #: How often at most a run loses its worker, and what it has just done then; nothing yet, for None.
-DEATHS, MOMENTS = 6, (None, "model", "look", "note", "send", "send")
+DEATHS, MOMENTS = 6, (None, "model", "look", "note", "sending", "send")
 
 #: The contracts of the two tools that write.
 KEYED: dict[str, Any] = {"side_effects": ["note"], "idempotency_key": "{run_id}/{q}"}
@@ -73,6 +73,7 @@ class Outside:
         return f"noted {q}"
 
     async def send(self, to: str) -> str:
+        self.ledger.write(kind="sending", run=self.run_id)  # who dies now has sent nothing, and nobody can know
         await self._do("send")
         return f"sent to {to}"
 

@@ -82,7 +82,9 @@ _BY_TYPE: dict[str, Any] = {
     "integer[]": [1],
     "bytea[]": [b"probe"],
 }
-_BY_NAME: dict[str, Any] = {"type": "probe.note", "output": Jsonb("forged"), "result": Jsonb("forged")}
+_BY_NAME: dict[str, Any] = {"type": "probe.note", "output": Jsonb("forged"), "result": Jsonb("forged")} | {
+    "steps": Jsonb([{"name": "work"}, {"name": "new"}])
+}
 
 
 def mutations(connection: Connection, run_id: str, token: int | None) -> list[tuple[str, dict[str, Any]]]:
@@ -281,7 +283,7 @@ def given_up(url: str) -> list[str]:
             for function, arguments in mutations(holder, run_id, token):
                 if function == end and "result" not in arguments:
                     continue  # the same call again gets the same answer: that is no write
-                if end != "complete_run" and function in ("complete_step", "fail_step", "record_step"):
+                if end != "complete_run" and function in ("complete_step", "fail_step", "record_step", "record_steps"):
                     continue  # what was done by then is stored: see paid_for
                 code, result = attempt(holder, function, **arguments)
                 if code != refusal:
@@ -305,6 +307,7 @@ def paid_for(url: str) -> list[str]:
                 ("complete_step", {"name": "done"}),
                 ("fail_step", {"name": "failed"}),
                 ("record_step", {"name": "recorded"}),
+                ("record_steps", {"steps": Jsonb([{"name": "and this"}, {"name": "and that"}])}),
             ):
                 code, result = attempt(holder, function, run_id=run_id, token=token, **arguments)
                 if code != "ok":
@@ -576,6 +579,63 @@ def checkpoint_is_final(url: str) -> list[str]:
         expect("a zombie changes it", "complete_step", ("TB003", None), token=token, output=Jsonb("second"))
         expect("a zombie records it", "record_step", ("TB003", None), token=token, output=Jsonb("second"))
         return found + audit(holder, run_id)
+
+
+#: Steps of which one is known already, for a worker that makes its call again.
+TOGETHER = (
+    '[{"name": "a", "output": 1, "log_start": true}, {"name": "b", "output": 2}, {"name": "c", "log_start": true}]'
+)
+
+
+def steps_together(url: str) -> list[str]:
+    """Steps that are recorded in one call have the numbers of as many calls, are stored all or none, and are fenced; of
+    several runs, nobody waits for a head that somebody has locked, and only those that may be are recorded.
+    """
+    found: list[str] = []
+    log = "select seq || ' ' || type || ' ' || payload::text from tidebase.events where run_id = %s order by seq"
+    with connect(url) as holder, connect(url, options="-c lock_timeout=2s") as other:
+        runs = [new_run(holder) for _ in range(4)]
+        tokens = [grant(holder, run_id) for run_id in runs]
+        together, single, locked, stale = runs
+
+        def expect(what: str, got: object, wanted: object) -> None:
+            if got != wanted:
+                found.append(f"{what}: {got} instead of {wanted}")
+
+        given = {"run_id": together, "token": tokens[0]}
+        expect("they are new", _outcomes(holder, steps=TOGETHER, **given), ["recorded"] * 3)
+        for name, output, start in (("a", 1, True), ("b", 2, False), ("c", None, True)):
+            step = {"name": name, "output": Jsonb(output), "log_start": start}
+            call(holder, "record_step", run_id=single, token=tokens[1], **step)
+        logs = [values(holder, log, run_id) for run_id in (together, single)]
+        expect("the log", logs[0], logs[1])
+        expect("again", _outcomes(holder, steps=TOGETHER, **given), ["replay"] * 3)
+        bad = '[{"name": "d"}, {"name": "a", "input": 7}]'
+        expect("one of another input", attempt(holder, "record_steps", steps=bad, **given)[0], "TB006")
+        expect("what that stored", values(holder, log, together), logs[0])
+
+        new_token = take_over(holder, stale)
+        several = [
+            {"run_id": run_id, "token": token, "steps": [{"name": "new"}]}
+            for run_id, token in zip(runs, tokens, strict=True)
+        ] + [{"run_id": together, "token": tokens[0], "steps": [{"name": "a"}]}]
+        with holder.transaction():
+            holder.execute("select from tidebase.run_heads where run_id = %s for no key update", [locked])
+            answer = attempt(other, "record_steps_of_runs", runs=Jsonb(several))
+        expect("those of several runs", answer, ("ok", [True, True, False, False, False]))
+        zombie = attempt(holder, "record_steps", run_id=stale, token=tokens[3], steps='[{"name": "late"}]')
+        expect("a zombie's", zombie[0], "TB003")
+        here = values(holder, "select name from tidebase.steps where run_id = any(%s) order by name", [locked, stale])
+        expect("what nobody recorded", here, [])
+        call(holder, "record_step", run_id=stale, token=new_token, name="after")
+        return found + [problem for run_id in runs for problem in audit(holder, run_id)]
+
+
+def _outcomes(connection: Connection, **arguments: Any) -> list[str]:
+    try:
+        return [row["outcome"] for row in call_rows(connection, "record_steps", **arguments)]
+    except psycopg.Error as error:
+        return [str(error.sqlstate)]
 
 
 #: Pairs of JSON texts, and whether they are the same input.

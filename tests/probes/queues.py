@@ -15,6 +15,7 @@ import psycopg
 from .support import (
     Connection,
     attempt,
+    audit,
     call,
     call_rows,
     connect,
@@ -44,6 +45,11 @@ def _claim(connection: Connection, name: str, most: int = 1, **more: Any) -> lis
 
 def _overview(connection: Connection, name: str) -> str:
     return str(value(connection, "select q::text from tidebase.queue_overview q where queue = %s", name))
+
+
+def _broken(connection: Connection, *run_ids: str) -> list[str]:
+    query = "select i::text from unnest(%s::text[]) r (id), tidebase_private.check_invariants(r.id) i"
+    return [str(row) for row in values(connection, query, list(run_ids))]
 
 
 # -- claims -----------------------------------------------------------------------------------------------------------
@@ -276,6 +282,67 @@ def limits_hold_for_who_is_moved(url: str) -> list[str]:
     return found
 
 
+def limits_end_with_their_time(url: str) -> list[str]:
+    """A run whose worker died while its queue had given out all that it may comes back when there is room again, and
+    counts once; also where its end came between two looks at it.
+    """
+    found = []
+    with connect(url) as connection:
+        for limit in ("rate", "key_rate"):
+            name = _named("full")
+            call(connection, "put_queue", queue=name, rate_period="1 hour", **{limit: 3})
+            lost, *others = (_enqueue(connection, name, key="k") for _ in range(4))
+            (lease,) = _claim(connection, name)
+            _lapsed(connection, lost, lease["token"])
+            call(connection, "reconcile")
+            _claim(connection, name, 2, workflows=["no such"])
+            for expected in ({lost}, {others[0]}):
+                if (got := {row["run_id"] for row in _claim(connection, name)}) != expected:
+                    found.append(f"{limit}: {got} were granted instead of {expected}")
+            _lapsed(connection, lost, lease["token"] + 1)
+            call(connection, "reconcile")
+            if given := _claim(connection, name, 3):
+                found.append(f"{limit}: {len(given)} were granted beyond it")
+            found += _broken(connection, lost, *others)
+            connection.execute(
+                "update tidebase.queue_starts set started_at = started_at - interval '2 hours' where queue = %s", [name]
+            )
+            if lost not in (got := {row["run_id"] for row in _claim(connection, name, 3)}):
+                found.append(f"{limit}: whoever lost its worker meanwhile did not come back: {got}")
+            for run_id in (lost, *others):
+                call(connection, "cancel_run", run_id=run_id)
+        name = _named("between")
+        run_id = _enqueue(connection, name)
+        (lease,) = _claim(connection, name)
+        connection.execute(
+            "update tidebase.run_heads set lease_expires_at = clock_timestamp() where run_id = %s", [run_id]
+        )
+        connection.execute(  # as reconcile does with a run that it has looked at
+            "update tidebase.run_heads h set due_at = tidebase_private.next_due(h) where run_id = %s", [run_id]
+        )
+        if [row["run_id"] for row in _claim(connection, name)] != [run_id]:
+            found.append(f"a lease that ran out after it was looked at was never seen: {_overview(connection, name)}")
+    return found
+
+
+def who_is_late_stays_in_order(url: str) -> list[str]:
+    """A run whose deadline passed while it waited is granted to nobody, and breaks no rule until it is cancelled."""
+    name = _named("late")
+    with connect(url) as connection:
+        run_id = _enqueue(connection, name, deadline=value(connection, "select now() + interval '1 hour'"))
+        connection.execute(
+            "update tidebase.run_heads set deadline_at = now() - interval '1 second' where run_id = %s", [run_id]
+        )
+        found = [f"{row} was granted" for row in _claim(connection, name)]
+        found += _broken(connection, run_id)
+        connection.execute("update tidebase.run_heads set due_at = now() where run_id = %s", [run_id])
+        call(connection, "reconcile")
+        if (status := call(connection, "get_run", run_id=run_id)["status"]) != "cancelled":
+            found.append(f"it is {status}")
+        found += _broken(connection, run_id)
+    return found
+
+
 def limits_under_fire(url: str) -> list[str]:
     """Claimers, crashes, take-overs and suspensions: at no moment of the log were more at work than is allowed."""
     name, found = _named("fire"), []
@@ -464,6 +531,42 @@ def _heard(listener: Connection) -> list[str]:
     """
     listener.execute("select 1")
     return [notification.payload for notification in listener.notifies(timeout=0)]
+
+
+def ended_together(url: str) -> list[str]:
+    """Of runs that are completed together each is by itself: who has lost its lease, or given it up, or is over, is
+    told so; who is locked is left out, and nobody waits for it; the others are completed.
+    """
+    name, found = _named("ended"), []
+    with connect(url) as first, connect(url) as second:
+        ids = [_enqueue(first, name) for _ in range(6)]
+        tokens = {row["run_id"]: int(row["token"]) for row in _claim(first, name, 6)}
+        expire(first, ids[1])
+        first.execute("update tidebase.queue_entries set ready_at = now() where run_id = %s", [ids[1]])
+        call(first, "acquire_run", run_id=ids[1], holder="successor")
+        call(first, "release_run", run_id=ids[2], token=tokens[ids[2]])
+        call(first, "cancel_run", run_id=ids[3])
+        with first.transaction():
+            first.execute("select from tidebase.run_heads where run_id = %s for no key update", [ids[4]])
+            second.execute("set lock_timeout = '2s'")
+            together_with = {"run_ids": ids, "tokens": [tokens[run_id] for run_id in ids]}
+            code, _ = attempt(second, "complete_runs", **together_with)
+        if code != "ok":
+            found.append(f"one that cannot be completed fails the others: {code}")
+            return found
+        said = dict(first.execute("select run_id, status from tidebase.run_heads where run_id = any(%s)", [ids]))
+        wanted = ["completed", "running", "queued", "cancelled", "running", "completed"]
+        if (got := [said[run_id] for run_id in ids]) != wanted:
+            found.append(f"they are {got}, not {wanted}")
+        answers = call_rows(second, "complete_runs", **together_with)
+        codes = {row["run_id"]: row["code"] for row in answers}
+        if [codes.get(run_id) for run_id in ids] != [None, "TB003", "TB003", "TB004", None, None]:
+            found.append(f"they are answered {[codes.get(run_id) for run_id in ids]}")
+        left = values(first, "select run_id from tidebase.queue_entries where queue = %s", name)
+        if left != [ids[2]]:
+            found.append(f"the queue has {left}, and the one that was given up is {ids[2]}")
+        found += audit(first, *ids)
+    return found
 
 
 def bulk_waits_for_nobody(url: str) -> list[str]:

@@ -213,6 +213,26 @@ def shared_values_stay(url: str) -> list[str]:
         return found + broken
 
 
+def a_base_has_its_version(url: str) -> list[str]:
+    """A number of a value that was lost and given away again is not taken for it: neither by writers nor by readers."""
+    found = []
+    with connect(url) as db, connect(url) as loser:
+        thread_id = f"thread {new_run(db)}"
+        edition = put(db, thread_id, "a")[1]["edition"]
+        with loser.transaction(force_rollback=True):
+            (lost,) = put(loser, thread_id, "lost", "a", (None, [], b"lost"))[1]["value_numbers"]
+        put(db, thread_id, "kept", "a", (None, [], b"kept and more"))
+        about = {"thread_id": thread_id, "edition": edition, "known": [lost], "versions": ["lost"]}
+        read = call(db, "get_checkpoint_beyond", **about)
+        if read["bases"] != [None]:
+            found.append(f"a reader was sent what comes after another value: {read['bodies']}")
+        arguments = checkpoint(thread_id, "b", "kept", (lost, [[0, 4]], b" more"), edition=edition)
+        arguments["changes"].obj[0]["base_version"] = "lost"
+        if (outcome := call(db, "put_checkpoint", **arguments)["outcome"]) != "incomplete":
+            found.append(f"a value was made from another one: {outcome}, {_body(db, thread_id, 'b')!r}")
+    return found
+
+
 def a_deletion_waits(url: str) -> list[str]:
     """A thread is deleted while somebody writes: all of it goes, or what was written comes after it."""
     with connect(url) as db, connect(url) as writer, queue(url) as line:

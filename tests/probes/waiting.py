@@ -35,6 +35,11 @@ def _completed(connection: Connection, child: str) -> Callable[[], Any]:
     return lambda: work("complete_run")
 
 
+def _completed_with_others(connection: Connection, child: str) -> Callable[[], Any]:
+    token = grant(connection, child)
+    return lambda: call(connection, "complete_runs", run_ids=[child], tokens=[token])
+
+
 def _failed(connection: Connection, child: str) -> Callable[[], Any]:
     work = _at_work(connection, child)
     return lambda: work("fail_run", retryable=False)
@@ -80,6 +85,7 @@ def _lapsed(connection: Connection, child: str) -> Callable[[], Any]:
 #: What makes a child ready, by the way in which it comes further.
 WAYS = {
     "completed": _completed,
+    "completed with others": _completed_with_others,
     "failed": _failed,
     "released": _released,
     "cancelled": _cancelled,

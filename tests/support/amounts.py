@@ -57,6 +57,9 @@ CLAIMED_RUNS = Amount(120, 20_000)
 CLAIMERS = Amount(4, 16)
 KILLED_CLAIMERS = Amount(8, 200)
 
+#: How many of a third of these runs may begin in a second, and a quarter of that of one key: so few that it is reached.
+STARTS = Amount(12, 80)
+
 #: Runs of one large key, and how many small keys there are beside it, with five runs each.
 LARGE_KEY = Amount(400, 50_000)
 SMALL_KEYS = Amount(20, 200)
@@ -71,4 +74,7 @@ DEPLOYED_RUNS = Amount(60, 600)
 DEPLOYS = Amount(1, 6)
 
 #: Worker processes of agents, of each framework, that are killed in the middle of their runs.
-KILLED_AGENTS = Amount(3, 100)
+KILLED_AGENTS = Amount(2, 100)
+
+#: Requests that Schemathesis makes up for each route; the long form also goes to each limit of each parameter.
+DESCRIBED = Amount(4, 40)

@@ -68,6 +68,8 @@ def _make(original: local.Cluster) -> None:
             connection.execute(f"create database {MIGRATED} template template0")
         with psycopg.connect(url(original), autocommit=True) as connection:
             migrations.migrate(connection)
+        with psycopg.connect(url(original)):
+            pass  # leaves the server's own cache of its catalogue, which comes along with each copy
     finally:
         original.stop()
     (original.data / "server.log").unlink()

@@ -149,15 +149,16 @@ class Reference:
         self.queues: dict[str, Row] = {}
         self.keys: dict[tuple[str, str], str] = {}
         self.claims: dict[str, list[tuple[str, int]]] = {}
+        self.schedules: dict[str, Row] = {}
         self.clock = 0
 
     def call(self, function: str, **arguments: Any) -> tuple[str, Any]:
         """``("ok", the answer)`` or ``(SQLSTATE, None)``."""
-        before = pickle.dumps((self.runs, self.queues, self.keys, self.claims))
+        before = pickle.dumps((self.runs, self.queues, self.keys, self.claims, self.schedules))
         try:
             return "ok", getattr(self, function)(**arguments)
         except Refused as refusal:
-            self.runs, self.queues, self.keys, self.claims = pickle.loads(before)
+            self.runs, self.queues, self.keys, self.claims, self.schedules = pickle.loads(before)
             return str(refusal), None
 
     # What the calls have in common: the fence, the clock, the tree of runs
@@ -355,6 +356,7 @@ class Reference:
 
     def reconcile(self) -> Any:
         counts = dict.fromkeys(("leases", "gates", "timers", "deadlines"), 0)
+        self.fire_due()
         for run_id, run in self.runs.items():
             if self.is_late(run) and run.status not in FINAL:
                 counts["deadlines"] += self.cancel_run(run_id, cascade=False)
@@ -504,6 +506,58 @@ class Reference:
             run.emit("run.moved", queue=to_queue)
             done += 1
         return {"matched": len(found), "done": done}
+
+    def move_run(self, run_id: str, to_queue: str) -> Any:
+        run = self.find(run_id)
+        if run.status not in ("pending", "queued"):
+            return False
+        if run.queue != to_queue and run.dedupe_key is not None:
+            if self.active(to_queue, run.dedupe_key, run_id) is not None:
+                return False
+            del self.keys[run.queue, run.dedupe_key]
+            self.keys[to_queue, run.dedupe_key] = run_id
+        run.queue, run.status = to_queue, "queued"
+        run.max_attempts = run.max_attempts or 5
+        run.emit("run.moved", queue=to_queue)
+        return True
+
+    # Schedules: a time is a number of hours, and so the end of the id of its run
+
+    def put_schedule(self, name: str, **given: Any) -> Any:
+        known = self.schedules.get(name, {"anchor": self.clock, "fired_at": self.clock, "last": None} | given)
+        same = all(known[what] == given[what] for what in ("every", "enabled"))
+        self.schedules[name] = known | given | {"fired_at": known["fired_at"] if same else self.clock}
+        return ... if given["enabled"] else None
+
+    def delete_schedule(self, name: str) -> Any:
+        return self.schedules.pop(name, None) is not None
+
+    def trigger_schedule(self, name: str, run_id: str) -> Any:
+        if name not in self.schedules:
+            raise Refused("TB012")
+        return self.enqueue_for(self.schedules[name], run_id)
+
+    def enqueue_for(self, schedule: Row, run_id: str) -> str:
+        given = {what: schedule[what] for what in ("workflow", "queue", "max_attempts")}
+        return str(self.enqueue_run(run_id, **given)["run_id"])
+
+    def fire_due(self) -> None:
+        for name, schedule in self.schedules.items():
+            anchor, every = schedule["anchor"], schedule["every"]
+            times = [at for at in range(anchor + every, self.clock + 1, every) if at > schedule["fired_at"]]
+            if not schedule["enabled"] or not times:
+                continue
+            for at in times if schedule["catch_up"] == "all" else times[-1:]:
+                self.fire(schedule, f"sched:{name}:{at}")
+            schedule["fired_at"] = self.clock
+
+    def fire(self, schedule: Row, run_id: str) -> None:
+        last = schedule["last"]
+        if schedule["overlap"] != "allow" and last is not None and self.runs[last].status not in (*FINAL, "failed"):
+            if schedule["overlap"] == "skip":
+                return
+            self.cancel_run(last, cascade=True)
+        schedule["last"] = self.enqueue_for(schedule, run_id)
 
     # Steps
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from psycopg import errors
 
 from ..probes.support import Connection, connect
-from .races import CALLS, LEAVE_OUT, STATES, Orders, Outcome, Racer, Rows, Tally, explain, is_refused, nothing
+from .races import CALLS, LEAVE_OUT, NEITHER, STATES, Orders, Outcome, Racer, Rows, Tally, explain, is_refused, nothing
 
 LOCKS = 7  # the first key of the locks, for them alone
 
@@ -108,6 +108,8 @@ class Interrupter(Racer):
             for point in self._points_of(base, call):
                 held = False
                 for other in makers:
+                    if {(call, other), (other, call)} & NEITHER:
+                        continue
                     if held and other in queued:
                         continue  # it waits for the lock that the call holds, as another did just now
                     if stop():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-from .. import test_cancel, test_canonical, test_gate, test_review, test_state, test_stream, test_worker
+from .. import test_cancel, test_canonical, test_gate, test_gateway, test_review, test_state, test_stream, test_worker
 from ..probes import agents, crowds
 from ..probes import kernel as probes
 from ..probes import workers as probe_workers
@@ -26,6 +26,7 @@ from ..support.amounts import (
     DAYS,
     DEPLOYED_RUNS,
     DEPLOYS,
+    DESCRIBED,
     EVENTS,
     EXAMPLES,
     FOLLOWED_RUNS,
@@ -40,6 +41,7 @@ from ..support.amounts import (
     RANDOM_CALLS,
     SHORT_LEASES,
     SMALL_KEYS,
+    STARTS,
     STREAMS,
     SUBSCRIBERS,
     TAKE_OVERS,
@@ -62,6 +64,12 @@ def _chargers(url: str, keyed: bool) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         massacre = test_review.Massacre(url, Path(folder) / "ledger", keyed)
         return massacre.violations(KILLED_CHARGERS.torture, deaths=5)
+
+
+def _described(url: str) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        many = ["--phases", "examples,coverage,fuzzing", "--max-examples", str(DESCRIBED.torture)]
+        return test_gateway.described(url, Path(folder), *many)
 
 
 def _agents(url: str, framework: str) -> list[str]:
@@ -102,7 +110,12 @@ def _examples(url: str) -> list[str]:
 
 
 def _claimers(url: str) -> crowds.Outcome:
-    return crowds.claimers_under_fire(url, CLAIMED_RUNS.torture, CLAIMERS.torture, 600, KILLED_CLAIMERS.torture)
+    runs, rate = CLAIMED_RUNS.torture, STARTS.torture
+    outcome = crowds.claimers_under_fire(url, runs, CLAIMERS.torture, rate, KILLED_CLAIMERS.torture)
+    reached = outcome.figures["most granted in a second"], outcome.figures["most granted of a key"]
+    if reached != (rate, rate // crowds.KEYS_SHARE):
+        outcome.found.append(f"no rate has held anybody up: {reached} were granted in a second")
+    return outcome
 
 
 def _year(url: str) -> crowds.Outcome:
@@ -133,6 +146,7 @@ LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "keys": lambda url: crowds.small_keys_beside_a_large_one(url, LARGE_KEY.torture, SMALL_KEYS.torture, 5),
     "a year": _year,
     "deploys": _deploys,
+    "requests made up of the description": _described,
     "killed agents of Pydantic AI": lambda url: _agents(url, "pydantic_ai"),
     "killed agents of the OpenAI SDK": lambda url: _agents(url, "openai_agents"),
     "killed agents over HTTP": lambda url: _agents(url, "http"),

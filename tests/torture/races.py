@@ -73,6 +73,13 @@ DUE = (
     f" next_at = {PAST}, last_run_id = '{{r}}' where schedule = '{{r}}'",
 )
 
+#: The endpoint of its queue was told of it.
+TOLD = (
+    "put_queue('{r}', concurrency => 1, endpoint => 'http://push.test')",
+    *QUEUED,
+    "select count(*) from tidebase.claim_invocations()",
+)
+
 LEVELS = ("read committed", "repeatable read", "serializable")
 
 #: Where a race begins.
@@ -116,6 +123,8 @@ QUEUE_STATES: dict[str, tuple[str, ...]] = {
     "suspended for too long": (*CLAIMED, "suspend_run('{r}', 1, 'g')", *OVERDUE),
     "a dead letter": (*QUEUED, CLAIM, "fail_run('{r}', 1, retryable => false)"),
     "due by the clock": (*QUEUED, *DUE),
+    "told of": (*TOLD,),
+    "told of, and begun": (*TOLD, "acquire_run('{r}', 'A', '1 hour', request_id => 'grant')"),
 }
 STATES |= QUEUE_STATES
 
@@ -145,6 +154,10 @@ CALLS = {
     "begin under the next token": "begin_step('{r}', 2, 'plain', '1')",
     "record a step": "record_step('{r}', 1, 'new', '1', '1', log_start => true)",
     "record what was begun": "record_step('{r}', 1, 'plain', '1', '2')",
+    "record several": (
+        "select to_jsonb(t) from tidebase.record_steps('{r}', 1,"
+        " '[{{\"name\": \"new\", \"input\": 1, \"output\": 1}}, {{\"name\": \"other\", \"log_start\": true}}]') t"
+    ),
     "complete a step": "complete_step('{r}', 1, 'plain', '1')",
     "complete it with another output": "complete_step('{r}', 1, 'plain', '2')",
     "complete an unsafe step": "complete_step('{r}', 1, 'unsafe', '1')",
@@ -183,6 +196,8 @@ CALLS = {
     "ask for bob's secret": "get_gate_secret('{r}', 'two', 'bob')",
     "look at the gate": "get_gate('{r}', 'g')",
     "suspend": "suspend_run('{r}', 1, 'g')",
+    "suspend for the child": "suspend_for_children('{r}', 1, '{c}')",
+    "withdraw": "withdraw_grant('{r}', 'grant')",
     "fork": "fork_run('{r}', '{r}.fork')",
     "compact": "compact_run('{r}')",
     "purge": "purge_runs('0', '{completed}')",
@@ -190,11 +205,13 @@ CALLS = {
     "finish a delivery": "finish_delivery('{r}', 1, 0, true)",
     "add a channel": "add_channel('{r}', 'http://another.test', 'secret')",
     "remove a channel": "remove_channel('{r}', 1)",
+    "try a channel again": "retry_channel('{r}', 1)",
     "claim channels": "select to_jsonb(t) from tidebase.claim_channel_deliveries() t",
     "finish at a channel": "select to_jsonb(t) from tidebase.finish_channel_delivery('{r}', 1, 1, true) t",
     "cancel many": "cancel_runs(metadata => '{\"mine\": true}')",
     "retry many": "retry_runs(metadata => '{\"mine\": true}')",
     "move many": "move_runs('{r}.other', metadata => '{\"mine\": true}')",
+    "move it": "move_run('{r}', '{r}.other')",
 }  # fmt: skip
 
 #: What is done to queues and by the clock; from the states of runs that are in no queue it changes nothing of theirs.
@@ -214,6 +231,10 @@ QUEUE_CALLS = {
     "limit the queue": "put_queue('{r}', concurrency => 1, key_rate => 1)",
     "limit it no more": "put_queue('{r}')",
     "pause it": "pause_queue('{r}')",
+    "give it an endpoint": "put_queue('{r}', endpoint => 'http://other.test')",
+    "tell of it": "select to_jsonb(t) from tidebase.claim_invocations() t",
+    "it was told of": "finish_invocation('{r}', 1, true, 200)",
+    "it was not told of": "finish_invocation('{r}', 1, false, error => 'no answer')",
     "let it go on": "resume_queue('{r}')",
     "put a schedule": "put_schedule('{r}', 'w', every => '1 hour', queue => '{r}', input => '2')",
     "delete the schedule": "delete_schedule('{r}')",
@@ -224,15 +245,18 @@ CALLS |= QUEUE_CALLS
 
 #: They wait for nobody: what is locked they leave out, as if it did not concern them.
 BULK = {"cancel many", "retry many", "move many"}
-CLAIMS = {"claim", "claim once", "claim with another code"}
-LEAVE_OUT = {"renew many", "reconcile", "purge", "claim deliveries", "claim channels"} | BULK | CLAIMS
+CLAIMS = {"claim", "claim once", "claim with another code", "tell of it"}
+LEAVE_OUT = {"renew many", "reconcile", "purge", "claim deliveries", "claim channels", "move it"} | BULK | CLAIMS
 
 #: They are one call, made again: that waits for its answer.
 REPEATED = {("claim once", "claim once"), ("claim with another code", "claim with another code")}
 
 #: What is neither of the orders, and well: a bulk call is about the runs that were there when it began, and a fork is
 #: one more; and who asked for a run by its id, and waited while it was moved, is to ask again (see acquire_run).
-NEITHER = {*itertools.product(("fork",), BULK), ("acquire", "move many"), ("acquire again", "move many")}
+NEITHER = {
+    *itertools.product(("fork",), BULK),
+    *itertools.product(("acquire", "acquire again"), ("move many", "move it")),
+}
 
 ALL_TABLES = """
 select c.oid::regclass::text from pg_class c
@@ -260,7 +284,8 @@ VOLATILE = re.compile(
 FORGET = """
 select tidebase_private.forget(array(select run_id from tidebase.runs));
 delete from tidebase.queues; delete from tidebase.lanes; delete from tidebase.claims; delete from tidebase.schedules;
-delete from tidebase.slots; delete from tidebase.queue_starts; delete from tidebase.workers"""
+delete from tidebase.endpoints; delete from tidebase.slots; delete from tidebase.queue_starts;
+delete from tidebase.workers"""
 
 Rows = tuple[str, ...]
 Pair = tuple[str, str]
@@ -481,6 +506,7 @@ def nothing(call: str, answer: str) -> str:
         return json.dumps(json.loads(answer) | {"done": 0})
     return {
         "purge": "0",
+        "move it": "false",
         "reconcile": json.dumps(dict.fromkeys(("runs", "gates", "leases", "timers", "deadlines"), 0)),
     }.get(call, "")
 

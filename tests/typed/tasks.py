@@ -33,6 +33,7 @@ from tidebase import (
     LeaseLost,
     Measurement,
     QueueInfo,
+    QueueRate,
     Reconciliation,
     Recovery,
     ReviewInfo,
@@ -285,6 +286,7 @@ async def queues() -> None:
     assert_type(await tide.queues.put("q", concurrency=3, rate=10, rate_period_s=60), QueueInfo)
     assert_type(await tide.queues.get("q"), QueueInfo)
     assert_type(await tide.queues.list(), Sequence[QueueInfo])
+    assert_type(await tide.queues.rates(), Sequence[QueueRate])
     assert_type(await tide.queues.pause("q"), bool)
     assert_type(await tide.queues.resume("q"), bool)
     assert_type(await tide.queues.workers(), Sequence[WorkerInfo])

@@ -30,6 +30,7 @@ from tidebase import (
     LeaseLost,
     Measurement,
     QueueInfo,
+    QueueRate,
     Reconciliation,
     Recovery,
     ReviewInfo,
@@ -276,6 +277,7 @@ def queues() -> None:
     assert_type(tide.queues.put("q", concurrency=3, rate=10, rate_period_s=60), QueueInfo)
     assert_type(tide.queues.get("q"), QueueInfo)
     assert_type(tide.queues.list(), Sequence[QueueInfo])
+    assert_type(tide.queues.rates(), Sequence[QueueRate])
     assert_type(tide.queues.pause("q"), bool)
     assert_type(tide.queues.resume("q"), bool)
     assert_type(tide.queues.workers(), Sequence[WorkerInfo])

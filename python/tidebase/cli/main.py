@@ -13,7 +13,7 @@ import psycopg
 
 from .. import __version__
 from ..core.errors import TidebaseError, from_postgres
-from . import doctor, mcp, migrate, operate, people, queues, replay, runs, serve
+from . import doctor, mcp, migrate, operate, people, queues, replay, router, runs, serve
 from .output import visible
 
 
@@ -49,6 +49,6 @@ def main(verbose: bool) -> None:
     logging.getLogger("yoyo").setLevel(logging.WARNING)
 
 
-for module in (migrate, runs, people, operate, queues, replay, serve, mcp, doctor):
+for module in (migrate, router, runs, people, operate, queues, replay, serve, mcp, doctor):
     for command in module.COMMANDS:
         main.add_command(command)

@@ -76,6 +76,8 @@ def _print_report(report: migrations.MigrationReport, check: bool, as_json: bool
         click.echo(json.dumps({**asdict(report), "current": report.is_current}))
         return
     verb = "to apply" if check else "applied"
+    for shard in report.shards:
+        click.echo(f"shard {shard}: {'is behind' if check else 'brought up to date'}")
     for migration in report.migrations:
         click.echo(f"migration {verb}: {migration}")
     if report.functions:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from decimal import Decimal
@@ -17,8 +16,7 @@ import click
 from ..client.tide import Tidebase
 from ..core.errors import DatabaseUnavailable
 from ..core.hints import command
-from ..domain.courier import Courier
-from ..domain.webhook import Dispatcher
+from ..domain.courier import Courier, delivering
 from .output import (
     AMOUNT,
     DURATION,
@@ -296,25 +294,23 @@ def reconcile(
     if private_receivers and not webhooks:
         raise click.UsageError("--private-receivers goes with --webhooks")
     with connected(database) as tide:
-        dispatcher = tide.dispatcher(allow_private=private_receivers) if webhooks else None
         couriers: dict[str, Courier[Any]] = {
+            "webhooks": tide.dispatcher(allow_private=private_receivers),
             "channels": tide.channel_dispatcher(allow_private=private_receivers),
             "endpoints": tide.push_dispatcher(allow_private=private_receivers),
         }
         if every is None:
-            done = _all_due(tide, dispatcher)
+            done = _all_due(tide)
             if webhooks:
-                done.update({name: courier.dispatch() for name, courier in couriers.items()})
+                done.update({name: courier.dispatch(None) for name, courier in couriers.items()})
             _print_done(done, as_json)
             return
         pauses = until_stopped(every.total_seconds())
         first = next(pauses)  # from here on SIGTERM is heard
-        with ExitStack() as running:
-            for courier in couriers.values() if webhooks else ():
-                running.enter_context(courier.running())
+        with delivering(*couriers.values() if webhooks else ()):
             for _ in chain([first], pauses):
                 try:
-                    done = _all_due(tide, dispatcher)
+                    done = _all_due(tide)
                 except DatabaseUnavailable as error:  # it comes back, and so do we
                     print_line(f"Error: {error}", err=True)
                     continue
@@ -322,15 +318,13 @@ def reconcile(
                     _print_done(done, as_json)
 
 
-def _all_due(tide: Tidebase, dispatcher: Dispatcher | None) -> Counter[str]:
+def _all_due(tide: Tidebase) -> Counter[str]:
     done: Counter[str] = Counter()
     while True:
         looked_at = asdict(tide.reconcile(_BATCH))
         done.update(looked_at)
         if looked_at["runs"] < _BATCH:
             break
-    if dispatcher is not None:
-        done["webhooks"] = dispatcher.dispatch(max=100)
     return done
 
 

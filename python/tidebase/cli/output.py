@@ -13,7 +13,7 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,12 +28,17 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 #: No duration is longer, in days: so that every time that is so long ago exists, and every pause can be waited for.
 _LONGEST = 36500
 
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:  # which is not generic in older ones
+    ParamType = click.ParamType
+
 #: Numbers as the database counts: events in a bigint, versions in an integer.
 SEQ = click.IntRange(0, 2**63 - 1)
 VERSION = click.IntRange(0, 2**31 - 1)
 
 
-class Duration(click.ParamType[Any]):
+class Duration(ParamType):
     """``30s``, ``5m``, ``2h``, ``30d``, ``1h30m``; ``positive``: more than nothing."""
 
     name = "duration"
@@ -55,7 +60,7 @@ class Duration(click.ParamType[Any]):
         return timedelta(seconds=seconds)
 
 
-class Json(click.ParamType[Any]):
+class Json(ParamType):
     """JSON, or ``@FILE`` with it, or ``-`` for standard input."""
 
     name = "json"
@@ -75,7 +80,7 @@ class Json(click.ParamType[Any]):
             self.fail("this JSON is nested too deeply", param, ctx)
 
 
-class Amount(click.ParamType[Any]):
+class Amount(ParamType):
     """A sum of money: ``12.50``."""
 
     name = "amount"
@@ -88,7 +93,7 @@ class Amount(click.ParamType[Any]):
         return Decimal(value)
 
 
-class Time(click.ParamType[Any]):
+class Time(ParamType):
     """A time in ISO 8601, in UTC where it names no zone; or a duration: so long ago."""
 
     name = "time"
@@ -147,7 +152,8 @@ def connected(database: str | None) -> Tidebase:
 def until_stopped(pause_s: float) -> Iterator[None]:
     """Goes on, with a pause in between, until SIGTERM comes."""
     stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    # In a thread of its own: the one that is interrupted may have the event's lock, for which the handler would wait.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stopped.set, daemon=True).start())
     while not stopped.is_set():
         yield
         stopped.wait(pause_s)

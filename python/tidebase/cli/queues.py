@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -27,6 +27,7 @@ from ..client.worker import Worker
 from ..client.worker_async import AsyncWorker
 from ..core.errors import NotFound, TidebaseError
 from ..domain.bulk import Bulk
+from ..domain.courier import delivering
 from ..domain.webhook import SECRET_VARIABLE
 from .found import found_object
 from .output import (
@@ -183,7 +184,8 @@ def _several(processes: int, metrics: int | None) -> int:
             process.send_signal(signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        # In a thread of its own: the one that is interrupted may have the event's lock, which the handler would want.
+        signal.signal(number, lambda *_: threading.Thread(target=stop, daemon=True).start())
     while not stopping.wait(0.5):
         if any(process.poll() is not None for process in started):  # whoever started us shall start all of them again
             stop()
@@ -227,24 +229,12 @@ class _Silent(WSGIRequestHandler):
 def _delivering(url: str, private_receivers: bool) -> Iterator[None]:
     """Delivers webhooks, to channels and to endpoints beside the work, in other threads; what is being sent is sent."""
     tide = Tidebase(url)
-    recoveries = tide.dispatcher(allow_private=private_receivers)
-    threading.Thread(target=_dispatch, args=(recoveries.dispatch,), name="tidebase-webhooks", daemon=True).start()
-    with (
-        tide.channel_dispatcher(allow_private=private_receivers).running(),
-        tide.push_dispatcher(allow_private=private_receivers).running(),
+    with delivering(
+        tide.dispatcher(allow_private=private_receivers),
+        tide.channel_dispatcher(allow_private=private_receivers),
+        tide.push_dispatcher(allow_private=private_receivers),
     ):
         yield
-
-
-def _dispatch(dispatch: Callable[[], int]) -> None:
-    log, rest = logging.getLogger("tidebase.webhook"), threading.Event()
-    while True:
-        try:
-            if dispatch() == 0:
-                rest.wait(1.0)
-        except TidebaseError as error:
-            log.warning("%s", error)
-            rest.wait(10.0)
 
 
 @click.command()
@@ -417,20 +407,13 @@ def schedules(database: str | None, as_json: bool) -> None:
             s.queue,
             s.cron or f"every {s.every}",
             s.timezone,
-            _in(s.next_at),
+            "never" if s.next_in is None else f"in {timedelta(seconds=round(s.next_in.total_seconds()))}",
             s.last_status,
             short(s.failure),
         )
         for s in found
     ]
     print_table(("schedule", "workflow", "queue", "when", "zone", "next", "last", "failure"), rows, "no schedules")
-
-
-def _in(moment: datetime | None) -> str:
-    if moment is None:
-        return "never"
-    seconds = max((moment - datetime.now(timezone.utc)).total_seconds(), 0)
-    return f"in {timedelta(seconds=round(seconds))}"
 
 
 @click.command()

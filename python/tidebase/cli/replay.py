@@ -17,7 +17,7 @@ from ..core.errors import TidebaseError
 from ..domain.run import RunInfo
 from ..testing.rehearsal import Rehearsal, playable, rehearse, rehearse_async
 from .found import found_object
-from .output import JSON, TIME, database_option, print_json, print_line
+from .output import JSON, TIME, ParamType, database_option, print_json, print_line
 
 #: The statuses of a run that may go on.
 _ALIVE = ("pending", "queued", "running", "waiting", "review", "failed")
@@ -25,7 +25,7 @@ _ALIVE = ("pending", "queued", "running", "waiting", "review", "failed")
 _PAGE = 200
 
 
-class Assumption(click.ParamType[Any]):
+class Assumption(ParamType):
     """``NAME=JSON``: what a new step is taken to give."""
 
     name = "assumption"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -117,12 +118,19 @@ async def migrate(database: AsyncDatabase, role_prefix: str | None) -> Migration
 
 
 class Crew:
-    """What a worker works on at the same time."""
+    """What a worker works on at the same time, and what waits for a hand.
+
+    Args:
+        size: how many hands there are.
+        stirred: is set when one of them is free, or fewer wait than ``rouse_at``.
+    """
 
     def __init__(self, size: int, stirred: asyncio.Event) -> None:
         self._size = size
         self._stirred = stirred
         self._tasks: set[asyncio.Task[None]] = set()
+        self._queue: deque[tuple[Callable[[Any], Coroutine[Any, Any, None]], Any]] = deque()
+        self.rouse_at: int = 0
 
     @property
     def busy(self) -> int:
@@ -132,16 +140,33 @@ class Crew:
     def free(self) -> int:
         return self._size - self.busy
 
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
     def start(self, work: Callable[[Any], Coroutine[Any, Any, None]], item: Any) -> None:
-        task = asyncio.create_task(work(item), name=f"tidebase-{item.run_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        """Begins the work when there is a hand for it."""
+        if self.free > 0:
+            task = asyncio.create_task(work(item), name=f"tidebase-{item.run_id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+        else:
+            self._queue.append((work, item))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._stirred.set()
+        if self._queue:
+            self.start(*self._queue.popleft())
+        if self.waiting <= self.rouse_at:
+            self._stirred.set()
         if not task.cancelled():
             task.exception()  # what it was is logged where it was raised
+
+    def take_back(self) -> list[Any]:
+        """What waits for a hand, which nobody begins any more."""
+        items = [item for _, item in self._queue]
+        self._queue.clear()
+        return items
 
     async def settled(self, seconds: float) -> bool:
         """Whether all has ended, in so many seconds at most."""

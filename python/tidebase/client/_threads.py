@@ -20,8 +20,8 @@ from ..domain.event import Event
 from ..domain.heartbeat import Heartbeats
 from ..domain.lease import Hold
 from ..domain.push import PushDispatcher
+from ..domain.recovery import Dispatcher
 from ..domain.subscribe import follow
-from ..domain.webhook import Dispatcher
 from ..domain.workflow import Worker
 
 if TYPE_CHECKING:
@@ -37,15 +37,22 @@ class Face(Generic[D]):
     _database: D
 
     def dispatcher(
-        self, *, secret: str | None = None, allow_private: bool = False, timeout_s: float = 10.0, max_attempts: int = 8
+        self,
+        *,
+        secret: str | None = None,
+        allow_private: bool = False,
+        timeout_s: float = 10.0,
+        max_attempts: int = 8,
+        at_once: int = 32,
     ) -> Dispatcher:
-        """Delivers recovery webhooks; see :class:`tidebase.domain.webhook.Dispatcher`."""
+        """Delivers recovery webhooks; see :class:`tidebase.domain.recovery.Dispatcher`."""
         return Dispatcher(
             self._database,
             secret=secret,
             allow_private=allow_private,
             timeout_s=timeout_s,
             max_attempts=max_attempts,
+            at_once=at_once,
         )
 
     def channel_dispatcher(
@@ -164,30 +171,46 @@ def migrate(database: Database, role_prefix: str | None) -> MigrationReport:
 
 
 class Crew:
-    """What a worker works on at the same time."""
+    """What a worker works on at the same time, and what waits for a hand.
+
+    Args:
+        size: how many hands there are.
+        stirred: is set when one of them is free, or fewer wait than ``rouse_at``.
+    """
 
     def __init__(self, size: int, stirred: threading.Event) -> None:
         self._size = size
         self._stirred = stirred
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="tidebase-worker")
-        self._works: set[Future[None]] = set()
+        self._works: dict[Future[None], Any] = {}
+        self.rouse_at: int = 0
 
     @property
     def busy(self) -> int:
-        return len(self._works)
+        return min(len(self._works), self._size)
 
     @property
     def free(self) -> int:
         return self._size - self.busy
 
+    @property
+    def waiting(self) -> int:
+        return max(len(self._works) - self._size, 0)
+
     def start(self, work: Callable[[Any], None], item: Any) -> None:
+        """Begins the work when there is a hand for it."""
         future = self._pool.submit(work, item)
-        self._works.add(future)
+        self._works[future] = item
         future.add_done_callback(self._ended)
 
     def _ended(self, future: Future[None]) -> None:
-        self._works.discard(future)
-        self._stirred.set()
+        self._works.pop(future, None)
+        if self.waiting <= self.rouse_at:
+            self._stirred.set()
+
+    def take_back(self) -> list[Any]:
+        """What waits for a hand, which nobody begins any more."""
+        return [item for future, item in list(self._works.items()) if future.cancel()]
 
     def settled(self, seconds: float) -> bool:
         """Whether all has ended, in so many seconds at most."""

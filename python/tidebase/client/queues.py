@@ -11,7 +11,7 @@ from ..core import codec
 from ..core.database import Database
 from ..core.errors import NotFound
 from ..domain import calls, queue, schedule
-from ..domain.calls import InvocationInfo, QueueInfo, ScheduleInfo, WorkerInfo
+from ..domain.calls import InvocationInfo, QueueInfo, QueueRate, ScheduleInfo, WorkerInfo
 from ..domain.workflow import new_run_id
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class Queues:
     def list(self) -> Sequence[QueueInfo]:
         """All queues, by name."""
         return self._database.execute(calls.queue_overview())
+
+    def rates(self) -> Sequence[QueueRate]:
+        """How many runs a minute end, of each queue in which some did within five minutes."""
+        return self._database.execute(calls.queue_rates())
 
     def pause(self, name: str) -> bool:
         """Grants no lease of the queue's runs any more. False when it was paused before."""

@@ -10,7 +10,7 @@ from ..core import codec
 from ..core.database_async import AsyncDatabase
 from ..core.errors import NotFound
 from ..domain import calls, queue, schedule
-from ..domain.calls import InvocationInfo, QueueInfo, ScheduleInfo, WorkerInfo
+from ..domain.calls import InvocationInfo, QueueInfo, QueueRate, ScheduleInfo, WorkerInfo
 from ..domain.workflow import new_run_id
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class AsyncQueues:
     async def list(self) -> Sequence[QueueInfo]:
         """All queues, by name."""
         return await self._database.execute(calls.queue_overview())
+
+    async def rates(self) -> Sequence[QueueRate]:
+        """How many runs a minute end, of each queue in which some did within five minutes."""
+        return await self._database.execute(calls.queue_rates())
 
     async def pause(self, name: str) -> bool:
         """Grants no lease of the queue's runs any more. False when it was paused before."""

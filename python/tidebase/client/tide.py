@@ -252,7 +252,8 @@ class Tidebase(Face[Database]):
         and only if, that transaction commits.
 
         Raises:
-            InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below.
+            InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below. At the
+                first call: the database is a router of several, whose calls commit there.
         """
         return Bound(connection)
 

@@ -269,7 +269,8 @@ class AsyncTidebase(Face[AsyncDatabase]):
         and only if, that transaction commits.
 
         Raises:
-            InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below.
+            InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below. At the
+                first call: the database is a router of several, whose calls commit there.
         """
         return AsyncBound(connection)
 

@@ -419,7 +419,7 @@ class Run:
                 nothing. ``retries`` need the function; they and ``timeout_s`` cannot be said of your own transaction.
 
         Raises:
-            InvalidArgument: an option, or the connection, cannot be honoured.
+            InvalidArgument: an option, or the connection, cannot be honoured; or the database is a router of several.
             NotSerializable, StepOutputDecodeError, StepTimeout: all of it was rolled back.
         """
         trial = Trial(self._hold, self._checkpoints, name, function, options, connection is not None)
@@ -427,6 +427,7 @@ class Run:
 
     @contextmanager
     def _block(self, trial: Trial, given: Any) -> Iterator[SyncTransaction]:
+        self._database.require_no_router()
         joined = self._join(given)
         stored = self._do(trial.begin())
         if stored is not None:

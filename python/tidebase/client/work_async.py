@@ -439,7 +439,7 @@ class AsyncRun:
                 nothing. ``retries`` need the function; they and ``timeout_s`` cannot be said of your own transaction.
 
         Raises:
-            InvalidArgument: an option, or the connection, cannot be honoured.
+            InvalidArgument: an option, or the connection, cannot be honoured; or the database is a router of several.
             NotSerializable, StepOutputDecodeError, StepTimeout: all of it was rolled back.
         """
         trial = Trial(self._hold, self._checkpoints, name, function, options, connection is not None)
@@ -447,6 +447,7 @@ class AsyncRun:
 
     @asynccontextmanager
     async def _block(self, trial: Trial, given: Any) -> AsyncIterator[AsyncTransaction]:
+        await self._database.require_no_router()
         joined = await self._join(given)
         stored = await self._do(trial.begin())
         if stored is not None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..core._tasks import ring
 from ..core.database_async import AsyncDatabase
-from ..core.errors import InvalidArgument, TidebaseError
+from ..core.errors import DatabaseUnavailable, InvalidArgument, TidebaseError
 from ..domain import calls
 from ..domain.child import Brood
-from ..domain.claim import Claim, Tally, bell_of, claim_runs, ready_in, work_on
+from ..domain.claim import Claim, Completions, Tally, bell_of, claim_runs, ready_in, work_on
 from ..domain.lease import new_request_id
 from ._tasks import Crew, terminated
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from .tide_async import AsyncTidebase
 
 _log = logging.getLogger("tidebase.worker")
+
+#: Where runs are short, a worker takes up ahead of its hands what they begin within so many seconds, at their pace; and
+#: no more than so many a hand. What waits for longer all the same is given back, after this many seconds at most.
+AHEAD_S: float = 0.25
+AHEAD: int = 4
+STALE_S: float = 0.5
 
 #: How often a worker reconciles, in seconds, give or take a half: leases and timers that ran out, schedules.
 RECONCILE_S: float = 10.0
@@ -72,6 +78,7 @@ class AsyncWorker:
         self._tide = tide
         self._database: AsyncDatabase = tide._database
         self._brood = Brood(tide)
+        self._completions = Completions()
         self._weights = weights
         self._stopping = False
         self._rung: Any = None
@@ -84,6 +91,11 @@ class AsyncWorker:
         self.suspend: bool = suspend
         #: What it has done so far.
         self.tally: Tally = Tally()
+        self._pace: float | None = None  # how long a run takes, in seconds: a mean in which the last ones count most
+        self._begun_before: set[str] = set()  # those in hand of which this is not the first attempt
+        self._claimed_at = 0.0
+        self._claimed: dict[str, float] = {}  # when those were taken up that have not been begun yet
+        self._stale_s = min(STALE_S, tide.lease_s / 4)
         self._turned_at: float | None = None
         self._can_claim = False
 
@@ -116,27 +128,62 @@ class AsyncWorker:
                     self._turned_at = time.monotonic()
                     rung.clear()
                     await self._reconcile_now_and_then()
-                    free = crew.free
-                    claims = await self._claim(free, idle) if free else []
+                    await self._hand_back_what_waits(crew)
+                    ahead = self._ahead()
+                    crew.rouse_at = ahead // 2
+                    room = crew.free + ahead - crew.waiting if crew.free or crew.waiting <= crew.rouse_at < ahead else 0
+                    claims = await self._claim(room, idle) if room else []
                     for claim in claims:
-                        self.tally.claimed(claim.queue)
                         crew.start(self._work, claim)
-                    if free and not claims and not idle:
+                    if len(claims) < room and (claims or not idle):
                         idle = True  # it is known to sleep from now on: what came in between is found by one more look
                         continue
                     idle = idle and not claims
-                    if len(claims) == free or idle:
-                        await ring(rung, await self._patience(idle))
+                    if len(claims) == room or idle:
+                        await ring(
+                            rung, min(await self._patience(idle), self._stale_s if crew.waiting else self.poll_s)
+                        )
             finally:
                 await self._drain(crew)
 
-    async def _claim(self, free: int, idle: bool) -> list[Claim]:
+    def _ahead(self) -> int:
+        """How many runs to take up for which there is no hand yet. None beside one that was begun before: it may be one
+        that kills its worker, and what waits for a hand then has used an attempt up, too.
+        """
+        pace = self._pace
+        if pace is None or pace > AHEAD_S or self._begun_before:
+            return 0
+        return min(int(self.concurrency * AHEAD_S / pace), self.concurrency * AHEAD)
+
+    async def _hand_back_what_waits(self, crew: Crew, at_once: bool = False) -> None:
+        """What was taken up ahead, and for which no hand has become free in a while, is left to whoever has one."""
+        if not at_once and time.monotonic() - self._claimed_at < self._stale_s:
+            return
+        claims = crew.take_back()
+        if claims:
+            self._pace = None  # nothing is taken up ahead until a run has ended: it would be given back again
+        for claim in claims:
+            if not await self._hand_back(claim):
+                return  # the leases of the others run out
+
+    async def _hand_back(self, claim: Claim) -> bool:
+        """Gives up the lease of a run that was not begun. Whether the database is there."""
+        self._begun_before.discard(claim.run_id)
+        self._claimed.pop(claim.run_id, None)
+        try:
+            await self._database.execute(calls.release_run(run_id=claim.run_id, token=claim.token))
+        except TidebaseError as error:
+            _log.warning("run %s: its lease was not released: %s", claim.run_id, error)
+            return not isinstance(error, DatabaseUnavailable)
+        return True
+
+    async def _claim(self, room: int, idle: bool) -> list[Claim]:
         try:
             claims = await self._database.execute(
                 claim_runs(
                     queues=self._order(),
                     holder=self._tide.holder,
-                    max=free,
+                    max=min(room, 1000),
                     ttl=timedelta(seconds=self._tide.lease_s),
                     workflows=self._tide._registry.names(),
                     code_version=self._tide.code_version,
@@ -150,6 +197,9 @@ class AsyncWorker:
             self._can_claim = False
             return []
         self._can_claim = True
+        self._claimed_at = time.monotonic()
+        self._begun_before |= {claim.run_id for claim in claims if claim.attempt > 1}
+        self._claimed.update(dict.fromkeys((claim.run_id for claim in claims), self._claimed_at))
         return claims
 
     def _order(self) -> list[str]:
@@ -184,12 +234,24 @@ class AsyncWorker:
             _log.warning("worker %s: could not reconcile: %s", self._tide.holder, error)
 
     async def _work(self, claim: Claim) -> None:
+        begun = time.monotonic()
+        if begun - self._claimed.pop(claim.run_id, begun) > self._tide.lease_s / 2:
+            await self._hand_back(claim)  # nobody has renewed its lease: it may be another worker's by now
+            return
+        self.tally.claimed(claim.queue)
         function: Callable[..., Any] = self._tide._registry.find(claim.workflow, None)
-        work = work_on(self._brood, function, claim, self._tide.lease_s, self.suspend)
-        self.tally.ended(claim.queue, await self._tide._carry_out(work, claim.run_id))
+        work = work_on(self._brood, function, claim, self._tide.lease_s, self.suspend, self._completions.complete)
+        try:
+            how = await self._tide._carry_out(work, claim.run_id)
+        finally:
+            self._begun_before.discard(claim.run_id)
+        taken = time.monotonic() - begun
+        self._pace = taken if self._pace is None else 0.9 * self._pace + 0.1 * taken
+        self.tally.ended(claim.queue, how)
 
     async def _drain(self, crew: Crew) -> None:
         """What is at work may end; what takes too long gives its lease up, for another worker to go on at once."""
+        await self._hand_back_what_waits(crew, at_once=True)
         if not await crew.settled(self.drain_s):
             _log.warning("worker %s: gives up %d runs that are at work", self._tide.holder, crew.busy)
             await crew.abandon(self._brood)

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 Event = asyncio.Event
 Task = asyncio.Task[None]
+Promise = asyncio.Future[bool]
 #: How often who listens looks whether it is to end, in seconds: a task is cancelled, so it need not.
 GLANCE_S: float | None = None
 
@@ -76,6 +77,41 @@ async def ring(rung: asyncio.Event, seconds: float) -> None:
         await rung.wait()
     finally:
         timer.cancel()
+
+
+def promise() -> Promise:
+    """One that this event loop waits for."""
+    return asyncio.get_running_loop().create_future()
+
+
+def keep_promise(promise: Promise) -> None:
+    """Who waits for it goes on. Who was cancelled meanwhile does not."""
+    if not promise.done():
+        promise.set_result(True)
+
+
+async def within(promise: Promise, seconds: float) -> bool:
+    """Whether it is kept within so many seconds. What ``asyncio.wait`` does about it costs as much as a step."""
+    timer = promise.get_loop().call_later(seconds, _break, promise)
+    try:
+        return await promise
+    finally:
+        timer.cancel()
+
+
+def _break(promise: Promise) -> None:
+    if not promise.done():
+        promise.set_result(False)
+
+
+async def sometime(promise: Promise) -> None:
+    """It will be kept."""
+    await promise
+
+
+def renewed(promise: Promise) -> Promise:
+    """The promise for who waits on: a broken one is not kept any more."""
+    return promise.get_loop().create_future()
 
 
 async def rest(closed: asyncio.Event, seconds: float) -> None:

@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, TimeoutError
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import psycopg
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 Event = threading.Event
 Task = threading.Thread
+Promise = Future[bool]
 
 #: The thread that has it may take it again: a handler of a signal comes in between anywhere.
 Lock = threading.RLock
@@ -56,6 +58,33 @@ def stop(thread: Task | None) -> None:
 def ring(rung: threading.Event, seconds: float) -> None:
     """Returns when the event is set, or when the time is over."""
     rung.wait(seconds)
+
+
+def promise() -> Promise:
+    """One that threads wait for."""
+    return Future()
+
+
+def keep_promise(promise: Promise) -> None:
+    """Who waits for it goes on."""
+    promise.set_result(True)
+
+
+def within(promise: Promise, seconds: float) -> bool:
+    """Whether it is kept within so many seconds."""
+    with suppress(TimeoutError):
+        promise.result(seconds)
+    return promise.done()
+
+
+def sometime(promise: Promise) -> None:
+    """It will be kept."""
+    promise.result()
+
+
+def renewed(promise: Promise) -> Promise:
+    """The promise for who waits on: the same one."""
+    return promise
 
 
 def rest(closed: threading.Event, seconds: float) -> None:
@@ -155,12 +184,17 @@ class Places(Generic[P]):
 
 # --- what tasks do without: a timer of the event loop writes the start of a step (``_marked`` in ``flow``) ---
 
-#: The thread that looks after marks goes when there was nothing to do for this long, in seconds.
-_IDLE_S = 1.0
+#: The thread that looks after marks looks so often in vain, and then waits until it is told of a step.
+_LOOKS = 5
+
+#: It goes when there was nothing to do for this long, in seconds.
+_IDLE_S = 10.0
 
 
 class Marker:
-    """One thread that writes the starts of the steps that turn out to take a moment."""
+    """One thread that writes the starts of the steps that turn out to take a moment. While steps are made it looks
+    after them by itself, so that a step which is over sooner need not tell it anything; then it sleeps.
+    """
 
     def __init__(self) -> None:
         self.begin_anew()
@@ -169,37 +203,72 @@ class Marker:
     def begin_anew(self) -> None:
         """A child of a fork has no thread yet, and none of its parent's steps."""
         self._at_work: dict[Mark, tuple[float, Callable[[Mark], None]]] = {}
+        self._entered = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._looks = False  # whether it comes by without being told
+        self._told = threading.Event()
 
     def enter(self, mark: Mark, write: Callable[[Mark], None]) -> None:
         """The step begins now; ``write`` is what is to be done when it takes a moment."""
         self._at_work[mark] = time.monotonic(), write
-        if self._thread is None:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._write, name="tidebase-marker", daemon=True)
-                    self._thread.start()
+        self._entered += 1
+        if not self._looks:
+            self._tell()
 
     def leave(self, mark: Mark) -> None:
         """The step has ended."""
         self._at_work.pop(mark, None)
 
-    def _write(self) -> None:
-        busy = time.monotonic()
+    def _tell(self) -> None:
+        with self._lock:
+            if self._looks:
+                return
+            self._looks = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="tidebase-marker", daemon=True)
+                self._thread.start()
+            else:
+                self._told.set()
+
+    def _watch(self) -> None:
+        seen, vain = self._entered, 0
         while True:
-            time.sleep(LATE_S / 2)
-            now = time.monotonic()
-            for mark, (begun, write) in list(self._at_work.items()):
-                busy = now
-                if now - begun >= LATE_S:
-                    self._at_work.pop(mark, None)
-                    write(mark)
-            if now - busy > _IDLE_S:
-                with self._lock:
-                    if not self._at_work:
-                        self._thread = None
-                        return
+            time.sleep(self._write_due())
+            entered = self._entered
+            vain = vain + 1 if entered == seen and not self._at_work else 0
+            seen = entered
+            if vain < _LOOKS or not self._may_sleep():
+                continue
+            if not self._told.wait(_IDLE_S) and self._may_go():
+                return
+            self._told.clear()
+            vain = 0
+
+    def _write_due(self) -> float:
+        """Writes the starts that are due, and says in how many seconds to look again."""
+        now, rest = time.monotonic(), LATE_S
+        for mark, (begun, write) in list(self._at_work.items()):
+            if now - begun < LATE_S:
+                rest = min(rest, begun + LATE_S - now)
+            elif self._at_work.pop(mark, None) is not None:  # it may have ended meanwhile
+                write(mark)
+        return rest
+
+    # Who enters a step notes it first and then looks whether the thread comes by; the thread says that it does not,
+    # and then looks for a step: one of the two sees the other.
+
+    def _may_sleep(self) -> bool:
+        with self._lock:
+            self._looks = False
+            self._looks = bool(self._at_work)
+            return not self._looks
+
+    def _may_go(self) -> bool:
+        with self._lock:
+            if not self._looks:
+                self._thread = None
+            return not self._looks
 
 
 class Side:

@@ -49,6 +49,7 @@ class Base(Generic[C]):
         self._finding = threading.RLock()
         self._inherited = False
         self._is_direct = False  # until it is seen that no pooler stands between
+        self._is_apart = False  # until it is seen that it is no router
         inherit(self)
 
     def begin_anew(self) -> None:

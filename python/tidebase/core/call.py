@@ -89,10 +89,10 @@ class Function(Generic[R]):
     def __call__(self, **arguments: Any) -> Call[R]:
         values = tuple(arguments.values())
         given = tuple(arguments)
-        if any(value is None for value in values):
+        if None in values:
             given = tuple(name for name in given if arguments[name] is not None)
             values = tuple(arguments[name] for name in given)
-        for name in self._times:
+        for name in self._times:  # few functions have one
             if name in given:
                 require_zone(arguments[name], name)
         query = self._queries.get(given)

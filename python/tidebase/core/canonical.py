@@ -46,4 +46,9 @@ def number(text: str) -> str:
 
 def digest(value: Any) -> bytes:
     """SHA-256 of the canonical form: equal to ``steps.input_hash`` for the same input."""
+    if value is None:
+        return _OF_NULL
     return hashlib.sha256(canonical(value).encode()).digest()
+
+
+_OF_NULL = hashlib.sha256(b"null").digest()

@@ -101,7 +101,7 @@ def _ordered(value: Any, builtins: Any) -> Any:
 
 def _put_in_order(value: Any, builtins: Any, path: str) -> None:
     if isinstance(builtins, dict):
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             pairs = [(key, _field(value, key), inner) for key, inner in builtins.items()]
         elif len(builtins) < len(value):
             raise NotSerializable(
@@ -237,7 +237,18 @@ def _is_equal(one: Any, other: Any) -> bool:
 def settle(text: str, expected: Any = Any) -> Any:
     """What :func:`decode` will return for this text once jsonb has kept it: its objects' keys are in jsonb's order."""
     decoder = _SETTLER if "{" in text else _DECODER
-    return _convert(decoder.decode(text), expected)
+    return _convert(_whole(decoder, text), expected)
+
+
+def _whole(decoder: json.JSONDecoder, text: str) -> Any:
+    """What the decoder makes of a text; without a look for blanks around it, which the database leaves none of."""
+    try:
+        value, end = decoder.scan_once(text, 0)  # type: ignore[attr-defined]
+        if end == len(text):
+            return value
+    except StopIteration:
+        pass
+    return decoder.decode(text)  # or it says what is wrong
 
 
 def decode(text: str | None, expected: Any = Any) -> Any:
@@ -249,7 +260,7 @@ def decode(text: str | None, expected: Any = Any) -> Any:
     if text is None:
         return None
     try:
-        value = _DECODER.decode(text)
+        value = _whole(_DECODER, text)
     except (ValueError, RecursionError) as error:
         raise StepOutputDecodeError(f"a stored value cannot be read: {error}", hint=_UNREAD) from None
     return _convert(value, expected)

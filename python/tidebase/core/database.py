@@ -23,12 +23,15 @@ from tenacity import Retrying
 from ._threads import Lock, OwnPool, Place, Places, Side, cancellation_kept, elsewhere, put_back
 from .base import LEASE_S, POOL_SIZE, Base, Failure, tell_if_read_only, translate, unconnected
 from .call import Call
+from .convoy import Convoys
 from .doorbell import Doorbell
-from .errors import from_postgres
+from .errors import from_postgres, is_of_the_session
 from .explain import EXPLAINED, explained, explanation_of
 from .forked import lent, notice
-from .line import Line, committed_at_once, connect_aside, like_those_of, run
-from .sessions import LIMITED, Connection, connection_arguments, in_order, is_pooled, ours, session_limits
+from .joint import Joint
+from .line import Line, committed_at_once, connect_aside, like_those_of, require_no_router, run, run_again
+from .routed import LOOK
+from .sessions import LIMITED, Connection, connection_arguments, discard, in_order, is_pooled, ours, session_limits
 from .sources import kept_for_block, refuse_in_block
 
 R = TypeVar("R")
@@ -38,6 +41,8 @@ _STAY_S = 60.0
 #: The pool gives a failed connection up at once, in seconds, and makes another for who asks next: it would wait longer
 #: and longer between its own tries (psycopg_pool's reconnect_timeout), also when the server is there again long since.
 _GIVE_UP_S = 0.001
+#: What takes more bytes to send goes alone: it would keep the others.
+LARGE = 50000
 #: How long a connection of the pool is waited for before it is asked for anew, in seconds.
 _ASK_AGAIN_S = 1.0
 
@@ -150,6 +155,12 @@ class Database(Base[Connection], Side):
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise translate(error) from error
 
+    def together(self, joint: Joint[R]) -> R:
+        """Makes a call, with others of its kind where they wait for the same. Raises what :meth:`execute` does."""
+        if self._single is not None or joint.size > LARGE:
+            return self.execute(joint.alone)
+        return self._here().convoys.make(joint)
+
     @cancellation_kept
     def execute_on(self, connection: Connection, call: Call[R]) -> R:
         """Makes the call on this connection, in its transaction."""
@@ -157,6 +168,12 @@ class Database(Base[Connection], Side):
             return run(connection, call)
         except (psycopg.Error, UnicodeEncodeError) as error:
             raise translate(error) from error
+
+    def require_no_router(self) -> None:
+        """Raises InvalidArgument where calls can be no part of a transaction, since they commit at a shard."""
+        if not self._is_apart:
+            self.execute(LOOK)
+            self._is_apart = True
 
     def line(self) -> Line:
         """A connection outside the pool, for what must not wait for one of the pool's."""
@@ -191,6 +208,7 @@ class Database(Base[Connection], Side):
             refuse_in_block(self)
             with here.lock:
                 if self._joined:
+                    require_no_router(self._single)
                     return run(self._single, call)
                 with committed_at_once(self._single):
                     return run(self._single, call)
@@ -214,6 +232,7 @@ class _Here(Place):
         self.lock = Lock()
         self.doorbell = Doorbell(database)
         self.pool: Pool | None = source if isinstance(source, ConnectionPool) else None
+        self.convoys = Convoys(lambda call: database.execute(call))
         self.blocks: list[None] = []  # one for each that has a connection of the pool
         self._failure = Failure()
         self._at_hand: list[Connection] = []
@@ -236,11 +255,22 @@ class _Here(Place):
         """Makes the call over the pool, whose connection is waited for so long at most."""
         connection = self.borrow(pool, wait_s)  # not pool.connection(), which would commit what is committed
         try:
+            if self._database._is_direct and pool is not self._database._source:
+                return self._in_ours(connection, call)
             with in_order(connection):
                 with committed_at_once(connection):
                     return run(connection, call)
         finally:
             self.give_back(pool, connection)
+
+    def _in_ours(self, connection: Connection, call: Call[R]) -> R:
+        """The same in a session of our own; without the contexts, which cost as much as the rest."""
+        try:
+            return run_again(connection, call)
+        except psycopg.Error as error:
+            if is_of_the_session(error):
+                discard(connection)
+            raise
 
     # The pool's queue costs as much as a call does on the client, so the connection used last stays at hand for who
     # makes one call after another: unless somebody waits for one, and for a minute at most, so that the pool looks

@@ -263,20 +263,28 @@ _HINTS_BY_SQLSTATE = {
 def from_postgres(error: psycopg.Error) -> TidebaseError:
     """The exception for an error of the database or of the connection to it."""
     diagnostic = error.diag
-    detail = _detail(diagnostic.message_detail)
     kind = _BY_SQLSTATE.get(error.sqlstate or "")
     if kind is None and isinstance(error, psycopg.DataError):  # psycopg itself: a NUL, a number that is too large
         kind = InvalidArgument
     if kind is None:
         kind = DatabaseUnavailable if is_transient(error) else TidebaseError
+    message = diagnostic.message_primary or str(error).strip() or type(error).__name__
+    return _made(kind, error.sqlstate, message, _detail(diagnostic.message_detail), diagnostic.message_hint)
+
+
+def from_parts(sqlstate: str, message: str, detail: dict[str, Any], hint: str | None) -> TidebaseError:
+    """The exception for an error that the database told of in a row."""
+    return _made(_BY_SQLSTATE.get(sqlstate, TidebaseError), sqlstate, message, detail, hint)
+
+
+def _made(
+    kind: type[TidebaseError], sqlstate: str | None, message: str, detail: dict[str, Any], hint: str | None
+) -> TidebaseError:
     return kind(
-        diagnostic.message_primary or str(error).strip() or type(error).__name__,
-        sqlstate=error.sqlstate,
+        message,
+        sqlstate=sqlstate,
         detail=detail,
-        hint=_next(kind, detail)
-        or diagnostic.message_hint
-        or _HINTS_BY_SQLSTATE.get(error.sqlstate or "")
-        or _HINTS.get(kind),
+        hint=_next(kind, detail) or hint or _HINTS_BY_SQLSTATE.get(sqlstate or "") or _HINTS.get(kind),
     )
 
 

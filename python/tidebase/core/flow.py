@@ -22,6 +22,7 @@ from .call import Call
 from .database import Database
 from .database_async import AsyncDatabase
 from .errors import LeaseLostError, StepTimeout
+from .joint import Joint
 from .mark import LATE_S, Answer, Mark
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Listen:
     seconds: float
 
 
-Effect = Call[Any] | Invoke | Answer | Pause | Surely | Listen
+Effect = Call[Any] | Joint[Any] | Invoke | Answer | Pause | Surely | Listen
 Flow = Generator[Effect, Any, T]
 
 
@@ -83,7 +84,8 @@ def drive(flow: Flow[T], database: Database) -> T:
             try:
                 _require_process(process)
                 result = _perform(effect, database)
-                _require_process(process)
+                if type(effect) is Invoke:
+                    _require_process(process)
             except BaseException as error:
                 effect = flow.throw(error)
             else:
@@ -101,7 +103,8 @@ async def drive_async(flow: Flow[T], database: AsyncDatabase) -> T:
             try:
                 _require_process(process)
                 result = await _perform_async(effect, database)
-                _require_process(process)
+                if type(effect) is Invoke:
+                    _require_process(process)
             except BaseException as error:
                 effect = flow.throw(error)
             else:
@@ -122,6 +125,8 @@ def _require_process(process: int) -> None:
 def _perform(effect: Effect, database: Database) -> Any:
     if isinstance(effect, Call):
         return database.execute(effect)
+    if isinstance(effect, Joint):
+        return database.together(effect)
     if isinstance(effect, Pause):
         (effect.wake or threading.Event()).wait(effect.seconds)
         return None
@@ -131,7 +136,8 @@ def _perform(effect: Effect, database: Database) -> Any:
     if isinstance(effect, Surely):
         return database.execute(effect.call)
     if isinstance(effect, Answer):
-        wait((effect.future,), effect.seconds)
+        if not effect.future.done():
+            wait((effect.future,), effect.seconds)
         return None
     if effect.timeout_s is not None:
         return checked(_within(effect.timeout_s, effect))
@@ -147,6 +153,8 @@ def _perform(effect: Effect, database: Database) -> Any:
 async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
     if isinstance(effect, Call):
         return await database.execute(effect)
+    if isinstance(effect, Joint):
+        return await database.together(effect)
     if isinstance(effect, Pause):
         await _pause(effect)
         return None
@@ -156,6 +164,8 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
     if isinstance(effect, Surely):
         return await to_its_end(database.execute(effect.call))
     if isinstance(effect, Answer):
+        if effect.future.done():
+            return None
         waiting = asyncio.wrap_future(effect.future)
         waiting.add_done_callback(_looked_at)
         await asyncio.wait((waiting,), timeout=effect.seconds)

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg.generators import execute
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from . import rows
+from . import prepared, routed, rows
 from ._tasks import Lock, connect, resolved
 from .call import Call
 from .forked import keep
@@ -59,6 +60,39 @@ async def run(connection: AsyncConnection, call: Call[R]) -> R:
         return call.read(await cursor.fetchall())
     except UNREADABLE:
         return call.read(rows.read(answer(cursor), connection))
+
+
+async def require_no_router(connection: AsyncConnection) -> None:
+    """Raises InvalidArgument where calls on this connection would be no part of its transaction."""
+    if not routed.is_known(connection):
+        await run(connection, routed.LOOK)
+        routed.know(connection)
+
+
+async def run_again(connection: AsyncConnection, call: Call[R]) -> R:
+    """Makes a call in a session of our own, outside of any transaction; a statement that was used there before is
+    prepared. See :mod:`tidebase.core.prepared`.
+    """
+    statement = prepared.again(connection, call.query, call.parameters) if connection.autocommit else None
+    values = None if statement is None else prepared.encoded(call.parameters)
+    if statement is None or values is None:
+        return await run(connection, call)
+    require_utf8(connection)
+    try:
+        if not statement.is_prepared:
+            connection.pgconn.send_prepare(statement.name, statement.query, statement.types)
+            statement.was_prepared(*await connection.wait(execute(connection.pgconn)))
+        connection.pgconn.send_query_prepared(statement.name, values, None, Format.BINARY)
+        result = prepared.answer(*await connection.wait(execute(connection.pgconn)))
+    except psycopg.Error as error:
+        if not prepared.is_lost(error):
+            raise
+        prepared.forget(connection, statement)
+        return await run(connection, call)
+    try:
+        return call.read(prepared.rows(result, connection))
+    except UNREADABLE:
+        return call.read(rows.read(result, connection))
 
 
 # A caller's connection may not be in autocommit mode. A BEGIN and a COMMIT around a call would be ways of their own: a

@@ -19,7 +19,7 @@ def check(kind: type[Any], given: Mapping[str, Any], of: str) -> None:
     Raises:
         TypeError: there is one; the message names the nearest that is known.
     """
-    if not isinstance(given, Mapping):
+    if type(given) is not dict and not isinstance(given, Mapping):
         raise TypeError(f"the options of {of} must be a dict, and not a {type(given).__name__}")
     known = kind.__annotations__
     if not given.keys() <= known.keys():

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, Tracer
 
 
+_NOTHING = nullcontext()
+
+
 class Trace:
     """What is told of an attempt: nothing, where nobody traces."""
 
@@ -30,11 +33,11 @@ class Trace:
 
     def attempt(self) -> AbstractContextManager[None]:
         """The workflow's function is at work."""
-        return nullcontext()
+        return _NOTHING
 
     def step(self, name: str, attempt: int) -> AbstractContextManager[None]:
         """A step's function is at work."""
-        return nullcontext()
+        return _NOTHING
 
     def usage(self, record: Mapping[str, Any]) -> None:
         """Usage was recorded."""

@@ -36,6 +36,13 @@ class ThreadCheckpoint:
 
 
 @dataclass(frozen=True)
+class CheckpointBeyond(ThreadCheckpoint):
+    """One of whose values the client has some; see the type tidebase.thread_checkpoint_beyond."""
+
+    bases: Sequence[int | None] | None
+
+
+@dataclass(frozen=True)
 class CheckpointPut:
     """What became of a checkpoint that was put; see the type tidebase.checkpoint_put."""
 
@@ -79,6 +86,16 @@ put_checkpoint_writes = scalar(
     token="bigint",
 )
 get_checkpoint = many("get_checkpoint", ThreadCheckpoint, thread_id="text", namespace="text", checkpoint_id="text")
+get_checkpoint_beyond = many(
+    "get_checkpoint_beyond",
+    CheckpointBeyond,
+    thread_id="text",
+    namespace="text",
+    checkpoint_id="text",
+    edition="text",
+    known="integer[]",
+    versions="text[]",
+)
 has_checkpoint = scalar("has_checkpoint", thread_id="text", namespace="text", checkpoint_id="text")
 list_checkpoints = many(
     "list_checkpoints",

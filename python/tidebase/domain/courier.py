@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from logging import Logger
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from ..core._tasks import ring
 from ..core.addresses import public_address
@@ -60,10 +60,15 @@ class Courier(ABC, Generic[D]):
     @abstractmethod
     def _round(self, most: int | None) -> Round[D]: ...
 
+    def _require(self) -> None:
+        """What is missing is missed before anything is taken."""
+        tls_context()
+
     def dispatch(self, max: int | None = None) -> int:
         """Delivers what is due now, until nothing is any more, or about ``max`` were sent; returns how many were
         tried.
         """
+        self._require()
         # In a thread of its own: this one may have an event loop.
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, self._round(max).until_done()).result()
@@ -76,15 +81,36 @@ class Courier(ABC, Generic[D]):
     @contextmanager
     def running(self) -> Iterator[None]:
         """In the block all is delivered as it comes, in another thread."""
-        tls_context()  # what is missing is missed here
-        stop = threading.Event()
-        thread = threading.Thread(target=self.run, args=(stop,), name=f"tidebase-{self._what}", daemon=True)
-        thread.start()
-        try:
+        with delivering(self):
             yield
-        finally:
-            stop.set()
+
+
+@contextmanager
+def delivering(*couriers: Courier[Any]) -> Iterator[None]:
+    """In the block all of them are at work, each in a thread of its own; then all are told to stop at once."""
+    for courier in couriers:
+        courier._require()
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=courier.run, args=(stop,), name=f"tidebase-{courier._what}", daemon=True)
+        for courier in couriers
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
             thread.join()
+
+
+class Answer(NamedTuple):
+    """What came of a post: the status and the beginning of the answer, and what was wrong."""
+
+    status: int | None
+    error: str | None
+    text: str | None
 
 
 class Apart:
@@ -97,6 +123,35 @@ class Apart:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
+async def looked_up(function: Callable[..., R], *arguments: Any) -> R:
+    """What a call returns that asks a name server, in a thread of its own for which nobody waits, not even the end of
+    the process: some servers never answer, and a lookup cannot be cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[R] = loop.create_future()
+
+    def settle(value: R | None, problem: Exception | None) -> None:
+        if answer.done():
+            return  # nobody waits any more
+        if problem is None:
+            answer.set_result(value)  # type: ignore[arg-type]
+        else:
+            answer.set_exception(problem)
+
+    def look() -> None:
+        value: R | None = None
+        problem: Exception | None = None
+        try:
+            value = function(*arguments)
+        except Exception as error:
+            problem = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, value, problem)
+
+    threading.Thread(target=look, name="tidebase-lookup", daemon=True).start()
+    return await answer
+
+
 class Round(ABC, Generic[D]):
     """One life of a dispatcher, in one event loop."""
 
@@ -104,6 +159,7 @@ class Round(ABC, Generic[D]):
         self._courier = courier
         self._most = most
         self._tried = 0
+        self._ended = 0
         self._stopping = False
         self._turns: dict[bool, set[asyncio.Task[None]]] = {False: set(), True: set()}
         self._tls = tls_context()
@@ -122,10 +178,14 @@ class Round(ABC, Generic[D]):
     async def until_done(self) -> int:
         """Goes on until nothing is due."""
         with self._apart():
-            while await self._begin_turns(watch=False) or self._at_work:
+            while True:
+                ended = self._ended
+                if await self._begin_turns(watch=False):
+                    continue  # there may be room for more, to others
                 if self._at_work:
                     await asyncio.wait(self._at_work, return_when=asyncio.FIRST_COMPLETED)
-        return self._tried
+                elif ended == self._ended:  # nothing has come to its end, and may be due again, since it was looked for
+                    return self._tried
 
     async def until_stopped(self, stop: threading.Event) -> None:
         """Goes on until it is told to stop."""
@@ -169,9 +229,13 @@ class Round(ABC, Generic[D]):
                 turn = asyncio.create_task(self._turn(delivery))
                 turns.add(turn)
                 turn.add_done_callback(turns.discard)
+                turn.add_done_callback(self._count)
                 if news is not None:
                     turn.add_done_callback(lambda _: news.set())
         return begun
+
+    def _count(self, _: asyncio.Task[None]) -> None:
+        self._ended += 1
 
     @property
     def _at_work(self) -> set[asyncio.Task[None]]:
@@ -193,26 +257,23 @@ class Round(ABC, Generic[D]):
         """One for each turn: a connection that was made to one name is used for no other."""
         return new_client(self._courier._timeout_s, verify=self._tls)
 
-    async def _try(
-        self, client: httpx.AsyncClient, url: str, body: str, secret: str | None
-    ) -> tuple[int | None, str | None]:
-        """Posts a body: the status of the answer, and what was wrong."""
+    async def _try(self, client: httpx.AsyncClient, url: str, body: str, secret: str | None) -> Answer:
+        """Posts a body."""
         timeout_s = self._courier._timeout_s
-        status: int | None = None
         try:
             # The limit is for the whole: httpx's are for each wait, and a receiver may drip.
-            status = await asyncio.wait_for(self._send(client, url, body, secret), timeout_s)
-            return status, None if 200 <= status < 300 else f"HTTP {status}"
+            status, text = await asyncio.wait_for(self._send(client, url, body, secret), timeout_s)
+            return Answer(status, None if 200 <= status < 300 else f"HTTP {status}", text)
         except Exception as problem:
             is_late = isinstance(problem, asyncio.TimeoutError) and not str(problem)
-            return status, f"{type(problem).__name__}: {f'no answer within {timeout_s:g} s' if is_late else problem}"
+            why = f"no answer within {timeout_s:g} s" if is_late else problem
+            return Answer(None, f"{type(problem).__name__}: {why}", None)
 
-    async def _send(self, client: httpx.AsyncClient, url: str, body: str, secret: str | None) -> int:
+    async def _send(self, client: httpx.AsyncClient, url: str, body: str, secret: str | None) -> tuple[int, str]:
         secret = secret or self._courier._secret
         if not secret:
             raise TidebaseError(
                 f"what goes to {self._courier._what} cannot be signed without a secret", hint=f"Set {SECRET_VARIABLE}."
             )
-        address = None if self._courier._allow_private else await self._call(public_address, url)
-        status, _ = await post(client, url, body.encode(), secret, address)
-        return status
+        address = None if self._courier._allow_private else await looked_up(public_address, url)
+        return await post(client, url, body.encode(), secret, address)

@@ -79,7 +79,7 @@ class _Round(Round[ChannelDelivery]):
         try:
             async with self._client() as client:
                 while True:
-                    status, error = await self._try(client, delivery.url, delivery.body, delivery.secret)
+                    status, error, _ = await self._try(client, delivery.url, delivery.body, delivery.secret)
                     if error is not None:
                         where = (delivery.run_id, delivery.channel, delivery.seq, delivery.attempt)
                         log.warning("run %s: channel %d, event %d, attempt %d: %s", *where, error)

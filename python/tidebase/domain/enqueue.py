@@ -12,7 +12,7 @@ from ..core.call import Call, many, one
 from ..core.options import check, in_seconds, require_zone
 from ..core.tracing import current_traceparent
 from .usage import Budget, budget_json
-from .workflow import new_run_id
+from .workflow import new_id_in
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def enqueue(workflow: str, queue: str, run_id: str | None, input: Any, options: 
     return enqueue_run(
         workflow=workflow,
         queue=queue,
-        run_id=new_run_id() if run_id is None else run_id,
+        run_id=new_id_in(queue) if run_id is None else run_id,
         input=None if input is None else codec.encode(input),
         traceparent=current_traceparent(),
         **given,

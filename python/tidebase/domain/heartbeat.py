@@ -63,8 +63,9 @@ def renew(holds: list[Hold]) -> Flow[list[Hold]]:
         try:
             yield hold.renewal()  # which meets no row to wait for: it only says what became of the lease
         except (TidebaseError, psycopg.Error) as error:
-            if not hold.ended.is_set():
-                hold.accept(error if isinstance(error, TidebaseError) else from_postgres(error))
+            known = error if isinstance(error, TidebaseError) else from_postgres(error)
+            if not hold.ended.is_set() and not hold.may_have_caused(known):
+                hold.accept(known)
     return [hold for hold in left if hold.run_id in held]
 
 
@@ -86,7 +87,8 @@ class Beats:
     def __bool__(self) -> bool:
         return bool(self._holds)
 
-    def add(self, hold: Hold) -> None:
+    def add(self, hold: Hold) -> bool:
+        """Plans it; whether it is the next one that is due."""
         run_id, holds = hold.run_id, self._holds
 
         def forget(reference: ref[Hold]) -> None:
@@ -94,6 +96,7 @@ class Beats:
                 log.warning("run %s: nobody works on it any more, so its lease runs out; close a session", run_id)
 
         self._plan(ref(hold, forget), hold.lease_s / _BEATS)
+        return self._due[0][2]() is hold
 
     def remove(self, hold: Hold) -> None:
         self._holds.pop(ref(hold), None)  # and from the plan when its turn comes
@@ -160,7 +163,8 @@ class Beats:
 
 class Heartbeats:
     """One thread that renews the leases of all runs of this process, over a connection of its own: it waits neither for
-    the pool nor for a lock. It ends with the last run, and when this is closed or nobody refers to it.
+    the pool nor for a lock. It ends when its next turn comes and there is no run any more (one run after the other does
+    not begin a thread each), and when this is closed or nobody refers to it.
     """
 
     def __init__(self, database: Database) -> None:
@@ -185,15 +189,15 @@ class Heartbeats:
 
     def add(self, hold: Hold) -> None:
         with self._lock:
-            self._beats.add(hold)
+            is_next = self._beats.add(hold)
             if not _threads.is_alive(self._thread):
                 self._thread = _threads.spawn(_beat, ref(self), self._changed, name="tidebase-heartbeat")
-        self._changed.set()
+        if is_next:
+            self._changed.set()
 
     def remove(self, hold: Hold) -> None:
         with self._lock:
             self._beats.remove(hold)
-        self._changed.set()
 
     def close(self) -> None:
         """Leases that are held run out by themselves from now on."""
@@ -244,10 +248,11 @@ class AsyncHeartbeats:
         self._task: _tasks.Task | None = None
 
     def add(self, hold: Hold) -> None:
-        self._beats.add(hold)
+        is_next = self._beats.add(hold)
         if not _tasks.is_alive(self._task):
             self._task = _tasks.spawn(_beat_async, ref(self), self._changed, name="tidebase-heartbeat")
-        self._changed.set()
+        if is_next:
+            self._changed.set()
 
     def remove(self, hold: Hold) -> None:
         self._beats.remove(hold)

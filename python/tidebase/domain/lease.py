@@ -147,6 +147,11 @@ def new_request_id() -> str:
 current_hold: ContextVar[Hold | None] = ContextVar("tidebase_current_hold", default=None)
 
 
+#: Nothing is waited for.
+_SETTLED: Future[None] = Future()
+_SETTLED.set_result(None)
+
+
 class InFlight:
     """The steps and children of a run that are at work in this process: what is paid for, and will be stored."""
 
@@ -158,31 +163,43 @@ class InFlight:
     @contextmanager
     def work(self, name: object, mark: Mark | None = None) -> Iterator[None]:
         """One of them, for as long as the block takes. ``mark``: its start, if that is not written yet."""
-        key = (name, object())
-        with self._lock:
-            self._works[key] = mark
+        key = self.enter(name, mark)
         try:
             yield
         finally:
-            with self._lock:
-                del self._works[key]
-                ready = [future for most, future in self._waiting if len(self._works) <= most]
-                self._waiting = [(most, future) for most, future in self._waiting if len(self._works) > most]
-            for future in ready:
-                future.set_result(None)
+            self.leave(key)
+
+    def enter(self, name: object, mark: Mark | None = None) -> tuple[object, object]:
+        """One of them begins; what :meth:`leave` is to be given. What every step does needs no context manager."""
+        key = (name, object())
+        with self._lock:
+            self._works[key] = mark
+        return key
+
+    def leave(self, key: tuple[object, object]) -> None:
+        """It has ended."""
+        with self._lock:
+            del self._works[key]
+            if not self._waiting:
+                return
+            ready = [future for most, future in self._waiting if len(self._works) <= most]
+            self._waiting = [(most, future) for most, future in self._waiting if len(self._works) > most]
+        for future in ready:
+            future.set_result(None)
 
     def settled(self, most: int = 0) -> Future[None]:
         """Is done once no more than so many are at work."""
-        future: Future[None] = Future()
         with self._lock:
-            if len(self._works) > most:
-                self._waiting.append((most, future))
-                return future
-        future.set_result(None)
+            if len(self._works) <= most:
+                return _SETTLED
+            future: Future[None] = Future()
+            self._waiting.append((most, future))
         return future
 
     def marks(self) -> list[Mark]:
         """The starts of those that nobody has written yet."""
+        if not self._works:  # what begins later is not meant
+            return []
         with self._lock:
             return [mark for mark in self._works.values() if mark is not None]
 
@@ -214,6 +231,7 @@ class Hold:
     Attributes:
         lost: the error that ended it, once the heartbeat has met one.
         ended: set then, and when the work is over.
+        ends: whether its run is being completed: what may have become of the lease by that is for that call to say.
         marks_late: whether the start of a step may be written while it is at work (see ``mark``).
         recall: makes the ids of what is written outside of steps, where the work begins from the top at a resume: of a
             workflow, not of a session.
@@ -233,6 +251,7 @@ class Hold:
     lease_s: float
     lost: TidebaseError | None = None
     ended: threading.Event = field(default_factory=threading.Event)
+    ends: bool = False
     on_lost: Callable[[TidebaseError], None] | None = None
     trace: Trace = NO_TRACE
     marks_late: bool = False
@@ -315,6 +334,14 @@ class Hold:
 
     def renewal(self) -> Call[Any]:
         return renew_lease(run_id=self.run_id, token=self.token, ttl=timedelta(seconds=self.lease_s))
+
+    def may_have_caused(self, error: TidebaseError) -> bool:
+        """Whether a heartbeat may have met what the call that completes the run has done, before its answer is here.
+        That somebody else has the lease, or that the run is cancelled, is no work of that call, which may hang.
+        """
+        if not self.ends or isinstance(error, RunCancelledError):
+            return False
+        return not isinstance(error, LeaseLostError) or error.detail.get("current_token") == self.token
 
     def accept(self, error: TidebaseError) -> None:
         """Takes what a heartbeat was answered: a lease that is gone ends the hold, anything else is tried again."""

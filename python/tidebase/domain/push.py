@@ -145,7 +145,7 @@ class _Round(Round[Invocation]):
         log = self._courier._log
         try:
             async with self._client() as client:
-                status, error = await self._try(client, delivery.url, delivery.body, None)
+                status, error, _ = await self._try(client, delivery.url, delivery.body, None)
             self._tried += 1
             outcome: str = await self._ask(
                 finish_invocation(

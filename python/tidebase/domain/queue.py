@@ -44,6 +44,15 @@ class QueueInfo:
 
 
 @dataclass(frozen=True)
+class QueueRate:
+    """How many runs of a queue were completed, and failed for good, a minute, as the view queue_rates has it."""
+
+    queue: str
+    completed_per_minute: float
+    failed_per_minute: float
+
+
+@dataclass(frozen=True)
 class WorkerInfo:
     """Who took runs from queues within a day, as the view worker_overview has it. ``seen_at`` is noted every few
     seconds.
@@ -115,6 +124,11 @@ def put(queue: str, options: QueueOptions) -> Call[Any]:
 def queue_overview(queue: str | None = None) -> Call[list[QueueInfo]]:
     """All queues, or one."""
     return rows_of("queue_overview", QueueInfo, "queue", queue=queue)
+
+
+def queue_rates() -> Call[list[QueueRate]]:
+    """The queues in which something ended within five minutes."""
+    return rows_of("queue_rates", QueueRate, "queue")
 
 
 def worker_overview() -> Call[list[WorkerInfo]]:

@@ -86,6 +86,18 @@ class RunFailure:
     retry_at: datetime | None
 
 
+@dataclass(frozen=True)
+class Completion:
+    """One run that complete_runs was asked to complete: the seq of its last event, or the error that came of it."""
+
+    run_id: str
+    seq: int | None
+    code: str | None
+    message: str | None
+    detail: Value
+    hint: str | None
+
+
 create_run = scalar(
     "create_run",
     workflow="text",
@@ -116,6 +128,7 @@ search_runs = one(
     effort="integer",
 )
 complete_run = scalar("complete_run", run_id="text", token="bigint", result="jsonb")
+complete_runs = many("complete_runs", Completion, run_ids="text[]", tokens="bigint[]", results="jsonb[]")
 fail_run = one("fail_run", RunFailure, run_id="text", token="bigint", error="jsonb", retryable="boolean")
 get_run = one("get_run", RunInfo, run_id="text")
 find_run = scalar("find_run", prefix="text")

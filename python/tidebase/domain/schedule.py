@@ -13,8 +13,9 @@ from ..core.options import check, in_seconds
 
 @dataclass(frozen=True)
 class ScheduleInfo:
-    """A schedule, as the view schedule_overview has it. ``next_at``: None when it is disabled, or never fires again.
-    ``failure``: what went wrong when it was to fire last.
+    """A schedule, as the view schedule_overview has it. ``next_at``: None when it is disabled, or never fires again;
+    ``next_in``: in how long that is, by the clock of the database. ``failure``: what went wrong when it was to fire
+    last.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ScheduleInfo:
     failure: str | None
     created_at: datetime
     updated_at: datetime
+    next_in: timedelta | None
 
 
 class ScheduleOptions(TypedDict, total=False):

@@ -29,6 +29,7 @@ from ..core.errors import (
 )
 from ..core.flow import Flow, Invoke, Pause
 from ..core.hints import command, to_review
+from ..core.joint import Joint
 from ..core.mark import Mark, current_mark
 from ..core.names import former_name, full_name
 from ..core.options import check, unknown
@@ -163,6 +164,8 @@ record_step = one(
     duration="float8 * interval '1 second'",
     log_start="boolean",
 )
+record_steps = many("record_steps", StepStart, run_id="text", token="bigint", steps="jsonb")
+record_steps_of_runs = scalar("record_steps_of_runs", runs="jsonb")
 complete_step = scalar("complete_step", run_id="text", token="bigint", name="text", output="jsonb")
 fail_step = one(
     "fail_step", StepFailure, run_id="text", token="bigint", name="text", error="jsonb", retryable="boolean"
@@ -512,11 +515,12 @@ def _perform(hold: Hold, checkpoints: Checkpoints, work: Work[T], returns: Any) 
             yield from other.known()  # the database decides about this one
         if not entered:
             mark = None
-    with hold.in_flight.work(name, mark):
-        try:
-            return (yield from _execute(hold, work, text, returns, mark))
-        finally:
-            checkpoints.leave(name, mark)
+    at_work = hold.in_flight.enter(name, mark)
+    try:
+        return (yield from _execute(hold, work, text, returns, mark))
+    finally:
+        checkpoints.leave(name, mark)
+        hold.in_flight.leave(at_work)
 
 
 def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | None) -> Flow[T]:
@@ -599,7 +603,7 @@ def begin(hold: Hold, work: Work[Any], text: str) -> Flow[StepStart]:
 
 def record(hold: Hold, name: str, text: str, output: str, seconds: float, log_start: bool) -> Flow[Json | None]:
     """Stores the checkpoint of a step that was not begun; returns the one that stands already, if there is one."""
-    recorded: StepStart = yield record_step(
+    alone = record_step(
         run_id=hold.run_id,
         token=hold.token,
         name=name,
@@ -608,7 +612,35 @@ def record(hold: Hold, name: str, text: str, output: str, seconds: float, log_st
         duration=seconds,
         log_start=log_start,
     )
+    content = name, text, output, seconds, log_start
+    recorded: StepStart = yield Joint((hold.run_id, hold.token), content, len(text) + len(output), alone, _gathered)
     return _unless_in_review(recorded, hold, name).output
+
+
+def _gathered(joints: Sequence[Joint[StepStart]]) -> Call[list[StepStart | None]]:
+    """The one call that records several steps: of one run, or new ones of several."""
+    steps: dict[Any, list[str]] = {}
+    for joint in joints:
+        steps.setdefault(joint.key, []).append(_as_json(*joint.content))
+    lists = {key: f"[{','.join(texts)}]" for key, texts in steps.items()}
+    if len(lists) == 1:
+        (((run_id, token), text),) = lists.items()
+        return cast(Call[list[StepStart | None]], record_steps(run_id=run_id, token=token, steps=text))
+    runs = [
+        f'{{"run_id":{codec.dumps(run_id)},"token":{token},"steps":{text}}}' for (run_id, token), text in lists.items()
+    ]
+    call_of_all = record_steps_of_runs(runs=f"[{','.join(runs)}]")
+
+    def read(rows: list[tuple[Any, ...]]) -> list[StepStart | None]:
+        recorded = dict(zip(lists, call_of_all.read(rows), strict=True))
+        return [StepStart("recorded", 1, None) if recorded[joint.key] else None for joint in joints]
+
+    return Call(call_of_all.query, call_of_all.parameters, read)
+
+
+def _as_json(name: str, text: str, output: str, seconds: float, log_start: bool) -> str:
+    start = "true" if log_start else "false"
+    return f'{{"name":{codec.dumps(name)},"input":{text},"output":{output},"duration":{seconds!r},"log_start":{start}}}'
 
 
 def _unless_in_review(start: StepStart, hold: Hold, name: str) -> StepStart:

@@ -1,32 +1,23 @@
-"""Recovery webhooks: what the database wrote into its outbox is delivered, signed, with retries.
+"""Webhooks: how what is posted is signed, and where it may go.
 
 The receiver checks the signature with :func:`verify_webhook_signature`, and answers with a 2xx status.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
-import json
-import logging
-import os
 import ssl
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from ..core.addresses import public_address
-from ..core.database import Database
 from ..core.errors import TidebaseError
-from .recovery import Delivery, claim_deliveries, finish_delivery
 
 if TYPE_CHECKING:
     import httpx
 
-log = logging.getLogger("tidebase.webhook")
 SIGNATURE = "x-tidebase-signature"
 SIGNATURE_V2 = "x-tidebase-signature-v2"
 
@@ -77,91 +68,6 @@ def verify_webhook_signature(
     expected = sign_webhook(body, secret)
     given = signature if signature.startswith("sha256=") else f"sha256={signature}"
     return hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
-
-
-class Dispatcher:
-    """Delivers the outbox. Any number may run at once: each delivery is handed to one of them at a time.
-
-    Args:
-        database: where the outbox is; the user needs the role operator.
-        secret: signs the bodies; by default the environment's ``TIDEBASE_WEBHOOK_SECRET``. Without one nothing is sent.
-        allow_private: also deliver to addresses that are not public (loopback, private networks, link-local: where a
-            cloud's metadata service is).
-        timeout_s: for one delivery altogether, in seconds.
-        max_attempts: after which a delivery has failed for good.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        *,
-        secret: str | None = None,
-        allow_private: bool = False,
-        timeout_s: float = 10.0,
-        max_attempts: int = 8,
-    ) -> None:
-        self._database = database
-        self._secret = secret or os.environ.get(SECRET_VARIABLE)
-        self._allow_private = allow_private
-        self._timeout_s = timeout_s
-        self._max_attempts = max_attempts
-
-    def dispatch(self, max: int = 10) -> int:
-        """Delivers what is due now, at most ``max``; returns how many deliveries were tried."""
-        if not self._secret:
-            raise TidebaseError("webhooks cannot be signed without a secret", hint=f"Set {SECRET_VARIABLE}.")
-        for tried in range(max):
-            # One at a time: a slow receiver must not let the claims on the others run out.
-            due = self._database.execute(claim_deliveries(max=1))
-            if not due:
-                return tried
-            self._deliver(due[0])
-        return max
-
-    def _deliver(self, delivery: Delivery) -> None:
-        status: int | None = None
-        response = error = None
-        try:
-            status, response = self._post(delivery)
-            if not 200 <= status < 300:
-                error = f"HTTP {status}"
-        except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
-        outcome = self._database.execute(
-            finish_delivery(
-                run_id=delivery.run_id,
-                delivery=delivery.delivery,
-                attempt=delivery.attempts,
-                delivered=error is None,
-                http_status=status,
-                response=response,
-                error=error,
-                max_attempts=self._max_attempts,
-            )
-        )
-        log.log(
-            logging.INFO if error is None else logging.WARNING,
-            "run %s: webhook, attempt %d: %s (%s)",
-            delivery.run_id,
-            delivery.attempts,
-            error or status,
-            outcome,
-        )
-
-    def _post(self, delivery: Delivery) -> tuple[int, str]:
-        body = json.dumps(delivery.body, ensure_ascii=False).encode()
-        # The address that was checked is the one that is called: a name that resolves to another one a moment later
-        # gains nothing.
-        address = None if self._allow_private else public_address(delivery.url)
-
-        async def send() -> tuple[int, str]:
-            async with new_client(self._timeout_s, tls_context()) as client:
-                return await post(client, delivery.url, body, self._secret or "", address)
-
-        # In a thread of its own: this one may have an event loop. The limit is for the whole: httpx's are for each
-        # wait, so a receiver that drips a byte a second would hold the dispatcher for ever.
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(asyncio.run, asyncio.wait_for(send(), self._timeout_s)).result()
 
 
 def tls_context() -> ssl.SSLContext:

@@ -56,7 +56,8 @@ class RunOptions(TypedDict, total=False):
     """What may be said about a run when it is made; a run that exists keeps what it was made with.
 
     Attributes:
-        metadata: a dict of your own.
+        metadata: a dict of your own. With ``"tidebase.session": True`` in it the run is one that is worked on when
+            somebody comes, as a conversation is, and not stalled while nobody does.
         deadline: from when it may not go on: it is cancelled.
         max_attempts: how many attempts there are before a failure is final; by default 1.
         retry_delay_s: seconds before the second attempt, doubled for each further one; by default 1.
@@ -133,7 +134,9 @@ def bucket_of(run_id: str) -> int:
     if _GENERATED.fullmatch(run_id):
         return int(run_id[-4:], 16)
     tag = re.search(r"\{([^}]*)\}", run_id)
-    return int.from_bytes(hashlib.sha256((tag[1] if tag and tag[1] else run_id).encode()).digest()[:2], "big")
+    return int.from_bytes(
+        hashlib.sha256((tag[1] if tag and tag[1] else run_id).encode(errors="surrogatepass")).digest()[:2], "big"
+    )
 
 
 def new_run_id(beside: str | None = None) -> str:
@@ -148,6 +151,11 @@ def new_run_id(beside: str | None = None) -> str:
     number = number & ~(0xF << 76) | 0x7 << 76
     number = number & ~(0x3 << 62) | 0x2 << 62
     return f"run_{UUID(int=number)}"
+
+
+def new_id_in(queue: str) -> str:
+    """A fresh id for a run of a queue: in the queue's bucket, since the two lie together."""
+    return new_run_id(beside=f"{{queue:{queue}}}")
 
 
 def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -> Call[str]:
@@ -247,7 +255,18 @@ def withdraw(run_id: str, request_id: str) -> Flow[None]:
         log.warning("run %s: its lease was not given back: %s", run_id, refusal)
 
 
-def attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, started: Started) -> Flow[T]:
+def alone(hold: Hold, result: str) -> Flow[Any]:
+    """Completes a run, by a call of its own."""
+    yield complete_run(run_id=hold.run_id, token=hold.token, result=result)
+
+
+def attempt(
+    worker: Worker,
+    function: Callable[..., T],
+    invocation: Invocation,
+    started: Started,
+    complete: Callable[[Hold, str], Flow[Any]] = alone,
+) -> Flow[T]:
     """Works on a run that is leased, to its result. Raises Again when there is to be another attempt."""
     returns = codec.returned_type(function)
     hold = started.hold
@@ -281,8 +300,9 @@ def attempt(worker: Worker, function: Callable[..., T], invocation: Invocation, 
         yield Answer(hold.in_flight.settled())
         if hold.departure is not None:
             raise (yield from _departed(worker, hold, hold.departure))
+        hold.ends = True
         try:
-            yield complete_run(run_id=hold.run_id, token=hold.token, result=settled.text)
+            yield from complete(hold, settled.text)
         except (RunNeedsReview, InvalidArgument) as error:  # a step of it is undecided; or it cannot hold the result
             yield from _failed(worker, hold, error)
             raise

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: The workflow of the runs that sessions are kept in, and the stream that says which pages there are.
 SESSION, _HEAD = "openai-agents-session", "head"
 
+#: Nobody is missed while nobody works with it.
+_METADATA = {"tidebase.session": True}
+
 #: How much a page of a session has, when another one is begun.
 _PAGE_ITEMS, _PAGE_BYTES = 100, 64_000
 
@@ -211,7 +214,7 @@ class TidebaseSession:
                 yield run
 
     async def _attach(self) -> AsyncRunSession:
-        return await self._tide.runs.attach(SESSION, run_id=self.run_id, wait_s=self._wait_s)
+        return await self._tide.runs.attach(SESSION, run_id=self.run_id, wait_s=self._wait_s, metadata=_METADATA)
 
 
 def _name(epoch: int, page: int) -> str:

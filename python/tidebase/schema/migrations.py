@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from ..core.errors import DatabaseUnavailable, NotEntitled, TidebaseError, from_postgres
-from . import ownership
+from . import ownership, router
 
 log = logging.getLogger("tidebase.migrations")
 
@@ -54,6 +54,7 @@ class MigrationReport:
         roles: the roles created.
         notes: what a person should know, such as roles that could not be created.
         access: whether owners or grants were not what they should be.
+        shards: of a router, those that were (or would be) brought up to date.
     """
 
     migrations: list[str] = field(default_factory=list)
@@ -61,10 +62,11 @@ class MigrationReport:
     roles: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     access: bool = False
+    shards: list[str] = field(default_factory=list)
 
     @property
     def is_current(self) -> bool:
-        return not (self.migrations or self.functions or self.access)
+        return not (self.migrations or self.functions or self.access or self.shards)
 
 
 def role_prefix_of(connection: psycopg.Connection[Any]) -> str | None:
@@ -120,6 +122,11 @@ def migrate(
         return found.report
 
     with _translated():
+        shards = [
+            shard.name
+            for shard, at in _shards(connection)
+            if not migrate(at, role_prefix, patience_s=patience_s, progress=progress).is_current
+        ]
         with _honest(connection):
             found = _look(connection, role_prefix)
             if not found.report.is_current:
@@ -130,13 +137,78 @@ def migrate(
         _let_through(connection, patience_s, progress)
     if not report.is_current:
         log.info("schema migrated: migrations %s, function files %s", report.migrations, report.functions)
-    return report
+    return replace(report, shards=shards)
+
+
+def _shards(connection: psycopg.Connection[Any]) -> Iterator[tuple[router.Shard, psycopg.Connection[Any]]]:
+    """The shards of a router, with a connection to each: they are migrated before it."""
+    made = router.read(connection)
+    for shard in made.shards if made else ():
+        with router.connect(shard) as at:
+            yield shard, at
 
 
 def pending(connection: psycopg.Connection[Any]) -> MigrationReport:
     """What :func:`migrate` would apply now. Changes nothing, and anybody may ask."""
-    with _translated(), _honest(connection):
-        return _look(connection, None).report
+    with _translated():
+        shards = [shard.name for shard, at in _shards(connection) if not pending(at).is_current]
+        with _honest(connection):
+            return replace(_look(connection, None).report, shards=shards)
+
+
+def route(
+    connection: psycopg.Connection[Any],
+    made: router.Map | None,
+    *,
+    patience_s: float = PATIENCE_S,
+    progress: Progress = log.warning,
+) -> None:
+    """Makes a migrated database a router by this map, or (None) a database of its own again. Takes a superuser."""
+
+    def work() -> None:
+        _apply_functions(connection)
+        _install_roles(connection, None)
+        if made is None:
+            connection.execute("delete from tidebase_private.settings where name = %s", [router.SETTING])
+            router.remove(connection)
+        else:
+            router.store(connection, made)
+            router.install(connection, made)
+        _note(connection)
+
+    with _translated():
+        _alone(connection, work, patience_s, progress)
+
+
+def found_router(connection: psycopg.Connection[Any], made: router.Map) -> None:
+    """Makes a database the router of these shards: all are migrated, and told what they own, before calls come to them.
+
+    Raises:
+        TidebaseError: a shard that is not the only one has runs, threads or queues, or is a router itself.
+        NotEntitled: PL/Proxy takes a superuser.
+    """
+    with _translated():
+        row = connection.execute("select rolsuper from pg_catalog.pg_roles where rolname = current_user").fetchone()
+        if row is None or not row[0]:
+            raise NotEntitled(
+                "a router is made by a superuser: PL/Proxy is a language that is not trusted",
+                hint="At the shards the user needs no more than to be a member of the roles.",
+            )
+        migrate(connection)
+        for shard in made.shards:
+            with router.connect(shard) as at:
+                migrate(at)
+                if router.is_router(at):
+                    raise TidebaseError(f"shard {shard.name} is a router itself")
+                if len(made.shards) > 1 and router.is_used(at):
+                    raise TidebaseError(
+                        f"shard {shard.name} has runs, threads or queues, which would have to be moved",
+                        hint="Several shards are made of empty databases.",
+                    )
+        for place, shard in enumerate(made.shards):
+            with router.connect(shard) as at:
+                at.execute("select tidebase_private.own_buckets(%s)", [made.owned(place)])
+    route(connection, made)
 
 
 def rollback(
@@ -236,7 +308,7 @@ def _noted(comment: str | None) -> dict[str, Any]:
 
 def package_checksum() -> str:
     """Stands for everything in this package's ``sql`` folder."""
-    return checksum(json.dumps([[migration.id for migration in _migrations()], function_files()]))[:16]
+    return checksum(json.dumps([[migration.id for migration in _migrations()], function_files(), router.files()]))[:16]
 
 
 def _missing(connection: psycopg.Connection[Any]) -> tuple[list[str], list[str]]:
@@ -445,6 +517,9 @@ def _apply(connection: psycopg.Connection[Any], role_prefix: str | None, found: 
     functions = list(function_files()) if applied else found.report.functions
     _apply_functions(connection)
     roles, notes = _install_roles(connection, role_prefix)
+    made = router.read(connection)
+    if made is not None:
+        router.install(connection, made)
     _note(connection)
     _send_back(connection)
     return MigrationReport(applied, functions, roles, notes, found.report.access)
@@ -533,9 +608,21 @@ def _let_through(connection: psycopg.Connection[Any], patience_s: float, progres
 
 
 def _migrations() -> Any:
+    """yoyo's list of them, each as one step: the server parses a file in a hundredth of the time in which yoyo cuts it
+    into its statements, and they need no savepoints of their own.
+    """
     from yoyo import read_migrations
+    from yoyo.migrations import MigrationStep, TransactionWrapper, parse_metadata_from_sql_comments
 
-    return read_migrations(str(sql_folder() / "migrations"))
+    migrations = read_migrations(str(sql_folder() / "migrations"))
+    by_id = {migration.id: migration for migration in migrations}
+    for migration in migrations:
+        path = Path(migration.path)
+        directives, _, statements = parse_metadata_from_sql_comments(path.read_text("utf-8"))
+        back = path.with_suffix(".rollback.sql").read_text("utf-8")
+        migration._depends = {by_id[name] for name in directives.get("depends", "").split()}
+        migration.steps = [TransactionWrapper(MigrationStep(0, statements, back))]
+    return migrations
 
 
 def _backend(connection: psycopg.Connection[Any]) -> Any:
@@ -635,6 +722,9 @@ def _note(connection: psycopg.Connection[Any]) -> None:
 
 def _drop_functions(connection: psycopg.Connection[Any]) -> None:
     """Drops views first, then functions: a function may return rows of a view, so CASCADE settles what hangs on it."""
+    for table in ("runs", "threads", "queues", "queue_entries", "schedules"):  # of a shard: their function goes
+        if connection.execute("select to_regclass(%s) is not null", [f"tidebase.{table}"]).fetchone() == (True,):
+            connection.execute(f"drop trigger if exists refuse_elsewhere on tidebase.{table}")
     for schema in ("tidebase", "tidebase_private"):
         views = connection.execute("select viewname from pg_views where schemaname = %s", [schema]).fetchall()
         for (view,) in views:

@@ -381,8 +381,14 @@ def _votes(gates: list[GateInfo]) -> Call[list[calls.Ballot]]:
 
 @route("GET", "/overview/queues", ALL, "queues")
 async def look_at_queues(asked: Asked) -> Shape:
-    """All queues with their limits, what they hold, and what holds them back."""
-    return {"queues": [told(row) for row in await asked.do(calls.queue_overview())]}
+    """All queues with their limits, what they hold, what holds them back, and how many runs a minute end in them."""
+    rates = {rate.queue: rate for rate in await asked.do(calls.queue_rates())}
+    return {
+        "queues": [
+            {**told(row), **told(rates.get(row.queue, calls.QueueRate(row.queue, 0, 0)))}
+            for row in await asked.do(calls.queue_overview())
+        ]
+    }
 
 
 @route("GET", "/overview/workers", ALL, "workers")

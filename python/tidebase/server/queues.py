@@ -15,7 +15,7 @@ from msgspec import UNSET
 from ..domain import calls, queue, schedule
 from ..domain.enqueue import moment_in
 from ..domain.queue import QueueOptions
-from ..domain.workflow import new_run_id
+from ..domain.workflow import new_id_in
 from . import bodies, pages, shapes
 from .refusal import Refused
 from .routes import ALL, OPERATOR, WORKER, Asked, channels, json_or_none, route
@@ -39,7 +39,7 @@ async def enqueue(asked: Asked) -> Shape:
     call = calls.enqueue_run(
         workflow=body.workflow_name,
         queue=asked.path["queue"],
-        run_id=new_run_id(),
+        run_id=new_id_in(asked.path["queue"]),
         input=json_or_none(body.input),
         metadata=json_or_none(body.metadata),
         priority=body.priority,

@@ -23,7 +23,10 @@ from ..core import flow
 from ..core.call import Call
 from ..core.database import Database
 from ..core.database_async import AsyncDatabase
-from ..core.errors import InvalidArgument
+from ..core.errors import DatabaseUnavailable, InvalidArgument
+from ..core.joint import Joint
+from ..core.line import Line
+from ..core.line_async import AsyncLine
 from ..domain.step import current_step
 
 When = Literal["before", "after work", "after commit"]
@@ -75,8 +78,12 @@ class CrashPoint:
             if self.visit == 0:
                 self._die()
 
-    def alive(self) -> None:
-        """Raises Crashed where the process is dead: nothing that it still does reaches the database."""
+    def alive(self, database: object) -> None:
+        """Raises Crashed where the process is dead: nothing that it still does reaches the database. The heart, which
+        beats for the processes to come as well, is told that the database cannot be reached.
+        """
+        if self._dead and isinstance(database, (Line, AsyncLine)):
+            raise DatabaseUnavailable(f"the process died {self.when} step {self.step!r}")
         if self._dead:
             raise Crashed(f"the process died {self.when} step {self.step!r}")
 
@@ -117,7 +124,8 @@ class CrashAt:
             advance("2 minutes")    # the lease of the dead runs out
             tide.run("order", order, run_id="order-1")
 
-        ``tide.run`` may be awaited in it, too. :meth:`kill` has a process that truly dies.
+        ``tide.run`` may be awaited in it, too, and a worker's ``run`` ends there. :meth:`kill` has a process that truly
+        dies.
 
         Args:
             step, when, visit: see :class:`CrashPoint`.
@@ -175,15 +183,15 @@ def _step_of(effect: flow.Invoke) -> str | None:
 
 def _performing(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     def perform(effect: flow.Effect, database: Database) -> Any:
-        point.alive()
+        point.alive(database)
         if isinstance(effect, flow.Invoke) and (step := _step_of(effect)) is not None:
             point.passing("before", step)
             result = original(effect, database)
             point.passing("after work", step)
             return result
         result = original(effect, database)
-        if isinstance(effect, Call):
-            point.passing("after commit", _ends(effect))
+        if isinstance(effect, Call | Joint):
+            point.passing("after commit", _ends(effect.alone if isinstance(effect, Joint) else effect))
         return result
 
     return perform
@@ -191,18 +199,37 @@ def _performing(point: CrashPoint, original: Callable[..., Any]) -> Callable[...
 
 def _performing_async(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     async def perform(effect: flow.Effect, database: AsyncDatabase) -> Any:
-        point.alive()
+        point.alive(database)
         if isinstance(effect, flow.Invoke) and (step := _step_of(effect)) is not None:
             point.passing("before", step)
             result = await original(effect, database)
             point.passing("after work", step)
             return result
         result = await original(effect, database)
-        if isinstance(effect, Call):
-            point.passing("after commit", _ends(effect))
+        if isinstance(effect, Call | Joint):
+            point.passing("after commit", _ends(effect.alone if isinstance(effect, Joint) else effect))
         return result
 
     return perform
+
+
+# What is asked outside of any flow, as a worker asks for its next run: a worker in a dead process is dead, too.
+
+
+def _executing(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
+    def execute(self: Database, call: Call[Any]) -> Any:
+        point.alive(self)
+        return original(self, call)
+
+    return execute
+
+
+def _executing_async(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
+    async def execute(self: AsyncDatabase, call: Call[Any]) -> Any:
+        point.alive(self)
+        return await original(self, call)
+
+    return execute
 
 
 # A transaction commits outside of any flow: its last call is made on its own connection, and then the scope ends.
@@ -210,7 +237,7 @@ def _performing_async(point: CrashPoint, original: Callable[..., Any]) -> Callab
 
 def _executing_on(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     def execute_on(self: Database, connection: Any, call: Call[Any]) -> Any:
-        point.alive()
+        point.alive(self)
         if (step := _ends(call)) is not None:
             point.passing("after work", step)
         return original(self, connection, call)
@@ -220,7 +247,7 @@ def _executing_on(point: CrashPoint, original: Callable[..., Any]) -> Callable[.
 
 def _executing_on_async(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     async def execute_on(self: AsyncDatabase, connection: Any, call: Call[Any]) -> Any:
-        point.alive()
+        point.alive(self)
         if (step := _ends(call)) is not None:
             point.passing("after work", step)
         return await original(self, connection, call)
@@ -260,6 +287,8 @@ def _scope_async(point: CrashPoint, original: Callable[..., Any]) -> Callable[..
 _REPLACED: list[tuple[Any, str, Callable[[CrashPoint, Callable[..., Any]], Any]]] = [
     (flow, "_perform", _performing),
     (flow, "_perform_async", _performing_async),
+    (Database, "execute", _executing),
+    (AsyncDatabase, "execute", _executing_async),
     (Database, "execute_on", _executing_on),
     (AsyncDatabase, "execute_on", _executing_on_async),
     (Run, "_scope", _scope),

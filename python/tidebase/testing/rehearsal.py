@@ -421,6 +421,7 @@ class _Answers:
         new = [frontier for frontier in self.frontiers.values() if frontier.since is None]
         left = self._left()
         for kind, name, ended, input in left:
+            word = "is on record" if ended is None else "is done"
             if report.outcome == "failed":
                 report.beyond.append(name)
                 continue
@@ -434,12 +435,12 @@ class _Answers:
                 self.problem(
                     "renamed",
                     name,
-                    f"{kind} {name!r} is done, and {twins[0]!r} is asked for with the same input:"
+                    f"{kind} {name!r} {word}, and {twins[0]!r} is asked for with the same input:"
                     " it would be done again",
                 )
             elif new:
                 self.problem(
-                    "missing", name, f"{kind} {name!r} is done, and {new[0].name!r}, which is not, comes before it now"
+                    "missing", name, f"{kind} {name!r} {word}, and {new[0].name!r}, which is not, comes before it now"
                 )
             else:
                 self.problem("missing", name, f"{kind} {name!r} is on record, and is not asked for any more")
@@ -456,6 +457,7 @@ class _Answers:
         def inside(begin: datetime, end: datetime | None) -> bool:
             return any(start <= begin and end is not None and end <= over for start, over in spans)
 
+        known = bool(self.frontiers) and all(one.since is not None for one in self.frontiers.values())
         hidden = {step.name for step in self.record.steps.values() if step.status != "completed" and self.frontiers}
         for step in self.record.steps.values():
             if (
@@ -465,7 +467,7 @@ class _Answers:
             ):
                 yield "step", step.name, step.completed_at, bytes.fromhex(step.input_hash)
         for gate in self.record.gates.values():
-            open = gate.status == "pending" and bool(self.frontiers)
+            open = gate.status == "pending" and known  # else the workflow goes past a question that nobody has answered
             if ("gate", gate.name) not in self.seen and not open and not inside(gate.created_at, gate.decided_at):
                 yield gate.kind, gate.name, gate.decided_at, None
         for edge in self.record.edges.values():

@@ -11,6 +11,7 @@ import psycopg
 from ..core.errors import TidebaseError
 from ..core.sessions import Connection
 from ..schema import migrations, ownership
+from . import shards
 
 #: Below this many updates a share of them says nothing.
 _ENOUGH = 1000
@@ -265,6 +266,15 @@ def _notifications(connection: Connection) -> Iterator[Finding]:
     yield Finding("notifications", "problem" if advice else "ok", f"the queue is {used:.0%} full", advice)
 
 
+def _shards(connection: Connection) -> Iterator[Finding]:
+    found = shards.look(connection)
+    for shard in found.shards if found else ():
+        for problem in shard.problems:
+            yield Finding("shards", "problem", f"{shard.name}: {problem}", "See: tidebase router status")
+        if not shard.problems:
+            yield Finding("shards", "ok", f"{shard.name} has {shard.partitions} partitions")
+
+
 def _stalled(connection: Connection) -> Iterator[Finding]:
     rows = connection.execute(
         "select reason, count(*) from tidebase.stalled_runs group by reason order by reason"
@@ -320,6 +330,7 @@ CHECKS: tuple[Check, ...] = (
     _transactions,
     _tables,
     _notifications,
+    _shards,
     _stalled,
     _setbacks,
 )

@@ -24,6 +24,10 @@ from .threads import PAGE, WORKFLOW, Threads, run_id_of
 T = TypeVar("T")
 
 
+#: A thread is worked on when somebody comes, and its run is not missed meanwhile; see the view ``stalled_runs``.
+_AS_SOMEBODY_COMES = {"tidebase.session": True}
+
+
 class TidebaseSaver(Threads):
     """Keeps the checkpoints of a graph: ``builder.compile(checkpointer=TidebaseSaver(tide))``.
 
@@ -55,7 +59,8 @@ class TidebaseSaver(Threads):
             RunHeld: another worker has it. LeaseLostError: another one has taken it over meanwhile, or writes to it
                 under a run of its own.
         """
-        with self.tide.runs.attach(WORKFLOW, run_id=run_id_of(thread_id), wait_s=wait_s) as session:
+        run_id = run_id_of(thread_id)
+        with self.tide.runs.attach(WORKFLOW, run_id=run_id, wait_s=wait_s, metadata=_AS_SOMEBODY_COMES) as session:
             self._database.execute(calls.claim_thread(run_id=session.run_id, token=session.token, thread_id=thread_id))
             self._claims[thread_id] = session.run_id, session.token
             try:
@@ -197,7 +202,8 @@ class AsyncTidebaseSaver(Threads):
     @asynccontextmanager
     async def claim(self, thread_id: str, *, wait_s: float | None = None) -> AsyncIterator[AsyncRunSession]:
         """In the block nobody else works on the thread; see :meth:`TidebaseSaver.claim`."""
-        attached = await self.tide.runs.attach(WORKFLOW, run_id=run_id_of(thread_id), wait_s=wait_s)
+        run_id = run_id_of(thread_id)
+        attached = await self.tide.runs.attach(WORKFLOW, run_id=run_id, wait_s=wait_s, metadata=_AS_SOMEBODY_COMES)
         async with attached as session:
             await self._database.execute(
                 calls.claim_thread(run_id=session.run_id, token=session.token, thread_id=thread_id)

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -21,14 +22,16 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from ...core import codec
 from ...core.call import Call
 from ...core.errors import InvalidArgument, TidebaseError
 from ...core.flow import Flow, Pause
 from ...domain import calls
-from ...domain.calls import CheckpointPut, ThreadCheckpoint
-from .values import Key, Known, Memory, pieces, split
+from ...domain.calls import CheckpointBeyond, CheckpointPut, ThreadCheckpoint
+from .messages import Read, Shown, messages, states
+from .values import Key, Known, Memory, head_of, length_of, pieces, split
 
 #: The workflow of the runs under whose leases threads are claimed.
 WORKFLOW = "langgraph.thread"
@@ -78,6 +81,30 @@ def _is_small(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float) or (type(value) is str and len(value) <= 256)
 
 
+class Dumped(NamedTuple):
+    """A value as bytes; and if it is a list of messages, what they were, and what is known of its beginning."""
+
+    type: str
+    head: bytes
+    body: bytes
+    shown: Shown | None = None
+    read: Read | None = None
+
+
+class Loaded(NamedTuple):
+    """A value made of bytes; and if it is a list of messages, what they are."""
+
+    value: Any
+    shown: Shown | None = None
+    read: Read | None = None
+
+
+def _values(row: ThreadCheckpoint) -> Iterable[tuple[str, str, int, bytes, bytes]]:
+    """Of each value of a checkpoint: its channel, type, number, head and body."""
+    lists = (row.channels, row.types, row.value_numbers, row.heads, row.bodies)
+    return zip(*((part or ()) for part in lists), strict=True)
+
+
 class Threads(BaseCheckpointSaver[str]):
     """Checkpoints as flows. The clones that LangGraph makes of a saver share its memory and its claims."""
 
@@ -107,16 +134,30 @@ class Threads(BaseCheckpointSaver[str]):
     def _get(self, config: RunnableConfig) -> Flow[CheckpointTuple | None]:
         thread_id, namespace = place_of(config)
         checkpoint_id = get_checkpoint_id(config) or None
-        rows: list[ThreadCheckpoint] = yield calls.get_checkpoint(
-            thread_id=thread_id, namespace=namespace, checkpoint_id=checkpoint_id
-        )
+        row: ThreadCheckpoint | None = yield from self._read(thread_id, namespace, checkpoint_id)
         self._refused.pop((thread_id, namespace), None)
         if checkpoint_id is None:
-            self._memory.note(thread_id, namespace, is_empty=not rows)
+            self._memory.note(thread_id, namespace, is_empty=row is None)
+        if row is None:
+            return None
+        return self._tuple(row, self._known_values(row))
+
+    def _read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Flow[ThreadCheckpoint | None]:
+        """Reads a checkpoint; of the values that are remembered only what comes after them."""
+        known = self._memory.of(thread_id, namespace)
+        rows: list[CheckpointBeyond] = yield calls.get_checkpoint_beyond(
+            thread_id=thread_id,
+            namespace=namespace,
+            checkpoint_id=checkpoint_id,
+            edition=next((one.edition for one in known.values()), None),
+            known=list(known),
+            versions=[one.version for one in known.values()],
+        )
         if not rows:
             return None
-        self._remember(rows[0])
-        return self._tuple(rows[0])
+        (row,) = rows
+        pairs = zip(row.bases or (), row.bodies or (), strict=True)
+        return replace(row, bodies=[body if base is None else known[base].body + body for base, body in pairs])
 
     def _page(
         self,
@@ -141,14 +182,12 @@ class Threads(BaseCheckpointSaver[str]):
             after_number=None if after is None else after.number,
         )
 
-    def _tuple(self, row: ThreadCheckpoint) -> CheckpointTuple:
+    def _tuple(self, row: ThreadCheckpoint, values: dict[str, Any] | None = None) -> CheckpointTuple:
         checkpoint = self.serde.loads_typed((row.type, row.content))
-        values = {
-            channel: self.serde.loads_typed((type, head + body))
-            for channel, type, head, body in zip(
-                row.channels or (), row.types or (), row.heads or (), row.bodies or (), strict=True
-            )
-        }
+        if values is None:
+            values = {
+                channel: self.serde.loads_typed((type, head + body)) for channel, type, _, head, body in _values(row)
+            }
         writes = [
             (task_id, channel, self.serde.loads_typed((type, content)))
             for task_id, channel, type, content in zip(
@@ -164,9 +203,63 @@ class Threads(BaseCheckpointSaver[str]):
             writes,
         )
 
+    def _known_values(self, row: ThreadCheckpoint) -> dict[str, Any]:
+        """The values of a checkpoint, which are remembered."""
+        values = {}
+        versions = self._versions(row)
+        for channel, type, number, head, body in _values(row):
+            key = (row.thread_id, row.namespace, channel)
+            loaded = self._loaded(type, head, body, self._memory.recall(key))
+            self._memory.keep(key, Known(row.edition, number, str(versions[channel]), body, loaded.shown, loaded.read))
+            values[channel] = loaded.value
+        return values
+
+    def _loaded(self, type: str, head: bytes, body: bytes, known: Known | None) -> Loaded:
+        """A value made of its bytes: of a list of messages only what comes after those that were made before."""
+        if not (type == "msgpack" and head and self._is_plain()):
+            return Loaded(self.serde.loads_typed((type, head + body)))
+        read = known.read if known is not None else None
+        if known is None or read is None or not body.startswith(known.body[: read.bytes]):
+            read = Read([], 0)
+        new = self.serde.loads_typed((type, head_of(length_of(head) - len(read.states)) + body[read.bytes :]))
+        value = [*messages(read.states), *new]
+        found = states(new)
+        if found is None:
+            return Loaded(value)
+        found = read.states + found
+        return Loaded(value, Shown(value.copy(), found), Read(found, len(body)))
+
+    def _is_plain(self) -> bool:
+        """Whether a list is its items, one after the other, each as it would be alone."""
+        return type(self.serde) is JsonPlusSerializer
+
+    def _dumped(self, key: Key, value: Any) -> Dumped:
+        """A value as bytes: of a list of messages only what is new is serialized."""
+        if type(value) is list and value and self._is_plain():
+            value = value.copy()
+            known = self._memory.recall(key)
+            before = known.shown if known is not None else None
+            if known is not None and before is not None and before.begins(value):
+                new = value[len(before.objects) :]
+                found = states(new)  # before they are serialized: what is changed meanwhile is noticed later
+                type_, data = self.serde.dumps_typed(new)
+                if found is not None and type_ == "msgpack":
+                    body = known.body + split(type_, data)[1]
+                    return Dumped(type_, head_of(len(value)), body, Shown(value, found, before), known.read)
+            found = states(value)
+            type_, data = self.serde.dumps_typed(value)
+            return Dumped(type_, *split(type_, data), None if found is None else Shown(value, found))
+        type_, data = self.serde.dumps_typed(value)
+        return Dumped(type_, *split(type_, data))
+
     def _remember(self, row: ThreadCheckpoint) -> None:
-        for channel, number, body in zip(row.channels or (), row.value_numbers or (), row.bodies or (), strict=True):
-            self._memory.keep((row.thread_id, row.namespace, channel), Known(row.edition, number, body))
+        versions = self._versions(row)
+        for channel, _, number, _, body in _values(row):
+            known = Known(row.edition, number, str(versions[channel]), body)
+            self._memory.keep((row.thread_id, row.namespace, channel), known)
+
+    def _versions(self, row: ThreadCheckpoint) -> ChannelVersions:
+        return cast(ChannelVersions, self.serde.loads_typed((row.type, row.content))["channel_versions"])
 
     # Writing. LangGraph puts a checkpoint in the background, while the nodes that follow it are at work, and no other
     # one behind one that was refused: whoever waits there for a checkpoint learns that none will come.
@@ -222,17 +315,20 @@ class Threads(BaseCheckpointSaver[str]):
             "seen_id": self._seen(config, thread_id, namespace, parent_id),
             **self._under_lease(thread_id),
         }
-        changed = {channel: self.serde.dumps_typed(large[channel]) for channel in large if channel in new_versions}
+        changed = {
+            channel: self._dumped((thread_id, namespace, channel), value)
+            for channel, value in large.items()
+            if channel in new_versions
+        }
         versions = checkpoint["channel_versions"]
         whole: set[str] = set()
         while True:
             changes = Changes((thread_id, namespace), versions)
-            for channel, (kind, data) in changed.items():
-                head, body = split(kind, data)
+            for channel, dumped in changed.items():
                 known = None if channel in whole else self._memory.recall((thread_id, namespace, channel))
-                if known is None and channel not in whole and parent_id is not None and len(body) > _READ_AGAIN:
+                if known is None and channel not in whole and parent_id is not None and len(dumped.body) > _READ_AGAIN:
                     known = yield from self._read_again(thread_id, namespace, parent_id, channel)
-                changes.add(channel, kind, head, body, known)
+                changes.add(channel, dumped, known)
             kept = [channel for channel in large if channel not in changed and channel in versions]
             put: CheckpointPut = yield calls.put_checkpoint(
                 **fixed,
@@ -250,14 +346,13 @@ class Threads(BaseCheckpointSaver[str]):
                 )
             for channel in missing:
                 self._memory.forget((thread_id, namespace, channel))
-                changed.setdefault(channel, self.serde.dumps_typed(large[channel]))
+                if channel not in changed:
+                    changed[channel] = self._dumped((thread_id, namespace, channel), large[channel])
             whole |= missing
 
     def _read_again(self, thread_id: str, namespace: str, parent_id: str, channel: str) -> Flow[Known | None]:
-        rows: list[ThreadCheckpoint] = yield calls.get_checkpoint(
-            thread_id=thread_id, namespace=namespace, checkpoint_id=parent_id
-        )
-        for row in rows:
+        row: ThreadCheckpoint | None = yield from self._read(thread_id, namespace, parent_id)
+        if row is not None:
             self._remember(row)
         return self._memory.recall((thread_id, namespace, channel))
 
@@ -335,14 +430,14 @@ class Changes:
         self._versions = versions
         self._changes: list[dict[str, Any]] = []
         self._contents: list[bytes] = []
-        self._bodies: dict[str, bytes] = {}
+        self._dumped: dict[str, Dumped] = {}
         self._edition: str | None = None
 
-    def add(self, channel: str, type: str, head: bytes, body: bytes, known: Known | None) -> None:
+    def add(self, channel: str, dumped: Dumped, known: Known | None) -> None:
         """A value, and what is known of the one before it."""
         if known is not None and self._edition not in (None, known.edition):
             known = None
-        found = pieces(b"" if known is None else known.body, body)
+        found = pieces(b"" if known is None else known.body, dumped.body)
         if known is not None and any(isinstance(piece, list) for piece in found):
             self._edition = known.edition
         else:
@@ -351,13 +446,14 @@ class Changes:
             {
                 "channel": channel,
                 "version": str(self._versions[channel]),
-                "type": type,
-                "head": self._content(head),
+                "type": dumped.type,
+                "head": self._content(dumped.head),
                 "base": None if known is None else known.number,
+                "base_version": None if known is None else known.version,
                 "pieces": [self._content(piece) if isinstance(piece, bytes) else piece for piece in found],
             }
         )
-        self._bodies[channel] = body
+        self._dumped[channel] = dumped
 
     def _content(self, content: bytes) -> int:
         self._contents.append(content)
@@ -369,6 +465,6 @@ class Changes:
 
     def remember(self, memory: Memory, put: CheckpointPut) -> None:
         """They are stored, under these numbers."""
-        for (channel, body), number in zip(self._bodies.items(), put.value_numbers or (), strict=False):
-            key: Key = (*self._place, channel)
-            memory.keep(key, Known(put.edition, number, body))
+        for (channel, dumped), number in zip(self._dumped.items(), put.value_numbers or (), strict=False):
+            known = Known(put.edition, number, str(self._versions[channel]), dumped.body, dumped.shown, dumped.read)
+            memory.keep((*self._place, channel), known)

@@ -10,6 +10,8 @@ import threading
 from collections import OrderedDict
 from typing import NamedTuple
 
+from .messages import Read, Shown
+
 #: How many bytes of values a saver remembers. What it has forgotten it reads again, or sends whole.
 MEMORY_BYTES = 64 * 1024 * 1024
 
@@ -18,6 +20,9 @@ _WORTH_IT = 64
 
 #: How much of what follows must be the same, for a place in the old value to be looked at.
 _ANCHOR = 256
+
+#: So many values of a thread are named to the database, of which it need not send what the client has.
+_MOST = 100
 
 Piece = list[int] | bytes
 
@@ -29,6 +34,18 @@ def split(type: str, data: bytes) -> tuple[bytes, bytes]:
     first = data[0]
     length = 1 if 0x90 <= first <= 0x9F else {0xDC: 3, 0xDD: 5}.get(first, 0)
     return data[:length], data[length:]
+
+
+def head_of(length: int) -> bytes:
+    """The head of a list in MessagePack."""
+    if length < 16:
+        return bytes((0x90 | length,))
+    return b"\xdc" + length.to_bytes(2, "big") if length < 1 << 16 else b"\xdd" + length.to_bytes(4, "big")
+
+
+def length_of(head: bytes) -> int:
+    """How long a list is, by its head."""
+    return head[0] & 0x0F if len(head) == 1 else int.from_bytes(head[1:], "big")
 
 
 def pieces(old: bytes, new: bytes) -> list[Piece]:
@@ -68,11 +85,20 @@ def _common(left: bytes, right: bytes) -> int:
 
 
 class Known(NamedTuple):
-    """A value that is in the database: its number there, and its body."""
+    """A value that is in the database: where it is there, its body; and if it is a list of messages, what they are."""
 
     edition: str
     number: int
+    version: str
     body: bytes
+    shown: Shown | None = None
+    read: Read | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes to remember it. A message takes 1,000 beside its text, and is there twice."""
+        count = len(self.shown.objects if self.shown else ()) + len(self.read.states if self.read else ())
+        return len(self.body) + 1000 * count
 
 
 #: A channel of a thread: its id, the namespace, the channel's name.
@@ -86,6 +112,7 @@ class Memory:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._values: OrderedDict[Key, Known] = OrderedDict()
+        self._channels: dict[tuple[str, str], set[str]] = {}
         self._empty: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -97,14 +124,25 @@ class Memory:
                 self._values.move_to_end(key)
             return known
 
+    def of(self, thread_id: str, namespace: str) -> dict[int, Known]:
+        """What is remembered of a thread, by the numbers of the values, of one edition."""
+        with self._lock:
+            found = [
+                self._values[thread_id, namespace, channel]
+                for channel in self._channels.get((thread_id, namespace), ())
+            ]
+        edition = found[0].edition if found else None
+        return {known.number: known for known in found[:_MOST] if known.edition == edition}
+
     def keep(self, key: Key, known: Known) -> None:
         """Remembers a value, in place of the one before."""
         with self._lock:
             self._drop(key)
-            if len(known.body) > self._max_bytes:
+            if known.size > self._max_bytes:
                 return
             self._values[key] = known
-            self._bytes += len(known.body)
+            self._channels.setdefault(key[:2], set()).add(key[2])
+            self._bytes += known.size
             while self._bytes > self._max_bytes:
                 self._drop(next(iter(self._values)))
 
@@ -116,7 +154,11 @@ class Memory:
     def _drop(self, key: Key) -> None:
         known = self._values.pop(key, None)
         if known is not None:
-            self._bytes -= len(known.body)
+            self._bytes -= known.size
+            channels = self._channels[key[:2]]
+            channels.discard(key[2])
+            if not channels:
+                del self._channels[key[:2]]
 
     # Whoever has found a thread empty, and puts its first checkpoint, does so only if it still is. It stays noted: two
     # who have found it empty at once share this memory.

@@ -27,6 +27,7 @@ from mcp.server.mcpserver.server import require_client_extension
 from mcp.server.mcpserver.tools.base import Tool
 from mcp.server.request_state import authenticated_principal
 from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from mcp_types import (
     INVALID_PARAMS,
     CallToolRequestParams,
@@ -37,10 +38,17 @@ from mcp_types import (
     InputRequests,
     InputRequiredResult,
     InputResponses,
+    Notification,
+    NotificationParams,
     RequestParams,
     Result,
+    SubscriptionFilter,
+    SubscriptionsAcknowledgedNotification,
+    SubscriptionsAcknowledgedNotificationParams,
+    SubscriptionsListenResult,
     TextContent,
 )
+from pydantic import ConfigDict
 
 from ...client.tide_async import AsyncTidebase
 from ...client.work_async import AsyncRun
@@ -62,6 +70,9 @@ _MODERN = frozenset({"2026-07-28"})
 #: For how long the doorbell is to ring for a run whose result is waited for.
 _WATCH = timedelta(seconds=60)
 
+#: How many tasks one stream tells of, and the statuses after which there is nothing more to tell.
+_LISTENED, _ENDED = 100, frozenset({"completed", "failed", "cancelled"})
+
 #: The result of a call that is answered with a task is not this one.
 _handles: ContextVar[list[str] | None] = ContextVar("tidebase_mcp_handles", default=None)
 
@@ -76,6 +87,19 @@ class UpdateTaskParams(TaskParams):
     """What ``tasks/update`` is told."""
 
     input_responses: InputResponses
+
+
+class TaskStatusParams(NotificationParams):
+    """A task, as ``tasks/get`` has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class TaskStatusNotification(Notification[TaskStatusParams, Literal["notifications/tasks"]]):
+    """What who listens to a task is told, at first and at each change."""
+
+    method: Literal["notifications/tasks"] = "notifications/tasks"
+    params: TaskStatusParams
 
 
 @dataclass
@@ -107,6 +131,8 @@ class DurableTools(Extension):
 
     A call enqueues a run; workers do the work, here (:meth:`working`) or anywhere (``tidebase worker module:tide
     --queue mcp``).
+
+    ``middleware=[tools.push_status]`` tells clients of changes that would otherwise ask for them.
 
     Args:
         tide: an AsyncTidebase; its workflows ``mcp:<tool>`` are those of the tools.
@@ -362,6 +388,60 @@ class DurableTools(Extension):
             await self._tide.runs.cancel(run.run_id, "the client has cancelled the task", actor="mcp client")
         return _done()
 
+    async def push_status(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """A middleware of the server: ``MCPServer(..., extensions=[tools], middleware=[tools.push_status])``. Who sends
+        ``subscriptions/listen`` with ``taskIds`` is told of these tasks, as they are and at each change; the stream
+        ends with the last of them. Of tasks only: for changes of tools and resources there is a stream of its own.
+        """
+        asked = (ctx.params or {}).get("notifications") if ctx.method == "subscriptions/listen" else None
+        wanted = asked.get("taskIds") if isinstance(asked, Mapping) else None
+        if wanted is None or ctx.request_id is None or not _is_modern(ctx):
+            return await call_next(ctx)
+        require_client_extension(ctx, TASKS)
+        if not isinstance(wanted, list) or not all(isinstance(one, str) for one in wanted):
+            raise MCPError(INVALID_PARAMS, "taskIds must be a list of ids of tasks")
+        own: list[str] = []
+        for run_id in dict.fromkeys(wanted[:_LISTENED]):
+            with suppress(MCPError):
+                own.append((await self._own(run_id, _principal(ctx)))[0].run_id)
+        meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
+        agreed = SubscriptionsAcknowledgedNotificationParams(
+            notifications=SubscriptionFilter.model_validate({"taskIds": own}), _meta=meta
+        )
+        await ctx.session.send_notification(SubscriptionsAcknowledgedNotification(params=agreed), ctx.request_id)
+        states: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        following = asyncio.gather(*(self._follow(ctx, run_id, states) for run_id in own))
+        following.add_done_callback(lambda _: states.put_nowait(None))
+        try:
+            while (state := await states.get()) is not None:
+                told = TaskStatusNotification(params=TaskStatusParams.model_validate({**state, "_meta": meta}))
+                await ctx.session.send_notification(told, ctx.request_id)  # type: ignore[arg-type]
+            await following
+        finally:
+            following.cancel()
+        return SubscriptionsListenResult(_meta=meta)
+
+    async def _follow(
+        self, ctx: ServerRequestContext[Any, Any], run_id: str, states: asyncio.Queue[dict[str, Any] | None]
+    ) -> None:
+        """Hands on each state of a task that differs from the one before by more than its time."""
+        database, before = self._tide._database, None
+        while True:
+            try:
+                run = await self._tide.runs.get(run_id)
+            except RunNotFound:  # it was purged
+                return
+            task = await self._task(ctx, run, "complete")
+            del task["resultType"]
+            state = {**task, "lastUpdatedAt": None}
+            if state != before:
+                before = state
+                states.put_nowait(task)
+            if task["status"] in _ENDED:
+                return
+            await database.execute(calls.watch_run(run_id=run_id, ttl=_WATCH))
+            await database.doorbell.wait(run_id, self._poll_s)
+
     async def _own(
         self, run_id: str, principal: str | None, durable: _Durable | None = None
     ) -> tuple[RunInfo, _Durable]:
@@ -494,4 +574,11 @@ def _decision(gate: GateInfo, response: ElicitResult) -> str | None:
     return "rejected" if response.action == "decline" and "rejected" in gate.options else None
 
 
-__all__ = ["TASKS", "DurableTools", "TaskParams", "UpdateTaskParams"]
+__all__ = [
+    "TASKS",
+    "DurableTools",
+    "TaskParams",
+    "TaskStatusNotification",
+    "TaskStatusParams",
+    "UpdateTaskParams",
+]

@@ -16,7 +16,7 @@ from functools import wraps
 from typing import Annotated, Any, Literal, TypeVar
 
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 from pydantic import Field
@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ... import __version__
 from ...client.tide_async import AsyncTidebase
 from ...core.call import Call
-from ...core.errors import InvalidArgument, TidebaseError
+from ...core.errors import InvalidArgument, NotFound, RunNotFound, TidebaseError
 from ...domain import calls
 from ...server import pages
 from ...server.auth import ROLES, Key, Keyring
@@ -148,6 +148,21 @@ def _told(function: F) -> F:
             raise ToolError(str(error)) from error
 
     return told  # type: ignore[return-value]
+
+
+def _shown_or_refused(function: F) -> F:
+    """The same of resources."""
+
+    @wraps(function)
+    async def shown(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await function(*args, **kwargs)
+        except (RunNotFound, NotFound) as error:
+            raise ResourceNotFoundError(str(error)) from error
+        except TidebaseError as error:
+            raise ResourceError(str(error)) from error
+
+    return shown  # type: ignore[return-value]
 
 
 def _add_reading(server: MCPServer[Any], desk: _Desk) -> None:
@@ -375,11 +390,13 @@ def _actor(key: Key | None) -> str:
 
 def _add_resources(server: MCPServer[Any], desk: _Desk) -> None:
     @server.resource("tidebase://runs/{run_id}", mime_type="application/json")
+    @_shown_or_refused
     async def run(run_id: str) -> str:
         """A run as show_run has it."""
         return json.dumps(await _shown(desk, run_id), ensure_ascii=False)
 
     @server.resource("tidebase://runs/{run_id}/steps", mime_type="application/json")
+    @_shown_or_refused
     async def steps(run_id: str) -> str:
         """The newest page of a run's steps."""
         return json.dumps(await desk.page(pages.STEPS, run_id, 20, None), ensure_ascii=False)

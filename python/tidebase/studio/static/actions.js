@@ -1,14 +1,14 @@
 // What people do. Each asks once; the answer of the database is what is told, also when somebody else was first.
 
-import { go, html, link, now, remember, remembered, tell, useEffect, useState, useValue } from "./core.js";
-import { ApiError, get, may, me, path, post, put, remove } from "./api.js";
+import { go, html, link, now, remember, remembered, tell, useState, useValue } from "./core.js";
+import { ApiError, may, me, path, post } from "./api.js";
 import { ago, brief, count, moment, parsed, times, visible } from "./format.js";
-import { Button, Choice, close, Facts, Field, Json, Loaded, open, Question, Text, TextField, Trouble, useRead } from "./ui.js";
-import { Form, valueOf } from "./form.js";
+import { Button, Choice, Facts, Json, open, Question, Text, TextField, Trouble, useRead } from "./ui.js";
+import { Form, isObject, own, resolved } from "./form.js";
 
 /** Who is said to do it where the key is nobody's: what this browser was told. */
 function who() {
-  return me.peek()?.name ? {} : { actor: remembered("actor") || undefined };
+  return me.value?.name ? {} : { actor: remembered("actor") || undefined };
 }
 
 /** Whom the log will name. */
@@ -35,7 +35,17 @@ export const moveMany = (/** @type {string[]} */ ids, /** @type {string} */ queu
 
 // -- many by their filters
 
-const UNITS = /** @type {Record<string, number>} */ ({ m: 60, h: 3600, d: 86400 });
+/** How long ago, in seconds: "15m", "-7d". @param {string} age */
+export const seconds = (age) => Number(age.slice(0, -1).replace("-", "")) * (({ m: 60, h: 3600, d: 86400 })[age.slice(-1)] ?? NaN);
+
+/** `team=billing` and `{"team": "billing"}` mean the same. @param {string} text */
+export function metadataOf(text) {
+  if (text.trim().startsWith("{")) return JSON.parse(text);
+  return Object.fromEntries(text.split(",").map((pair) => {
+    const [key, value = ""] = pair.split(/=(.*)/s).map((part) => part.trim());
+    try { return [key, JSON.parse(value)]; } catch { return [key, value]; }
+  }));
+}
 
 /** @param {{query: Record<string, string>}} props */
 export function BulkDialog({ query }) {
@@ -45,7 +55,7 @@ export function BulkDialog({ query }) {
   const { metadata, why } = bulkFilter(query);
   const filter = {
     workflow: query.workflow || undefined, queue: query.queue || undefined, metadata,
-    olderThanS: query.age?.startsWith("-") ? Number(query.age.slice(1, -1)) * UNITS[query.age.slice(-1)] : undefined,
+    olderThanS: query.age?.startsWith("-") ? seconds(query.age) : undefined,
     ...(what === "cancel" ? { status: query.status || undefined } : {}),
     max: 10000,
   };
@@ -70,24 +80,24 @@ function bulkFilter(query) {
   let metadata, why = "";
   if (query.metadata) {
     try {
-      metadata = query.metadata.trim().startsWith("{") ? JSON.parse(query.metadata) : Object.fromEntries(query.metadata.split(",").map((pair) => { const [key, value = ""] = pair.split(/=(.*)/s).map((part) => part.trim()); try { return [key, JSON.parse(value)]; } catch { return [key, value]; } }));
+      metadata = metadataOf(query.metadata);
     } catch { why = "The metadata is no JSON."; }
   }
-  if (query.text || query.roots || (query.age && !query.age.startsWith("-"))) why = "Many are chosen by workflow, queue, status, metadata, and being older than something: not by a text, or by being recent. Pick those rows instead.";
+  if (query.age && !(seconds(query.age) > 0)) why = "The age is none.";
+  else if (query.text || query.roots || (query.age && !query.age.startsWith("-"))) why = "Many are chosen by workflow, queue, status, metadata, and being older than something: not by a text, or by being recent. Pick those rows instead.";
   else if (!query.workflow && !query.queue && !query.status && !query.metadata && !query.age) why = "Set a filter first: nothing is done to all runs by mistake.";
   return { metadata, why };
 }
 
 // -- one run
 
-/** @param {any} props */
 export function RunActions({ data, done }) {
   const { run, totals } = data;
   if (!may("operator")) return null;
   const over = ["completed", "cancelled"].includes(run.status);
   const stoppable = !over;
   const resumable = run.status === "failed" || ((run.status === "pending" || run.status === "queued") && run.availableAt) || run.leaseLapsed || (run.status === "pending" && run.attempt > 0);
-  const ask = (/** @type {any} */ dialog) => () => open(dialog);
+  const ask = (dialog) => () => open(dialog);
   return html`
     ${resumable && html`<${Button} kind="primary" onClick=${ask(html`<${Resume} run=${run} done=${done} />`)}>${run.leaseLapsed ? "Recover" : "Resume"}<//>`}
     ${["pending", "queued"].includes(run.status) && html`<${Button} onClick=${ask(html`<${MoveDialog} run=${run} done=${done} />`)}>Move<//>`}
@@ -96,7 +106,6 @@ export function RunActions({ data, done }) {
     <${Button} kind="danger-quiet" onClick=${ask(html`<${Cancel} run=${run} done=${done} />`)}>Cancel<//>`}`;
 }
 
-/** @param {any} props */
 function Cancel({ run, done }) {
   const [reason, set] = useState("");
   return html`<${Question} title="Cancel this run for good?" action="Cancel the run" kind="danger" onDo=${async () => {
@@ -115,7 +124,6 @@ function Cancel({ run, done }) {
   <//>`;
 }
 
-/** @param {any} props */
 function Resume({ run, done }) {
   const [reason, set] = useState("");
   return html`<${Question} title=${run.leaseLapsed ? "Let another worker take it over?" : "Let a worker take it up again?"} action="Resume the run" onDo=${async () => {
@@ -129,7 +137,6 @@ function Resume({ run, done }) {
   <//>`;
 }
 
-/** @param {any} props */
 function MoveDialog({ run, done }) {
   const [queue, setQueue] = useState(run.queue ?? "default");
   const [priority, setPriority] = useState(String(run.priority ?? 0));
@@ -145,7 +152,6 @@ function MoveDialog({ run, done }) {
   <//>`;
 }
 
-/** @param {any} props */
 function Budget({ run, totals, done }) {
   const [cost, setCost] = useState(totals.costLimitUsd === null ? "" : String(totals.costLimitUsd));
   const [tokens, setTokens] = useState(totals.tokenLimit === null ? "" : String(totals.tokenLimit));
@@ -164,10 +170,9 @@ function Budget({ run, totals, done }) {
   <//>`;
 }
 
-/** @param {any} props */
 export function ForkDialog({ data, step = "", seq = null }) {
   const { run, steps } = data;
-  const done = steps.filter((/** @type {any} */ one) => one.status === "completed").sort((/** @type {any} */ a, /** @type {any} */ b) => a.completedSeq - b.completedSeq);
+  const done = steps.filter((one) => one.status === "completed").sort((a, b) => a.completedSeq - b.completedSeq);
   const [from, setFrom] = useState(seq !== null ? "seq" : step || "");
   const [other, setOther] = useState(false);
   const [input, setInput] = useState(JSON.stringify(run.input, null, 2) ?? "null");
@@ -180,8 +185,8 @@ export function ForkDialog({ data, step = "", seq = null }) {
     go(["runs", runId]);
   }}>
     <p>A new run begins with what this one had at a point. Only what comes after is executed; this run stays as it is.</p>
-    <${Choice} label="It takes over" value=${from} onChange=${setFrom} options=${[["", "everything up to now"], ...(seq !== null ? [["seq", `everything through event ${seq}`]] : []), ["0", "nothing but the input"], ...done.map((/** @type {any} */ one) => [one.id, `through the step ${brief(one.name, 60)}`])]} />
-    <label class="check"><input type="checkbox" checked=${other} onChange=${(/** @type {any} */ event) => setOther(event.currentTarget.checked)} /> with another input</label>
+    <${Choice} label="It takes over" value=${from} onChange=${setFrom} options=${[["", "everything up to now"], ...(seq !== null ? [["seq", `everything through event ${seq}`]] : []), ["0", "nothing but the input"], ...done.map((one) => [one.id, `through the step ${brief(one.name, 60)}`])]} />
+    <label class="check"><input type="checkbox" checked=${other} onChange=${(event) => setOther(event.currentTarget.checked)} /> with another input</label>
     ${other && html`<${TextField} label="Input" area mono rows="6" value=${input} onInput=${setInput} error=${read.error} />`}
     <${TextField} label="Reason" value=${reason} onInput=${setReason} />
     <${Who} />
@@ -190,7 +195,7 @@ export function ForkDialog({ data, step = "", seq = null }) {
 
 // -- what waits for a person
 
-/** A gate: what is asked, and how it may be answered. @param {any} props */
+/** A gate: what is asked, and how it may be answered. */
 export function Gate({ gate, done, heading = "h3", runLink = false }) {
   const time = useValue(now);
   const [decision, choose] = useState("");
@@ -201,7 +206,7 @@ export function Gate({ gate, done, heading = "h3", runLink = false }) {
   const start = gate.options.includes("edited") && decision === "edited" && !schema ? gate.data : undefined;
   const [answer, setAnswer] = useState(/** @type {any} */ ({ value: start, problems: [] }));
   const votes = (gate.ballots ?? []);
-  const mine = me.value?.name && votes.some((/** @type {any} */ vote) => vote.voter === me.value.name);
+  const mine = me.value?.name && votes.some((vote) => vote.voter === me.value.name);
   const approver = may("approver");
   const decide = async () => {
     if (busy) return;
@@ -228,13 +233,13 @@ export function Gate({ gate, done, heading = "h3", runLink = false }) {
     ${gate.prompt && html`<p class="prompt" dir="auto">${visible(gate.prompt)}</p>`}
     ${gate.data !== null && html`<details open><summary>What is shown</summary><${Json} value=${gate.data} open=${2} /></details>`}
     ${gate.capability !== null && html`<details><summary>What an approval allows</summary><${Json} value=${gate.capability} /></details>`}
-    ${gate.requiredApprovals > 1 && html`<p class="quorum"><strong class="num">${votes.filter((/** @type {any} */ vote) => vote.decision !== "rejected").length} of ${gate.requiredApprovals}</strong> people agree${votes.length ? html`: ${votes.map((/** @type {any} */ vote, /** @type {number} */ n) => html`${n ? ", " : ""}<${Text} text=${vote.voter} /> (${visible(vote.decision)})`)}` : " so far"}.</p>`}
+    ${gate.requiredApprovals > 1 && html`<p class="quorum"><strong class="num">${votes.filter((vote) => vote.decision !== "rejected").length} of ${gate.requiredApprovals}</strong> people agree${votes.length ? html`: ${votes.map((vote, /** @type {number} */ n) => html`${n ? ", " : ""}<${Text} text=${vote.voter} /> (${visible(vote.decision)})`)}` : " so far"}.</p>`}
     ${!approver && html`<p class="hint">Your key may look at it, and not decide.</p>`}
     ${approver && (mine ? html`<p class="hint">You have voted.</p>` : html`
       <fieldset class="options"><legend class="visually-hidden">Decision</legend>${gate.options.map((/** @type {string} */ option) => html`<label key=${option} class="option" data-chosen=${decision === option ? "true" : undefined}><input type="radio" name=${`decision-${gate.runId}-${gate.id}`} checked=${decision === option} onChange=${() => { choose(option); setAnswer({ value: option === "edited" && !schema ? gate.data : undefined, problems: [] }); }} /> <${Text} text=${option} most=${60} /></label>`)}</fieldset>
       ${decision && html`<div class="answer">
-        ${(schema && decision !== "rejected") && html`<${Form} schema=${schema} onChange=${setAnswer} start=${starting(schema, gate.data)} />`}
-        ${!schema && wantsAnswer(gate, decision) && html`<${JsonField} label="Changed arguments" value=${answer.value} onChange=${(/** @type {any} */ value, /** @type {any} */ problem) => setAnswer({ value, problems: problem ? [problem] : [] })} />`}
+        ${(schema && decision !== "rejected") && html`<${Form} key=${decision} schema=${schema} onChange=${setAnswer} start=${starting(schema, gate.data, decision === "edited")} />`}
+        ${!schema && wantsAnswer(gate, decision) && html`<${JsonField} label="Changed arguments" value=${answer.value} onChange=${(value, problem) => setAnswer({ value, problems: problem ? [problem] : [] })} />`}
         <${TextField} label="Comment" value=${comment} onInput=${setComment} area rows="2" />
         <${Who} />
         ${error && html`<${Trouble} error=${error} />`}
@@ -244,22 +249,23 @@ export function Gate({ gate, done, heading = "h3", runLink = false }) {
   </article>`;
 }
 
-const wantsAnswer = (/** @type {any} */ gate, /** @type {string} */ decision) => decision === "edited" || !["approved", "rejected", "canceled", "cancelled"].includes(decision) || Boolean(gate.responseSchema && decision !== "rejected");
+const wantsAnswer = (gate, /** @type {string} */ decision) => decision === "edited" || !["approved", "rejected", "canceled", "cancelled"].includes(decision) || Boolean(gate.responseSchema && decision !== "rejected");
 
-/** What of the data fits into the form, as a beginning. @param {any} schema @param {any} data */
-function starting(schema, data) {
-  if (!schema?.properties || !data || typeof data !== "object") return undefined;
-  return Object.fromEntries(Object.keys(schema.properties).filter((name) => name in data).map((name) => [name, data[name]]));
+/** What of the data fits into the form, as a beginning; all of it where it is to be edited. @param {boolean} edited */
+function starting(given, data, edited) {
+  const schema = resolved(given, given)?.schema;
+  if (!isObject(data)) return edited && data !== null ? data : undefined;
+  if (edited && schema?.additionalProperties !== false) return data;
+  return Object.fromEntries(Object.entries(data).filter(([name]) => own(schema?.properties, name) !== undefined));
 }
 
-/** @param {any} props */
 export function JsonField({ label, value, onChange, hint = null, rows = 6 }) {
   const [text, set] = useState(JSON.stringify(value ?? null, null, 2));
   const { error } = parsed(text);
   return html`<${TextField} label=${label} area mono rows=${rows} value=${text} hint=${hint} error=${error} onInput=${(/** @type {string} */ typed) => { set(typed); const read = parsed(typed); onChange(read.value, read.error); }} />`;
 }
 
-/** A step of which nobody knows whether it took effect. @param {any} props */
+/** A step of which nobody knows whether it took effect. */
 export function Review({ review, done, heading = "h3", runLink = false }) {
   const time = useValue(now);
   const [decision, choose] = useState("");
@@ -291,7 +297,7 @@ export function Review({ review, done, heading = "h3", runLink = false }) {
     ${!may_decide ? html`<p class="hint">Your key may look at it, and not decide.</p>` : html`
       <fieldset class="options"><legend class="visually-hidden">Decision</legend>${[["retry", "Retry: it did not happen"], ["accept", "Accept: it did happen"], ["fail", "Fail the run"]].map(([key, name]) => html`<label key=${key} class="option" data-chosen=${decision === key ? "true" : undefined}><input type="radio" name=${`review-${review.runId}-${review.id}`} checked=${decision === key} onChange=${() => choose(key)} /> ${name}</label>`)}</fieldset>
       ${decision && html`<div class="answer">
-        ${decision === "accept" && html`<${JsonField} label="What it really returned" value=${null} hint="This becomes the step’s result for good." onChange=${(/** @type {any} */ value, /** @type {any} */ problem) => setOutput({ value, error: problem })} />`}
+        ${decision === "accept" && html`<${JsonField} label="What it really returned" value=${null} hint="This becomes the step’s result for good." onChange=${(value, problem) => setOutput({ value, error: problem })} />`}
         <${TextField} label="Reason" value=${reason} onInput=${setReason} hint="What you saw, and where." />
         <${Who} />
         ${error && html`<${Trouble} error=${error} />`}
@@ -299,5 +305,3 @@ export function Review({ review, done, heading = "h3", runLink = false }) {
       </div>`}`}
   </article>`;
 }
-
-export { close, Field, get, Loaded, put, remove, valueOf };

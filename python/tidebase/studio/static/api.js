@@ -11,7 +11,7 @@ export const me = signal(/** @type {any} */ (undefined));
 export const online = signal(true);
 
 export class ApiError extends Error {
-  /** @param {number} status @param {any} body */
+  /** @param {number} status */
   constructor(status, body) {
     super(typeof body?.error === "string" ? body.error : `the gateway answered with ${status}`);
     this.status = status;
@@ -72,7 +72,7 @@ export function get(where, query = {}, abort = undefined) {
 
 /** @param {string} where @param {any} [body] */
 export const post = (where, body = {}) => ask("POST", where, body);
-/** @param {string} where @param {any} body */
+/** @param {string} where */
 export const put = (where, body) => ask("PUT", where, body);
 /** @param {string} where */
 export const remove = (where) => ask("DELETE", where);

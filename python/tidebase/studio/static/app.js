@@ -21,7 +21,7 @@ function paint(chosen) {
   if (chosen === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = chosen;
 }
-paint(theme.peek());
+paint(theme.value);
 
 // -- who looks
 
@@ -65,10 +65,10 @@ function Shell() {
       <div class="side-foot">
         <button type="button" class="find" onClick=${() => open(html`<${Palette} />`)}>Go to … <kbd>Ctrl K</kbd></button>
         <div class="foot-row">
-          <select aria-label="Colours" value=${colours} onChange=${(/** @type {any} */ event) => paint(event.currentTarget.value)}>${[["auto", "as the system"], ["light", "light"], ["dark", "dark"]].map(([key, name]) => html`<option key=${key} value=${key} selected=${key === colours}>${name}</option>`)}</select>
+          <select aria-label="Colours" value=${colours} onChange=${(event) => paint(event.currentTarget.value)}>${[["auto", "as the system"], ["light", "light"], ["dark", "dark"]].map(([key, name]) => html`<option key=${key} value=${key} selected=${key === colours}>${name}</option>`)}</select>
           <${Button} kind="small" aria-label="Keys" onClick=${() => open(html`<${Help} />`)}>?<//>
         </div>
-        <p class="who">${who.keyed ? html`<span title=${who.roles.join(", ")}>${who.name ? html`<${Text} text=${who.name} most=${40} />` : who.roles.join(", ")}</span> <${Button} kind="small" onClick=${() => signOut().catch((/** @type {any} */ error) => tell(error.message, "error"))}>Sign out<//>` : html`<span class="muted">No keys: everybody here may do everything.</span>`}</p>
+        <p class="who">${who.keyed ? html`<span title=${who.roles.join(", ")}>${who.name ? html`<${Text} text=${who.name} most=${40} />` : who.roles.join(", ")}</span> <${Button} kind="small" onClick=${() => signOut().catch((error) => tell(error.message, "error"))}>Sign out<//>` : html`<span class="muted">No keys: everybody here may do everything.</span>`}</p>
       </div>
     </header>
     <main id="main" ref=${main} tabindex="-1">
@@ -78,7 +78,6 @@ function Shell() {
   </div>`;
 }
 
-/** @param {any} props */
 function View({ path, query }) {
   switch (path[0] ?? "runs") {
     case "runs": return path[1] ? html`<${Run} id=${path[1]} />` : html`<${Runs} />`;
@@ -93,9 +92,9 @@ function View({ path, query }) {
   }
 }
 
-/** A fault of one view takes nothing else with it. @param {any} props */
+/** A fault of one view takes nothing else with it. */
 function Guarded({ children }) {
-  const [error, reset] = useErrorBoundary((/** @type {any} */ fault) => console.error(fault));
+  const [error, reset] = useErrorBoundary((fault) => console.error(fault));
   return error ? html`<section class="page"><h1>This view failed</h1><${Trouble} error=${error} again=${reset} /></section>` : children;
 }
 
@@ -129,10 +128,10 @@ function Palette() {
   ].filter((one) => one.word.toLowerCase().includes(wanted));
   const rows = [...all.slice(0, 8), ...found.map((run) => ({ key: `run-${run.runId}`, word: visible(run.runId), kind: WORDS[run.status], run: () => go(["runs", run.runId]) })), ...(wanted && !found.some((run) => run.runId === text.trim()) ? [{ key: "id", word: `The run with the id ${brief(text.trim(), 60)}`, kind: "run", run: () => go(["runs", text.trim()]) }] : [])];
   const n = Math.min(at, rows.length - 1);
-  const choose = (/** @type {any} */ row) => { close(); row.run(); };
+  const choose = (row) => { close(); row.run(); };
   return html`<div class="palette"><h2 id="dialog-title" class="visually-hidden">Go to</h2>
     <input type="text" role="combobox" aria-label="Go to a view, or search runs" aria-expanded="true" aria-controls="palette-list" aria-activedescendant=${rows[n] ? `palette-${n}` : undefined} autocomplete="off" spellcheck="false" placeholder="A view, or a run …" value=${text} autofocus dir="auto"
-      onInput=${(/** @type {any} */ event) => { set(event.currentTarget.value); move(0); }}
+      onInput=${(event) => { set(event.currentTarget.value); move(0); }}
       onKeyDown=${(/** @type {KeyboardEvent} */ event) => {
         if (event.key === "ArrowDown") { event.preventDefault(); move(Math.min(n + 1, rows.length - 1)); }
         if (event.key === "ArrowUp") { event.preventDefault(); move(Math.max(n - 1, 0)); }
@@ -144,13 +143,13 @@ function Palette() {
 
 let before = "", since = 0;
 addEventListener("keydown", (event) => {
-  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && me.peek()) {
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && me.value) {
     event.preventDefault();
     open(html`<${Palette} />`);
     return;
   }
   const target = /** @type {HTMLElement} */ (event.target);
-  if (event.ctrlKey || event.metaKey || event.altKey || dialog.peek() || !me.peek() || target.closest("input:not([type=checkbox], [type=radio], [type=range]), textarea, select, [contenteditable]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || dialog.value || !me.value || target.closest("input:not([type=checkbox], [type=radio], [type=range]), textarea, select, [contenteditable]")) return;
   if (before === "g" && event.timeStamp - since < 1500) {
     const view = VIEWS.find(([, , key]) => key === event.key);
     before = "";
@@ -170,10 +169,10 @@ function App() {
   const [error, fail] = useState(/** @type {any} */ (null));
   const begin = async () => {
     fail(null);
-    const { ticket } = place.peek().query;
+    const { ticket } = place.value.query;
     try {
       if (ticket) {
-        history.replaceState(null, "", link(place.peek().path, { ...place.peek().query, ticket: "" }));
+        history.replaceState(null, "", link(place.value.path, { ...place.value.query, ticket: "" }));
         dispatchEvent(new HashChangeEvent("hashchange"));
         await signIn({ ticket }).catch(() => whoAmI());
       } else await whoAmI();

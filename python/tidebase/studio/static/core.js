@@ -3,33 +3,52 @@
 import {
   html, render, useState, useEffect, useLayoutEffect, useRef, useMemo, useErrorBoundary,
 } from "./vendor/htm-preact.js";
-import { signal, computed, effect, batch } from "./vendor/signals-core.js";
 
 export {
   html, render, useState, useEffect, useLayoutEffect, useRef, useMemo, useErrorBoundary,
-  signal, computed, effect, batch,
 };
+
+/** A value, and who wants to know when it is another one. @template T */
+class Signal {
+  /** @param {T} value */
+  constructor(value) {
+    this.now = value;
+    this.told = /** @type {Set<() => void>} */ (new Set());
+  }
+
+  get value() { return this.now; }
+
+  set value(value) {
+    if (value === this.now) return;
+    this.now = value;
+    for (const tell of [...this.told]) tell();
+  }
+
+  /** @param {() => void} tell @returns {() => void} ends it */
+  subscribe(tell) {
+    this.told.add(tell);
+    return () => { this.told.delete(tell); };
+  }
+}
+
+/** @template T @param {T} value @returns {Signal<T>} */
+export const signal = (value) => new Signal(value);
 
 /**
  * The value of a signal; the component is drawn again when it changes.
  * @template T
- * @param {{ value: T, peek(): T }} source
+ * @param {Signal<T>} source
  * @returns {T}
  */
 export function useValue(source) {
   const [, again] = useState(0);
-  const shown = source.peek();
+  const shown = source.value;
   useLayoutEffect(() => {
-    let last = shown;
-    return effect(() => {
-      const value = source.value;
-      if (value !== last) {
-        last = value;
-        again((/** @type {number} */ n) => n + 1);
-      }
-    });
+    const tell = () => again((n) => n + 1);
+    if (source.value !== shown) tell();
+    return source.subscribe(tell);
   }, [source]);
-  return source.peek();
+  return shown;
 }
 
 /** What stands in the hash: `#/runs/ID?tab=log` is `{path: ["runs", "ID"], query: {tab: "log"}}`. */
@@ -75,7 +94,7 @@ export function go(path, query) {
  * @param {Record<string, any>} changes
  */
 export function change(changes) {
-  const { path, query } = place.peek();
+  const { path, query } = place.value;
   history.replaceState(null, "", link(path, { ...query, ...changes }));
   place.value = read();
 }
@@ -98,7 +117,7 @@ export function remembered(name, otherwise = null) {
   }
 }
 
-/** @param {string} name @param {any} value */
+/** @param {string} name */
 export function remember(name, value) {
   try {
     localStorage.setItem(`tidebase-studio-${name}`, JSON.stringify(value));
@@ -112,8 +131,8 @@ let noticed = 0;
 /** @param {string} text @param {"done" | "lost" | "error"} [kind] */
 export function tell(text, kind = "done") {
   const id = ++noticed;
-  notices.value = [...notices.peek().slice(-3), { id, text, kind }];
-  setTimeout(() => { notices.value = notices.peek().filter((notice) => notice.id !== id); }, kind === "done" ? 5000 : 10000);
+  notices.value = [...notices.value.slice(-3), { id, text, kind }];
+  setTimeout(() => { notices.value = notices.value.filter((notice) => notice.id !== id); }, kind === "done" ? 5000 : 10000);
 }
 
 /** The dialog that is open: an element, or null. */

@@ -4,12 +4,12 @@ import { html } from "./core.js";
 import { brief } from "./format.js";
 
 /**
- * @param {any} one @param {any} other @param {string} [at]
+ * @param {string} [at]
  * @param {{path: string, kind: "added" | "removed" | "changed", one?: any, other?: any}[]} [found]
  */
 export function differences(one, other, at = "", found = []) {
   if (found.length >= 500 || one === other) return found;
-  const object = (/** @type {any} */ value) => value !== null && typeof value === "object";
+  const object = (value) => value !== null && typeof value === "object";
   if (object(one) && object(other) && Array.isArray(one) === Array.isArray(other)) {
     const list = Array.isArray(one);
     for (const key of new Set([...Object.keys(one), ...Object.keys(other)])) {

@@ -1,7 +1,7 @@
 // What waits for a person: gates, those nearest to their deadline first, and steps of which nobody knows whether they took
 // effect. The title of the document counts them; the browser tells of new ones where that was allowed.
 
-import { effect, go, html, remember, remembered, signal, useEffect, useState, useValue } from "./core.js";
+import { go, html, remember, remembered, signal, useEffect, useState, useValue } from "./core.js";
 import { get, me } from "./api.js";
 import { brief, times } from "./format.js";
 import { Gate, Review } from "./actions.js";
@@ -13,7 +13,7 @@ const EVERY = 4000, PAGE = 50;
 export const inbox = signal(/** @type {any} */ (null));
 const trouble = signal(/** @type {any} */ (null));
 const asks = signal(remembered("notify", false));
-let pages = 1, timer = 0, running = false;
+let pages = 1, running = false;
 /** @type {Set<string> | null} */
 let known = null;
 
@@ -34,13 +34,12 @@ export async function readInbox() {
   }
 }
 
-/** @param {any} all */
 function notify(all) {
-  const now = new Set([...all.gates.map((/** @type {any} */ gate) => `${gate.runId} ${gate.id}`), ...all.reviews.map((/** @type {any} */ review) => `${review.runId} ${review.id} ${review.attempt}`)]);
+  const now = new Set([...all.gates.map((gate) => `${gate.runId} ${gate.id}`), ...all.reviews.map((review) => `${review.runId} ${review.id} ${review.attempt}`)]);
   const fresh = known ? [...now].filter((key) => !known?.has(key)) : [];
   known = now;
-  if (!fresh.length || !asks.peek() || !document.hidden || !("Notification" in window) || Notification.permission !== "granted") return;
-  const first = all.gates.find((/** @type {any} */ gate) => fresh.includes(`${gate.runId} ${gate.id}`));
+  if (!fresh.length || !asks.value || !document.hidden || !("Notification" in window) || Notification.permission !== "granted") return;
+  const first = all.gates.find((gate) => fresh.includes(`${gate.runId} ${gate.id}`));
   const note = new Notification(fresh.length === 1 ? "Somebody is asked" : `${fresh.length} wait for a person`, { body: brief(first?.prompt ?? first?.name ?? "A step may have taken effect.", 120), tag: "tidebase-inbox" });
   note.onclick = () => { window.focus(); go(["inbox"]); note.close(); };
 }
@@ -50,11 +49,11 @@ export function watchInbox() {
   if (running) return;
   running = true;
   const look = async () => {
-    if (me.peek() && (!document.hidden || asks.peek())) await readInbox();
-    timer = setTimeout(look, EVERY);
+    if (me.value && (!document.hidden || asks.value)) await readInbox();
+    setTimeout(look, EVERY);
   };
   look();
-  effect(() => { if (me.value === null) { inbox.value = null; titleCount(0); } });
+  me.subscribe(() => { if (me.value === null) { inbox.value = null; titleCount(0); } });
 }
 
 export function Inbox() {
@@ -63,7 +62,7 @@ export function Inbox() {
   useTitle("Inbox");
   useEffect(() => { readInbox(); return () => { pages = 1; }; }, []);
   useEffect(() => {
-    const keys = (/** @type {any} */ event) => {
+    const keys = (event) => {
       if (event.detail !== "j" && event.detail !== "k") return;
       const cards = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".ask")]);
       const n = cards.findIndex((card) => card.contains(document.activeElement));
@@ -86,8 +85,8 @@ export function Inbox() {
     ${error && html`<${Trouble} error=${error} again=${readInbox} />`}
     ${!all && !error && html`<${Reading} />`}
     ${all && !number && html`<${Empty} title="Nothing waits for a person" text="Gates that agents open, and steps that may have taken effect, show here: those nearest to their deadline first." />`}
-    ${all && only !== "gates" && all.reviews.length > 0 && html`<h2>${times(all.reviews.length, "step")} in review</h2>${all.reviews.map((/** @type {any} */ review) => html`<${Review} key=${`${review.runId} ${review.id} ${review.attempt}`} review=${review} runLink done=${readInbox} />`)}`}
-    ${all && only !== "reviews" && all.gates.length > 0 && html`<h2>${times(all.gates.length, "gate")}</h2>${all.gates.map((/** @type {any} */ gate) => html`<${Gate} key=${`${gate.runId} ${gate.id}`} gate=${gate} runLink done=${readInbox} />`)}`}
+    ${all && only !== "gates" && all.reviews.length > 0 && html`<h2>${times(all.reviews.length, "step")} in review</h2>${all.reviews.map((review) => html`<${Review} key=${`${review.runId} ${review.id} ${review.attempt}`} review=${review} runLink done=${readInbox} />`)}`}
+    ${all && only !== "reviews" && all.gates.length > 0 && html`<h2>${times(all.gates.length, "gate")}</h2>${all.gates.map((gate) => html`<${Gate} key=${`${gate.runId} ${gate.id}`} gate=${gate} runLink done=${readInbox} />`)}`}
     ${all?.next && html`<${Button} onClick=${() => { pages += 1; readInbox(); }}>More<//>`}
   </section>`;
 }

@@ -2,7 +2,7 @@
 
 import { html, link, now, tell, useState, useValue } from "./core.js";
 import { get, may, path, post, put, remove } from "./api.js";
-import { about, ago, brief, count, every, moment, parsed, short, times, visible, ZONE } from "./format.js";
+import { about, ago, brief, count, every, short, times, visible, ZONE } from "./format.js";
 import { JsonField } from "./actions.js";
 import { Ago, Button, Choice, Empty, Facts, Loaded, open, Question, Status, Text, TextField, useRead, useTitle } from "./ui.js";
 import { Table } from "./run.js";
@@ -11,22 +11,25 @@ const HELD = /** @type {Record<string, string>} */ ({
   paused: "It is paused: nobody takes anything from it.",
   concurrency: "As many are at work as may be at once.",
   rate: "As many were begun as may be in this time.",
+  endpoint: "Its endpoint fails.",
   "no worker": "No worker was seen for a minute.",
 });
 
 /** @param {string} text */
 const amount = (text) => (text.trim() === "" ? undefined : Number(text));
 
+/** How many a minute, of the last five minutes. @param {number} rate */
+const pace = (rate) => html`<span title="of the last five minutes">${rate === 0 || rate >= 10 ? count(Math.round(rate)) : rate.toFixed(1)} / min</span>`;
+
 export function Queues() {
   useTitle("Queues");
   const read = useRead(() => get("overview/queues"), ["queues"], 3000);
   const operator = may("operator");
   return html`<section class="page" aria-labelledby="page-title"><header class="page-head"><h1 id="page-title">Queues</h1>${operator && html`<${Button} onClick=${() => open(html`<${QueueDialog} queue=${null} done=${read.again} />`)}>New queue<//>`}</header>
-    <${Loaded} of=${read}>${(/** @type {any} */ { queues }) => (queues.length ? html`<div class="cards">${queues.map((/** @type {any} */ queue) => html`<${Queue} key=${queue.queue} queue=${queue} done=${read.again} operator=${operator} />`)}</div>` : html`<${Empty} title="No queues" text="A queue is there as soon as something is enqueued into it, or limits are set for it." />`)}<//>
+    <${Loaded} of=${read}>${({ queues }) => (queues.length ? html`<div class="cards">${queues.map((queue) => html`<${Queue} key=${queue.queue} queue=${queue} done=${read.again} operator=${operator} />`)}</div>` : html`<${Empty} title="No queues" text="A queue is there as soon as something is enqueued into it, or limits are set for it." />`)}<//>
   </section>`;
 }
 
-/** @param {any} props */
 function Queue({ queue, done, operator }) {
   const time = useValue(now);
   const toggle = async () => {
@@ -45,11 +48,11 @@ function Queue({ queue, done, operator }) {
       ${[["ready", queue.ready, "queued"], ["delayed", queue.delayed, "queued"], ["running", queue.running, "running"], ["waiting", queue.waiting, "waiting"], ["in review", queue.review, "review"], ["failed", queue.failed, "failed"]].map(([name, number, status]) => html`<a key=${name} class="figure ${number ? "" : "none"}" href=${link(["runs"], { queue: queue.queue, status })}><span class="num">${number >= 10000 ? "10,000+" : count(number)}</span><span>${name}</span></a>`)}
     </div>
     <p class="held ${queue.heldBackBy ?? ""}">${queue.heldBackBy ? html`<strong>Held back.</strong> ${HELD[queue.heldBackBy] ?? queue.heldBackBy}` : queue.paused ? html`<strong>Paused.</strong>` : queue.ready ? "Nothing holds it back." : "Nothing waits."}${wait !== null && wait > 1000 ? html` <span class="muted num">The next one waits for ${about(wait)}.</span>` : ""}</p>
-    <${Facts} items=${limits.some(([, value]) => value) ? limits : [["limits", "none"]]} />
+    ${queue.endpointError && html`<p class="wrong"><${Text} text=${queue.endpointError} /></p>`}
+    <${Facts} items=${[["completed", pace(queue.completedPerMinute)], ["failed", pace(queue.failedPerMinute)], ["endpoint", queue.endpoint && html`<${Text} text=${queue.endpoint} most=${80} />`], ["told of, not begun", queue.invoked || null], ["failures in a row", queue.endpointFailures || null], ...(limits.some(([, value]) => value) ? limits : [["limits", "none"]])]} />
   </article>`;
 }
 
-/** @param {any} props */
 function QueueDialog({ queue, done }) {
   const [name, setName] = useState(queue?.queue ?? "");
   const [form, set] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(["concurrency", "keyConcurrency", "rate", "ratePeriodS", "keyRate", "leaseS", "maxAttempts", "retryDelayS"].map((key) => [key, queue?.[key] === null || queue?.[key] === undefined ? "" : String(queue[key])]))));
@@ -71,13 +74,12 @@ export function Schedules() {
   const read = useRead(() => get("overview/schedules"), ["schedules"], 5000);
   const operator = may("operator");
   return html`<section class="page" aria-labelledby="page-title"><header class="page-head"><h1 id="page-title">Schedules</h1><p class="muted">Times are yours: ${ZONE}.</p>${operator && html`<${Button} onClick=${() => open(html`<${ScheduleDialog} schedule=${null} done=${read.again} />`)}>New schedule<//>`}</header>
-    <${Loaded} of=${read}>${(/** @type {any} */ { schedules }) => (schedules.length ? html`<div class="cards">${schedules.map((/** @type {any} */ schedule) => html`<${Schedule} key=${schedule.name} schedule=${schedule} done=${read.again} operator=${operator} />`)}</div>` : html`<${Empty} title="No schedules" text="Workflows that are enqueued by the clock show here: tide.schedules.put(…)." />`)}<//>
+    <${Loaded} of=${read}>${({ schedules }) => (schedules.length ? html`<div class="cards">${schedules.map((schedule) => html`<${Schedule} key=${schedule.name} schedule=${schedule} done=${read.again} operator=${operator} />`)}</div>` : html`<${Empty} title="No schedules" text="Workflows that are enqueued by the clock show here: tide.schedules.put(…)." />`)}<//>
   </section>`;
 }
 
-const body = (/** @type {any} */ s) => ({ workflow: s.workflow, cron: s.cron ?? undefined, everyS: s.everyS ?? undefined, input: s.input, queue: s.queue, timezone: s.timezone, overlap: s.overlap, catchUp: s.catchUp, catchUpWindowS: s.catchUpWindowS, jitterS: s.jitterS, enabled: s.enabled, key: s.key ?? undefined, priority: s.priority, maxAttempts: s.maxAttempts ?? undefined, metadata: s.metadata });
+const body = (s) => ({ workflow: s.workflow, cron: s.cron ?? undefined, everyS: s.everyS ?? undefined, input: s.input, queue: s.queue, timezone: s.timezone, overlap: s.overlap, catchUp: s.catchUp, catchUpWindowS: s.catchUpWindowS, jitterS: s.jitterS, enabled: s.enabled, key: s.key ?? undefined, priority: s.priority, maxAttempts: s.maxAttempts ?? undefined, metadata: s.metadata });
 
-/** @param {any} props */
 function Schedule({ schedule, done, operator }) {
   const time = useValue(now);
   const act = (/** @type {() => Promise<any>} */ what, /** @type {(answer: any) => string} */ said) => async () => {
@@ -98,12 +100,10 @@ function Schedule({ schedule, done, operator }) {
   </article>`;
 }
 
-/** @param {any} props */
 function DeleteSchedule({ schedule, done }) {
   return html`<${Question} title="Delete this schedule?" action="Delete it" kind="danger" onDo=${async () => { await remove(path`schedules/${schedule.name}`); tell("Deleted. The runs that it made stay."); done(); }}><p><strong><${Text} text=${schedule.name} /></strong> fires no more. The runs that it made stay.</p><//>`;
 }
 
-/** @param {any} props */
 function ScheduleDialog({ schedule, done }) {
   const [name, setName] = useState(schedule?.name ?? "");
   const [s, set] = useState(/** @type {any} */ (schedule ?? { workflow: "", cron: "0 8 * * *", everyS: null, input: null, queue: "default", timezone: ZONE, overlap: "allow", catchUp: "last", catchUpWindowS: 86400, jitterS: 0, enabled: true, key: null, priority: 0, maxAttempts: null, metadata: {} }));
@@ -111,7 +111,7 @@ function ScheduleDialog({ schedule, done }) {
   const [every, setEvery] = useState(String(schedule?.everyS ?? 3600));
   const [problem, setProblem] = useState(/** @type {string | null} */ (null));
   const fires = useRead(() => (by === "cron" && s.cron.trim() ? get("overview/fires", { cron: s.cron, timezone: s.timezone }) : Promise.resolve({ fires: [] })), [by, s.cron, s.timezone]);
-  const change = (/** @type {string} */ key) => (/** @type {any} */ value) => set({ ...s, [key]: value });
+  const change = (/** @type {string} */ key) => (value) => set({ ...s, [key]: value });
   const wrong = !name.trim() || !s.workflow.trim() || problem !== null || (by === "cron" ? Boolean(fires.error) : !(Number(every) >= 1));
   return html`<${Question} title=${schedule ? `Edit ${brief(schedule.name, 60)}` : "A new schedule"} action="Save" disabled=${wrong} onDo=${async () => {
     await put(path`schedules/${name.trim()}/settings`, { ...body(s), cron: by === "cron" ? s.cron : undefined, everyS: by === "every" ? Number(every) : undefined });
@@ -125,7 +125,7 @@ function ScheduleDialog({ schedule, done }) {
       <p class="hint num" aria-live="polite">${(fires.data?.fires ?? []).slice(0, 3).map(short).join(" · ")}</p>` : html`<${TextField} label="Seconds" value=${every} onInput=${setEvery} inputmode="numeric" />`}
     <div class="two"><${TextField} label="Queue" value=${s.queue} onInput=${change("queue")} /><${Choice} label="When the one before is not over" value=${s.overlap} onChange=${change("overlap")} options=${[["allow", "run both"], ["skip", "skip this one"], ["cancel", "cancel the one before"]]} /></div>
     <${Choice} label="Times that were missed" value=${s.catchUp} onChange=${change("catchUp")} options=${[["last", "the latest is made up for"], ["none", "are gone"], ["all", "all are made up for"]]} />
-    <${JsonField} label="Input" rows="3" value=${s.input} onChange=${(/** @type {any} */ value, /** @type {any} */ error) => { setProblem(error); if (!error) set({ ...s, input: value }); }} />
+    <${JsonField} label="Input" rows="3" value=${s.input} onChange=${(value, error) => { setProblem(error); if (!error) set({ ...s, input: value }); }} />
   <//>`;
 }
 
@@ -134,7 +134,7 @@ export function Workers() {
   const time = useValue(now);
   const read = useRead(() => get("overview/workers"), ["workers"], 3000);
   return html`<section class="page" aria-labelledby="page-title"><header class="page-head"><h1 id="page-title">Workers</h1><p class="muted">Who took runs from queues within a day.</p></header>
-    <${Loaded} of=${read}>${(/** @type {any} */ { workers }) => (workers.length ? html`<${Table} label="All workers" text=${[0, 1, 2]} head=${["Worker", "Queues", "Code", "Holds", "Since", "Seen"]} rows=${workers.map((/** @type {any} */ worker) => {
+    <${Loaded} of=${read}>${({ workers }) => (workers.length ? html`<${Table} label="All workers" text=${[0, 1, 2]} head=${["Worker", "Queues", "Code", "Holds", "Since", "Seen"]} rows=${workers.map((worker) => {
       const quiet = time - Date.parse(worker.seenAt) > 60_000;
       return [html`<span class="status" data-status=${quiet ? "lapsed" : "running"}><i aria-hidden="true"></i><span class="mono"><${Text} text=${worker.holder} most=${60} /></span></span>${quiet ? html` <span class="tag">silent</span>` : ""}`, worker.queues.map((/** @type {string} */ queue, /** @type {number} */ n) => html`${n ? ", " : ""}<${Text} text=${queue} most=${40} />`), html`<${Text} text=${worker.codeVersion ?? "–"} most=${40} />`, html`<a href=${link(["runs"], { status: "running", text: worker.holder })}>${count(worker.running)}</a>`, html`<${Ago} at=${worker.startedAt} />`, html`<${Ago} at=${worker.seenAt} />`];
     })} />` : html`<${Empty} title="No workers" text="Whoever takes runs from queues shows here: tidebase work, or tide.work()." />`)}<//>
@@ -145,13 +145,11 @@ export function Health() {
   useTitle("Health");
   const read = useRead(() => get("overview/health"), ["health"], 15_000);
   return html`<section class="page" aria-labelledby="page-title"><header class="page-head"><h1 id="page-title">Health</h1><${Button} onClick=${read.again}>Look again<//></header>
-    <${Loaded} of=${read}>${(/** @type {any} */ { findings }) => {
+    <${Loaded} of=${read}>${({ findings }) => {
       const order = ["problem", "note", "ok"];
-      const number = (/** @type {string} */ level) => findings.filter((/** @type {any} */ finding) => finding.level === level).length;
+      const number = (/** @type {string} */ level) => findings.filter((finding) => finding.level === level).length;
       return html`<p class="verdict" data-level=${order.find(number)}><strong>${number("problem") ? times(number("problem"), "problem") : number("note") ? `No problem, ${times(number("note"), "note")}` : "All is well"}</strong> <span class="muted">What <code>tidebase doctor</code> says.</span></p>
-      <ul class="findings">${[...findings].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level)).map((/** @type {any} */ finding, /** @type {number} */ n) => html`<li key=${n} data-level=${finding.level}><span class="level">${finding.level}</span><div><strong>${visible(finding.check)}</strong> <span><${Text} text=${finding.text} /></span>${finding.advice && html`<p class="muted">${visible(finding.advice)}</p>`}</div></li>`)}</ul>`;
+      <ul class="findings">${[...findings].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level)).map((finding, /** @type {number} */ n) => html`<li key=${n} data-level=${finding.level}><span class="level">${finding.level}</span><div><strong>${visible(finding.check)}</strong> <span><${Text} text=${finding.text} /></span>${finding.advice && html`<p class="muted">${visible(finding.advice)}</p>`}</div></li>`)}</ul>`;
     }}<//>
   </section>`;
 }
-
-export { moment, parsed };

@@ -3,7 +3,7 @@
 import { change, go, html, link, now, place, signal, tell, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
 import { follow, get, may, path } from "./api.js";
 import { Gate, Review, RunActions, ForkDialog } from "./actions.js";
-import { ago, brief, clock, count, duration, moment, money, times, visible } from "./format.js";
+import { brief, clock, count, duration, moment, money, times, visible } from "./format.js";
 import { Ago, Button, download, Empty, Facts, Json, Loaded, open, Reading, Status, Tabs, Text, Trouble, useRead, useTitle, WORDS } from "./ui.js";
 import { States } from "./state.js";
 import { Waterfall } from "./waterfall.js";
@@ -35,8 +35,8 @@ export class Watched {
   async begin() {
     this.error.value = null;
     await this.read();
-    if (this.closed || !this.data.peek()) return;
-    const last = this.data.peek().run.lastSeq;
+    if (this.closed || !this.data.value) return;
+    const last = this.data.value.run.lastSeq;
     const after = Math.max(last - BEHIND, 0);
     this.older.value = after > 0;
     this.seen = after;
@@ -64,13 +64,13 @@ export class Watched {
     if (!this.timer && !this.closed) this.timer = setTimeout(() => { this.timer = 0; this.read(); }, 400);
   }
 
-  take(/** @type {any} */ event) {
+  take(event) {
     if (event.seq <= this.seen) return;
     this.seen = event.seq;
     this.incoming.push(event);
     if (!this.frame) this.frame = setTimeout(() => {
       this.frame = 0;
-      const all = [...this.events.peek(), ...this.incoming];
+      const all = [...this.events.value, ...this.incoming];
       this.incoming = [];
       if (all.length > KEPT) this.older.value = true;
       this.events.value = all.slice(-KEPT);
@@ -79,10 +79,10 @@ export class Watched {
   }
 
   async readOlder() {
-    const first = this.events.peek()[0]?.seq ?? (this.seen ?? 0) + 1;
+    const first = this.events.value[0]?.seq ?? (this.seen ?? 0) + 1;
     const { events, next } = await get(path`runs/${this.id}/log`, { before: first, limit: LOG_PAGE });
     this.older.value = next !== null;
-    this.events.value = [...events, ...this.events.peek()];
+    this.events.value = [...events, ...this.events.value];
   }
 
   close() {
@@ -121,10 +121,9 @@ function Shown({ watched }) {
   return html`<${Page} data=${data} events=${watched} live=${live} error=${error} query=${query} done=${() => watched.read()} id=${watched.id} />`;
 }
 
-/** The page of a run, live or out of a file. @param {any} props */
+/** The page of a run, live or out of a file. */
 export function Page({ data, events: watched, live, error, query, done, id, file = null }) {
   const tab = TABS.some(([name]) => name === query.tab) ? query.tab : "";
-  const { run } = data;
   const events = useValue(watched.events);
   const href = (/** @type {string} */ name) => link(file ? ["file"] : ["runs", id], { tab: name });
   const tabs = TABS.map(([name, word]) => /** @type {[string, string, number?]} */ ([name, word, name === "children" ? data.children.length : name === "deliveries" ? data.recoveries.length + data.channels.length : undefined]));
@@ -137,7 +136,6 @@ export function Page({ data, events: watched, live, error, query, done, id, file
   </section>`;
 }
 
-/** @param {any} props */
 function Head({ data, live, done, watched, file }) {
   const time = useValue(now);
   const { run, totals } = data;
@@ -168,28 +166,27 @@ function Head({ data, live, done, watched, file }) {
   </header>`;
 }
 
-/** What a person is asked about this run now. @param {any} props */
+/** What a person is asked about this run now. */
 function Asked({ data, done }) {
-  const gates = data.gates.filter((/** @type {any} */ gate) => gate.kind === "gate" && gate.status === "pending");
-  const asked = data.steps.filter((/** @type {any} */ step) => step.status === "review");
-  const reviews = useRead(() => (asked.length ? get("overview/inbox", { limit: 1000 }).then((found) => found.reviews.filter((/** @type {any} */ review) => review.runId === data.run.runId)) : Promise.resolve([])), [data.run.runId, asked.map((/** @type {any} */ step) => step.id).join()]);
+  const gates = data.gates.filter((gate) => gate.kind === "gate" && gate.status === "pending");
+  const asked = data.steps.filter((step) => step.status === "review");
+  const reviews = useRead(() => (asked.length ? get("overview/inbox", { limit: 1000 }).then((found) => found.reviews.filter((review) => review.runId === data.run.runId)) : Promise.resolve([])), [data.run.runId, asked.map((step) => step.id).join()]);
   if (["completed", "cancelled"].includes(data.run.status) || (!gates.length && !asked.length)) return null;
-  return html`<div class="asked">${gates.map((/** @type {any} */ gate) => html`<${Gate} key=${gate.id} heading="h2" gate=${{ ...gate, ballots: data.ballots.filter((/** @type {any} */ vote) => vote.name === gate.name) }} done=${done} />`)}
-    ${(reviews.data ?? []).map((/** @type {any} */ review) => html`<${Review} key=${review.id} heading="h2" review=${review} done=${() => { reviews.again(); done(); }} />`)}</div>`;
+  return html`<div class="asked">${gates.map((gate) => html`<${Gate} key=${gate.id} heading="h2" gate=${{ ...gate, ballots: data.ballots.filter((vote) => vote.name === gate.name) }} done=${done} />`)}
+    ${(reviews.data ?? []).map((review) => html`<${Review} key=${review.id} heading="h2" review=${review} done=${() => { reviews.again(); done(); }} />`)}</div>`;
 }
 
 // -- timeline, with what is chosen beside it
 
-/** @param {any} props */
 function Timeline({ data, events, query, file, done }) {
   const chosen = query.sel ?? "";
-  const choose = (/** @type {any} */ bar) => {
+  const choose = (bar) => {
     if ((bar.kind === "child" || bar.kind === "fork") && !file) go(["runs", bar.id]);
     else change({ sel: bar.key === chosen ? "" : bar.key });
   };
   useEffect(() => {
-    const keys = (/** @type {any} */ event) => {
-      const steps = data.steps.map((/** @type {any} */ step) => `step-${step.id}`);
+    const keys = (event) => {
+      const steps = data.steps.map((step) => `step-${step.id}`);
       const n = steps.indexOf(chosen);
       if (event.detail === "j") change({ sel: steps[Math.min(n + 1, steps.length - 1)] ?? "" });
       if (event.detail === "k") change({ sel: steps[Math.max(n - 1, 0)] ?? "" });
@@ -198,9 +195,9 @@ function Timeline({ data, events, query, file, done }) {
     return () => removeEventListener("studio-key", keys);
   });
   const [kind, key] = chosen.split(/-(.*)/s);
-  const gate = kind === "gate" && data.gates.find((/** @type {any} */ one) => one.id === key);
-  const attempt = kind === "attempt" && data.attempts.find((/** @type {any} */ one) => String(one.attempt) === key);
-  const step = kind === "step" && data.steps.find((/** @type {any} */ one) => one.id === key);
+  const gate = kind === "gate" && data.gates.find((one) => one.id === key);
+  const attempt = kind === "attempt" && data.attempts.find((one) => String(one.attempt) === key);
+  const step = kind === "step" && data.steps.find((one) => one.id === key);
   if (!data.attempts.length && !data.steps.length && !data.gates.length && !data.children.length) return html`<${Empty} title="Nothing has happened yet" text="Steps, gates and children show here as they begin." />`;
   return html`<div class="beside ${chosen ? "open" : ""}">
     <${Waterfall} data=${data} events=${events} chosen=${chosen} choose=${choose} />
@@ -213,32 +210,30 @@ function Timeline({ data, events, query, file, done }) {
   </div>`;
 }
 
-/** @param {any} props */
 function Step({ data, step, events, file, done }) {
-  const read = useRead(() => (file ? Promise.resolve({ step: file.steps.find((/** @type {any} */ one) => one.id === step.id) ?? step }) : get(path`overview/runs/${data.run.runId}/steps/${step.id}`)), [data.run.runId, step.id, step.status, step.attempt]);
-  const tries = events.filter((/** @type {any} */ event) => event.type.startsWith("step.") && event.payload.name === step.name);
-  const replays = data.attempts.filter((/** @type {any} */ a) => step.completedAt && a.leaseToken > step.leaseToken && a.startedAt >= step.completedAt);
+  const read = useRead(() => (file ? Promise.resolve({ step: file.steps.find((one) => one.id === step.id) ?? step }) : get(path`overview/runs/${data.run.runId}/steps/${step.id}`)), [data.run.runId, step.id, step.status, step.attempt]);
+  const tries = events.filter((event) => event.type.startsWith("step.") && event.payload.name === step.name);
+  const replays = data.attempts.filter((a) => step.completedAt && a.leaseToken > step.leaseToken && a.startedAt >= step.completedAt);
   return html`<p class="detail-line"><span class="status" data-status=${step.status}><i aria-hidden="true"></i>${WORDS[step.status] ?? step.status}</span> <span class="num">${step.completedAt ? duration(Date.parse(step.completedAt) - Date.parse(step.startedAt)) : ""}</span>${replays.length ? html` · replayed by ${times(replays.length, "later attempt")}` : ""}</p>
-    <${Loaded} of=${read}>${(/** @type {any} */ { step: full }) => html`
+    <${Loaded} of=${read}>${({ step: full }) => html`
       ${full.error !== null && html`<h3>Error</h3><${Json} value=${full.error} />`}
       <h3>Input</h3><${Json} value=${full.input} open=${1} />
       <h3>Output</h3>${full.status === "completed" ? html`<${Json} value=${full.output} open=${1} />` : html`<p class="muted">None yet.</p>`}
       <h3>Contract</h3>
       <${Facts} items=${[["reaches", full.sideEffects?.length ? full.sideEffects.map(visible).join(", ") : "nothing outside"], ["idempotency key", full.idempotencyKey && html`<code><${Text} text=${full.idempotencyKey} /></code>`], ["replay", full.replay], ["must hold", full.checkpointInvariant && html`<${Text} text=${full.checkpointInvariant} />`], ["verified by", full.verifiedBy && html`<${Text} text=${full.verifiedBy} />`], ["credentials", full.credentials?.length && full.credentials.map(visible).join(", ")], ["retries", full.retries || null], ["timeout", full.timeoutS && `${full.timeoutS} s`], ["tried again", full.retryAt && full.status === "failed" && moment(full.retryAt)], ["begun", `${times(full.attempt, "time")}, last ${moment(full.startedAt)}`], ["input hash", html`<code>${brief(full.inputHash, 16)}</code>`]]} />
       <h3>Tries</h3>
-      ${tries.length ? html`<ol class="tries-list">${tries.map((/** @type {any} */ event) => html`<li key=${event.seq}><span class="num muted">${clock(event.createdAt)}</span> <span class="kind-${kindOf(event.type)}">${event.type.slice(5)}</span> ${event.payload.error ? brief(event.payload.error.message ?? event.payload.error) : ""}${event.payload.decision ? html` <span class="muted">→ ${event.payload.decision}</span>` : ""}</li>`)}</ol>` : html`<p class="muted">Not among the events that are loaded: see the log.</p>`}
+      ${tries.length ? html`<ol class="tries-list">${tries.map((event) => html`<li key=${event.seq}><span class="num muted">${clock(event.createdAt)}</span> <span class="kind-${kindOf(event.type)}">${event.type.slice(5)}</span> ${event.payload.error ? brief(event.payload.error.message ?? event.payload.error) : ""}${event.payload.decision ? html` <span class="muted">→ ${event.payload.decision}</span>` : ""}</li>`)}</ol>` : html`<p class="muted">Not among the events that are loaded: see the log.</p>`}
       ${!file && may("operator") && full.status === "completed" && html`<${Button} onClick=${() => open(html`<${ForkDialog} data=${data} step=${step.id} />`)}>Fork behind this step<//>`}
     `}<//>`;
 }
 
-/** @param {any} props */
 function GateDetail({ gate, ballots }) {
-  const votes = ballots.filter((/** @type {any} */ vote) => vote.name === gate.name);
+  const votes = ballots.filter((vote) => vote.name === gate.name);
   return html`<p class="detail-line"><span class="status" data-status=${gate.decision ?? gate.status}><i aria-hidden="true"></i>${visible(gate.decision ?? gate.status)}</span>${gate.actor && html` by <${Text} text=${gate.actor} />`}${gate.decidedBy && html` <span class="muted">(${gate.decidedBy})</span>`}</p>
     ${gate.prompt && html`<p class="prompt" dir="auto">${visible(gate.prompt)}</p>`}
     ${gate.comment && html`<p class="quote" dir="auto">${visible(gate.comment)}</p>`}
     <${Facts} items=${[["asked", moment(gate.createdAt)], ["decided", gate.decidedAt && moment(gate.decidedAt)], ["options", gate.options?.map(visible).join(", ")], [gate.kind === "timer" ? "fires" : "deadline", gate.timeoutAt && moment(gate.timeoutAt)], ["by default", gate.kind === "gate" && gate.defaultDecision], ["needs", gate.requiredApprovals > 1 && `${gate.requiredApprovals} people`]]} />
-    ${votes.length > 0 && html`<h3>Votes</h3><ul>${votes.map((/** @type {any} */ vote) => html`<li><${Text} text=${vote.voter} />: ${visible(vote.decision)} <span class="muted">${vote.comment ? visible(vote.comment) : ""}</span></li>`)}</ul>`}
+    ${votes.length > 0 && html`<h3>Votes</h3><ul>${votes.map((vote) => html`<li><${Text} text=${vote.voter} />: ${visible(vote.decision)} <span class="muted">${vote.comment ? visible(vote.comment) : ""}</span></li>`)}</ul>`}
     ${gate.payload !== null && html`<h3>Answer</h3><${Json} value=${gate.payload} />`}
     ${gate.data !== null && html`<h3>What was shown</h3><${Json} value=${gate.data} />`}
     ${gate.responseSchema !== null && html`<details><summary>What an answer must be like</summary><${Json} value=${gate.responseSchema} /></details>`}`;
@@ -249,7 +244,6 @@ function GateDetail({ gate, ballots }) {
 const GROUPS = /** @type {[string, string][]} */ ([["", "all"], ["run.", "run"], ["step.", "steps"], ["gate.|timer.", "gates and timers"], ["state.|snapshot.", "state"], ["usage.|budget.", "usage"], ["own", "its own"]]);
 const SYSTEM = /^(run|step|gate|timer|state|snapshot|usage|budget|recovery)\./;
 
-/** @param {any} props */
 function Log({ data, events, watched, query, file }) {
   const older = useValue(watched.older);
   const [busy, work] = useState(false);
@@ -257,7 +251,7 @@ function Log({ data, events, watched, query, file }) {
   const [sticks, stick] = useState(true);
   const box = useRef(/** @type {any} */ (null));
   const group = query.kind ?? "", text = (query.find ?? "").toLowerCase();
-  const fits = (/** @type {any} */ event) => (!group || (group === "own" ? !SYSTEM.test(event.type) : group.split("|").some((/** @type {string} */ prefix) => event.type.startsWith(prefix))))
+  const fits = (event) => (!group || (group === "own" ? !SYSTEM.test(event.type) : group.split("|").some((/** @type {string} */ prefix) => event.type.startsWith(prefix))))
     && (!text || `${event.seq} ${event.type} ${say(event)}`.toLowerCase().includes(text));
   const all = events.filter(fits);
   const rows = all.slice(-shown);
@@ -269,7 +263,7 @@ function Log({ data, events, watched, query, file }) {
     if (all.length > rows.length) more(shown + 400);
     else {
       work(true);
-      await watched.readOlder().catch((/** @type {any} */ error) => tell(error.message, "error"));
+      await watched.readOlder().catch((error) => tell(error.message, "error"));
       more(shown + LOG_PAGE);
       work(false);
     }
@@ -277,23 +271,22 @@ function Log({ data, events, watched, query, file }) {
   };
   return html`<div class="log">
     <div class="filter-row">
-      <select aria-label="Kind of events" value=${group} onChange=${(/** @type {any} */ event) => change({ kind: event.currentTarget.value })}>${GROUPS.map(([key, name]) => html`<option key=${key} value=${key} selected=${key === group}>${name}</option>`)}</select>
-      <input type="search" aria-label="Search the events that are loaded" placeholder="Search …" value=${query.find ?? ""} dir="auto" onInput=${(/** @type {any} */ event) => change({ find: event.currentTarget.value })} />
-      ${!file && html`<label class="check"><input type="checkbox" checked=${sticks} onChange=${(/** @type {any} */ event) => stick(event.currentTarget.checked)} /> follow</label>`}
+      <select aria-label="Kind of events" value=${group} onChange=${(event) => change({ kind: event.currentTarget.value })}>${GROUPS.map(([key, name]) => html`<option key=${key} value=${key} selected=${key === group}>${name}</option>`)}</select>
+      <input type="search" aria-label="Search the events that are loaded" placeholder="Search …" value=${query.find ?? ""} dir="auto" onInput=${(event) => change({ find: event.currentTarget.value })} />
+      ${!file && html`<label class="check"><input type="checkbox" checked=${sticks} onChange=${(event) => stick(event.currentTarget.checked)} /> follow</label>`}
       <span class="muted num" aria-live="off">${count(all.length)} of ${count(data.run.lastSeq)}</span>
     </div>
-    <div class="log-rows" ref=${box} tabindex="0" role="log" aria-label="Events" aria-live="off" onScroll=${(/** @type {any} */ event) => { const { scrollTop, scrollHeight, clientHeight } = event.currentTarget; const low = scrollHeight - scrollTop - clientHeight < 24; if (sticks && !low) stick(false); }}>
+    <div class="log-rows" ref=${box} tabindex="0" role="log" aria-label="Events" aria-live="off" onScroll=${(event) => { const { scrollTop, scrollHeight, clientHeight } = event.currentTarget; const low = scrollHeight - scrollTop - clientHeight < 24; if (sticks && !low) stick(false); }}>
       ${(all.length > rows.length || older) && html`<p class="foot"><${Button} kind="small" busy=${busy} onClick=${back}>Older<//></p>`}
       ${!rows.length && html`<p class="foot muted">${events.length ? "Nothing fits." : "No events yet."}</p>`}
-      ${rows.map((/** @type {any} */ event) => html`<${Event} key=${event.seq} event=${event} data=${data} file=${file} />`)}
+      ${rows.map((event) => html`<${Event} key=${event.seq} event=${event} data=${data} file=${file} />`)}
     </div>
   </div>`;
 }
 
-/** @param {any} props */
 function Event({ event, data, file }) {
   const [opened, set] = useState(false);
-  return html`<details class="event kind-${kindOf(event.type)}" onToggle=${(/** @type {any} */ toggled) => set(toggled.currentTarget.open)}>
+  return html`<details class="event kind-${kindOf(event.type)}" onToggle=${(toggled) => set(toggled.currentTarget.open)}>
     <summary><span class="num muted seq">${event.seq}</span><time class="num muted" datetime=${event.createdAt} title=${moment(event.createdAt)}>${clock(event.createdAt)}</time><span class="type">${visible(event.type)}</span><span class="said"><bdi>${say(event)}</bdi></span></summary>
     ${opened && html`<div class="event-body"><${Json} value=${event.payload} open=${1} />${!file && may("operator") && html`<${Button} kind="small" onClick=${() => open(html`<${ForkDialog} data=${data} seq=${event.seq} />`)}>Fork from here<//>`}</div>`}
   </details>`;
@@ -301,13 +294,11 @@ function Event({ event, data, file }) {
 
 // -- children, usage, deliveries, data
 
-/** @param {any} props */
 function Children({ data, file }) {
   if (!data.children.length) return html`<${Empty} title="No children" text="Runs that this one makes (run.child, run.fanout), and its forks, show here." />`;
-  return html`<ul class="tree" aria-label="Children">${data.children.map((/** @type {any} */ child) => html`<${Branch} key=${child.run.runId} child=${child} file=${file} />`)}</ul>${data.cut.includes("children") && html`<p class="muted">Only the newest are shown.</p>`}`;
+  return html`<ul class="tree" aria-label="Children">${data.children.map((child) => html`<${Branch} key=${child.run.runId} child=${child} file=${file} />`)}</ul>${data.cut.includes("children") && html`<p class="muted">Only the newest are shown.</p>`}`;
 }
 
-/** @param {any} props */
 function Branch({ child, file }) {
   const [opened, set] = useState(false);
   const { run } = child;
@@ -316,33 +307,32 @@ function Branch({ child, file }) {
     <div class="branch">${file ? html`<span class="button small" aria-hidden="true">·</span>` : html`<${Button} kind="small" aria-expanded=${opened ? "true" : "false"} aria-label=${`Children of ${brief(run.runId, 60)}`} onClick=${() => set(!opened)}>${opened ? "−" : "+"}<//>`}
       <${Status} status=${run.status} lapsed=${run.leaseLapsed} /><strong><${Text} text=${child.edgeType === "fork" ? "fork" : child.name} most=${80} /></strong>
       <a class="mono" href=${link(["runs", run.runId])}><${Text} text=${run.runId} most=${80} /></a><span class="muted"><${Text} text=${run.workflow} most=${60} /></span><span class="num muted">${times(run.stepsCompleted, "step")}</span>${run.errorMessage && html`<span class="wrong"><${Text} text=${run.errorMessage} most=${120} /></span>`}</div>
-    ${opened && (read.data ? (read.data.children.length ? html`<ul class="tree">${read.data.children.map((/** @type {any} */ inner) => html`<${Branch} key=${inner.run.runId} child=${inner} file=${file} />`)}</ul>` : html`<p class="muted inset">No children.</p>`) : html`<${Reading} />`)}
+    ${opened && (read.data ? (read.data.children.length ? html`<ul class="tree">${read.data.children.map((inner) => html`<${Branch} key=${inner.run.runId} child=${inner} file=${file} />`)}</ul>` : html`<p class="muted inset">No children.</p>`) : html`<${Reading} />`)}
   </li>`;
 }
 
-/** How much of something is used. @param {any} props */
+/** How much of something is used. */
 function Meter({ label, used, limit, say: saying }) {
   const share = limit ? Math.min(used / limit, 1) : 0;
   return html`<div class="meter-line"><span>${label}</span><span class="num"><strong>${saying(used)}</strong>${limit !== null ? ` of ${saying(limit)}` : ""}</span>
     ${limit !== null && html`<div class="meter" role="meter" aria-label=${label} aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(share * 100)}><i class=${share >= 1 ? "full" : share > 0.8 ? "high" : ""} style=${{ width: `${share * 100}%` }}></i></div>`}</div>`;
 }
 
-/** How the cost grew, event by event. @param {any} props */
+/** How the cost grew, event by event. */
 function Burn({ records, limit }) {
-  const priced = records.filter((/** @type {any} */ record) => record.cost !== null);
+  const priced = records.filter((record) => record.cost !== null);
   if (priced.length < 3) return null;
   const begin = Date.parse(priced[0].createdAt), end = Math.max(Date.parse(priced[priced.length - 1].createdAt), begin + 1);
   let sum = 0;
-  const points = priced.map((/** @type {any} */ record) => [((Date.parse(record.createdAt) - begin) / (end - begin)) * 600, (sum += Number(record.cost))]);
+  const points = priced.map((record) => [((Date.parse(record.createdAt) - begin) / (end - begin)) * 600, (sum += Number(record.cost))]);
   const top = Math.max(sum, limit ?? 0) * 1.05;
   const line = points.map((/** @type {[number, number]} */ [x, y], /** @type {number} */ n) => `${n ? `H${x.toFixed(1)}` : "M0"} ${n ? `V${(100 - (y / top) * 100).toFixed(1)}` : (100 - (y / top) * 100).toFixed(1)}`).join("");
   return html`<svg class="burn" viewBox="0 0 600 100" preserveAspectRatio="none" role="img" aria-label=${`Cost so far: ${money(sum)}`}><path d=${line} />${limit && html`<line x1="0" x2="600" y1=${100 - (limit / top) * 100} y2=${100 - (limit / top) * 100} />`}</svg>`;
 }
 
-/** @param {any} props */
 function Usage({ data, file }) {
   const read = useRead(() => (file ? Promise.resolve(file.usage) : get(path`overview/runs/${data.run.runId}/usage`)), [data.run.runId, data.totals.records, data.totals.treeRecords, data.totals.costLimitUsd]);
-  return html`<${Loaded} of=${read}>${(/** @type {any} */ usage) => usage.totals.treeRecords === 0 && usage.totals.costLimitUsd === null && usage.totals.tokenLimit === null
+  return html`<${Loaded} of=${read}>${(usage) => usage.totals.treeRecords === 0 && usage.totals.costLimitUsd === null && usage.totals.tokenLimit === null
     ? html`<${Empty} title="Nothing was recorded" text="What run.usage.record says about calls to models shows here." />`
     : html`<div class="columns">
       <section><h2>Budget</h2>
@@ -351,8 +341,8 @@ function Usage({ data, file }) {
         <p class="muted">The run with its descendants: ${times(usage.totals.treeRuns, "run")}, ${times(usage.totals.treeRecords, "record")}${usage.totals.treeUnpriced ? `, ${count(usage.totals.treeUnpriced)} of them without a price` : ""}.</p>
         <${Burn} records=${usage.records} limit=${usage.totals.costLimitUsd} />
       </section>
-      <section><h2>By model</h2><${Table} label="By model" head=${["Model", "Records", "In", "Out", "Cost"]} rows=${usage.byModel.map((/** @type {any} */ row) => [html`<${Text} text=${[row.provider, row.model].filter(Boolean).join(" / ") || "–"} most=${60} />`, count(row.records), count(row.inputTokens), count(row.outputTokens), row.currency === "USD" ? money(row.cost) : `${row.cost ?? "–"} ${row.currency ?? ""}`])} /></section>
-      <section class="whole"><h2>By step</h2><${Table} label="By step" head=${["Step", "Records", "In", "Out", "Cost"]} rows=${usage.bySteps.map((/** @type {any} */ row) => [html`<${Text} text=${row.step ?? "outside of steps"} most=${80} />`, count(row.records), count(row.inputTokens), count(row.outputTokens), row.currency === "USD" ? money(row.cost) : `${row.cost ?? "–"} ${row.currency ?? ""}`])} /></section>
+      <section><h2>By model</h2><${Table} label="By model" head=${["Model", "Records", "In", "Out", "Cost"]} rows=${usage.byModel.map((row) => [html`<${Text} text=${[row.provider, row.model].filter(Boolean).join(" / ") || "–"} most=${60} />`, count(row.records), count(row.inputTokens), count(row.outputTokens), row.currency === "USD" ? money(row.cost) : `${row.cost ?? "–"} ${row.currency ?? ""}`])} /></section>
+      <section class="whole"><h2>By step</h2><${Table} label="By step" head=${["Step", "Records", "In", "Out", "Cost"]} rows=${usage.bySteps.map((row) => [html`<${Text} text=${row.step ?? "outside of steps"} most=${80} />`, count(row.records), count(row.inputTokens), count(row.outputTokens), row.currency === "USD" ? money(row.cost) : `${row.cost ?? "–"} ${row.currency ?? ""}`])} /></section>
     </div>`}<//>`;
 }
 
@@ -361,14 +351,12 @@ export function Table({ head, rows, label, text = [0] }) {
   return html`<div class="table-box" tabindex="0" role="region" aria-label=${label}><table><thead><tr>${head.map((name, n) => html`<th scope="col" class=${text.includes(n) ? "" : "num"}>${name}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr>${row.map((cell, n) => html`<td class=${text.includes(n) ? "" : "num"}>${cell}</td>`)}</tr>`)}${!rows.length && html`<tr><td colspan=${head.length} class="muted">None.</td></tr>`}</tbody></table></div>`;
 }
 
-/** @param {any} props */
 function Deliveries({ data }) {
   if (!data.recoveries.length && !data.channels.length) return html`<${Empty} title="Nothing was sent" text="Attempts to get the run going again, and the channels that are told about it, show here." />`;
-  return html`<h2>Recoveries</h2><${Table} label="Recoveries" text=${[1, 2, 3, 4]} head=${["#", "Reason", "By", "Status", "What the webhook said", "When"]} rows=${data.recoveries.map((/** @type {any} */ row) => [row.recovery, html`<${Text} text=${row.reason} most=${60} />`, html`<${Text} text=${row.actor ?? "–"} most=${40} />`, html`${row.status} <span class="muted">found ${WORDS[row.foundStatus] ?? row.foundStatus}</span>`, html`${row.httpStatus ?? ""} <${Text} text=${row.error ?? row.response ?? ""} most=${160} />`, html`<${Ago} at=${row.createdAt} />`])} />
-    <h2>Channels</h2><${Table} label="Channels" text=${[1, 2, 5]} head=${["#", "To", "Status", "Told up to", "Failures", "Error"]} rows=${data.channels.map((/** @type {any} */ row) => [row.channel, html`<${Text} text=${row.url} most=${80} />`, row.status, `${count(row.deliveredSeq)} of ${count(data.run.lastSeq)}`, count(row.failures), html`<${Text} text=${row.error ?? ""} most=${160} />`])} />`;
+  return html`<h2>Recoveries</h2><${Table} label="Recoveries" text=${[1, 2, 3, 4]} head=${["#", "Reason", "By", "Status", "What the webhook said", "When"]} rows=${data.recoveries.map((row) => [row.recovery, html`<${Text} text=${row.reason} most=${60} />`, html`<${Text} text=${row.actor ?? "–"} most=${40} />`, html`${row.status} <span class="muted">found ${WORDS[row.foundStatus] ?? row.foundStatus}</span>`, html`${row.httpStatus ?? ""} <${Text} text=${row.error ?? row.response ?? ""} most=${160} />`, html`<${Ago} at=${row.createdAt} />`])} />
+    <h2>Channels</h2><${Table} label="Channels" text=${[1, 2, 5]} head=${["#", "To", "Status", "Told up to", "Failures", "Error"]} rows=${data.channels.map((row) => [row.channel, html`<${Text} text=${row.url} most=${80} />`, row.status, `${count(row.deliveredSeq)} of ${count(data.run.lastSeq)}`, count(row.failures), html`<${Text} text=${row.error ?? ""} most=${160} />`])} />`;
 }
 
-/** @param {any} props */
 function Data({ data, file }) {
   const { run } = data;
   const [raw, show] = useState(false);
@@ -381,7 +369,7 @@ function Data({ data, file }) {
   </div>`;
 }
 
-/** All about a run as one file. @param {any} data @param {any} watched */
+/** All about a run as one file. */
 async function exported(data, watched) {
   if (watched.file) return download(`${watched.file.run.runId}.tidebase.json`, JSON.stringify(watched.file));
   const id = data.run.runId;
@@ -433,12 +421,10 @@ export function FilePage() {
   if (file) return html`<div class="file-note" role="note">A file, as it was ${moment(file.file.exportedAt)}: nothing here is live, and nothing can be done. <${Button} kind="small" onClick=${() => { loaded.value = null; }}>Close the file<//></div>
     <${Page} data=${file.data} events=${file} live="over" error=${null} query=${query} done=${() => {}} id=${file.data.run.runId} file=${file.file} />`;
   return html`<section class="page"><header class="page-head"><h1>Look at a file</h1></header>
-    <div class="drop" onDragOver=${(/** @type {any} */ event) => event.preventDefault()} onDrop=${(/** @type {any} */ event) => { event.preventDefault(); take(event.dataTransfer.files[0]); }}>
+    <div class="drop" onDragOver=${(event) => event.preventDefault()} onDrop=${(event) => { event.preventDefault(); take(event.dataTransfer.files[0]); }}>
       <p>A run that somebody exported, read-only. The file stays in this browser.</p>
-      <label class="button primary">Choose a file<input class="visually-hidden" type="file" accept=".json,application/json" onChange=${(/** @type {any} */ event) => take(event.currentTarget.files[0])} /></label>
+      <label class="button primary">Choose a file<input class="visually-hidden" type="file" accept=".json,application/json" onChange=${(event) => take(event.currentTarget.files[0])} /></label>
       <p class="muted">or drop it here</p>
       ${error && html`<p class="wrong" role="alert">${error}</p>`}
     </div></section>`;
 }
-
-export { ago };

@@ -1,36 +1,27 @@
 // The list of runs: live at its top, page by page below, and drawn only where somebody looks.
 
 import { change, go, html, link, place, remember, remembered, signal, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
-import { follow, get, may, path } from "./api.js";
+import { follow, get, may } from "./api.js";
 import { brief, count, times, visible } from "./format.js";
-import { Ago, Button, Choice, Empty, open, Question, Reading, Status, STATUSES, Text, TextField, Trouble, useSize, useTitle, WORDS } from "./ui.js";
-import { BulkDialog, cancelMany, moveMany, resumeMany } from "./actions.js";
+import { Ago, Button, Empty, open, Question, Reading, Status, STATUSES, Text, TextField, Trouble, useSize, useTitle, WORDS } from "./ui.js";
+import { BulkDialog, cancelMany, metadataOf, moveMany, resumeMany, seconds } from "./actions.js";
 
 const PAGE = 200, SPARE = 8, FINAL = ["completed", "cancelled"];
 
 export const AGES = /** @type {[string, string][]} */ ([["", "any age"], ["15m", "last 15 minutes"], ["1h", "last hour"], ["24h", "last day"], ["7d", "last week"], ["-1h", "older than an hour"], ["-24h", "older than a day"], ["-7d", "older than a week"]]);
-const UNITS = /** @type {Record<string, number>} */ ({ m: 60, h: 3600, d: 86400 });
-
-/** @param {string} age in seconds */
-export const seconds = (age) => Number(age.replace("-", "").slice(0, -1)) * UNITS[age.slice(-1)];
-
-/** `team=billing` and `{"team": "billing"}` mean the same. @param {string} text */
-export function metadataOf(text) {
-  if (!text) return undefined;
-  if (text.trim().startsWith("{")) return text;
-  return JSON.stringify(Object.fromEntries(text.split(",").map((pair) => {
-    const [key, value = ""] = pair.split(/=(.*)/s).map((part) => part.trim());
-    try { return [key, JSON.parse(value)]; } catch { return [key, value]; }
-  })));
+/** Metadata as the API takes it: what cannot be read is sent as it is, and refused there. @param {string} text */
+function metadataIn(text) {
+  try { return JSON.stringify(metadataOf(text)); } catch { return text; }
 }
 
 /** The filters of the URL as the API takes them. @param {Record<string, string>} query */
 export function filtersOf(query) {
   const { status, workflow, queue, text, metadata, age, roots } = query;
-  const since = age ? new Date(Date.now() - seconds(age) * 1000).toISOString() : undefined;
+  const since = age && new Date(Date.now() - seconds(age) * 1000);
+  const from = since && (Number.isNaN(since.getTime()) ? age : since.toISOString());
   return {
-    status, workflow, queue, matching: text, metadata: metadataOf(metadata ?? ""), roots: roots ? "true" : undefined,
-    createdAfter: age && !age.startsWith("-") ? since : undefined, createdBefore: age?.startsWith("-") ? since : undefined,
+    status, workflow, queue, matching: text, metadata: metadata && metadataIn(metadata), roots: roots ? "true" : undefined,
+    createdAfter: age?.startsWith("-") ? undefined : from, createdBefore: age?.startsWith("-") ? from : undefined,
   };
 }
 
@@ -57,25 +48,25 @@ class List {
     this.#first();
   }
 
-  #set(/** @type {any} */ changes) {
-    this.state.value = { ...this.state.peek(), ...changes };
+  #set(changes) {
+    this.state.value = { ...this.state.value, ...changes };
   }
 
   async #first() {
     await this.#page({}, () => []);
-    if (!this.closed && !this.state.peek().error) this.follow();
+    if (!this.closed && !this.state.value.error) this.follow();
   }
 
-  async #page(/** @type {any} */ from, /** @type {() => any[]} */ before) {
+  async #page(from, /** @type {() => any[]} */ before) {
     this.#set({ busy: true, error: null });
     try {
       const page = await get("overview/runs", { ...this.filters, ...from, limit: from.before ? PAGE : 100 });
       if (this.closed) return;
       const known = before();
       const ids = new Set(known.map((row) => row.runId));
-      this.rows.value = [...known, ...page.runs.filter((/** @type {any} */ run) => !ids.has(run.runId))];
+      this.rows.value = [...known, ...page.runs.filter((run) => !ids.has(run.runId))];
       this.next = page.next;
-      this.#set({ ready: true, busy: false, more: page.next !== null, examined: this.state.peek().examined + page.examined });
+      this.#set({ ready: true, busy: false, more: page.next !== null, examined: this.state.value.examined + page.examined });
     } catch (error) {
       this.#set({ ready: true, busy: false, error });
     }
@@ -83,7 +74,7 @@ class List {
 
   /** The next page; where a search has found nothing among many, it says so and goes on when it is told to. */
   more() {
-    if (!this.state.peek().busy && this.next) this.#page(this.next, () => this.rows.peek());
+    if (!this.state.value.busy && this.next) this.#page(this.next, () => this.rows.value);
   }
 
   follow() {
@@ -93,9 +84,9 @@ class List {
     const given = Object.entries({ ...rest, createdAfter }).filter(([, value]) => value !== undefined && value !== "");
     const where = `overview/runs/events?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`;
     this.stop = follow(() => where, {
-      list: (/** @type {any} */ data) => this.#window(data),
-      change: (/** @type {any} */ data) => this.#change(data.runs, data.gone),
-      counts: (/** @type {any} */ data) => counted(data.counts),
+      list: (data) => this.#window(data),
+      change: (data) => this.#change(data.runs, data.gone),
+      counts: (data) => counted(data.counts),
     }, (state) => this.#set({ live: state }));
   }
 
@@ -112,7 +103,7 @@ class List {
 
   // What a stream begins with: where it does not join what is known, too much has come since, and the list begins anew.
   #window(/** @type {{runs: any[], window: number}} */ { runs, window }) {
-    const rows = this.rows.peek();
+    const rows = this.rows.value;
     const known = new Map(rows.map((row, n) => [row.runId, n]));
     if (rows.length && runs.length === window && !runs.some((run) => known.has(run.runId))) {
       this.rows.value = [];
@@ -125,11 +116,11 @@ class List {
   }
 
   #change(/** @type {any[]} */ runs, /** @type {string[]} */ gone) {
-    const held = this.held.peek();
+    const held = this.held.value;
     const news = new Map(runs.map((run) => [run.runId, run]));
     const away = new Set([...held.gone, ...gone]);
     for (const id of news.keys()) away.delete(id);
-    const rows = this.rows.peek().map((row) => news.get(row.runId) ?? row);
+    const rows = this.rows.value.map((row) => news.get(row.runId) ?? row);
     const known = new Set(rows.map((row) => row.runId));
     const old = held.fresh.map((row) => news.get(row.runId) ?? row).filter((row) => !away.has(row.runId));
     const waiting = new Set(old.map((row) => row.runId));
@@ -141,9 +132,9 @@ class List {
 
   /** Lets in what came while somebody was about to click. */
   release() {
-    const { fresh, gone } = this.held.peek();
+    const { fresh, gone } = this.held.value;
     if (!fresh.length && !gone.size) return 0;
-    this.rows.value = [...fresh, ...this.rows.peek().filter((row) => !gone.has(row.runId))];
+    this.rows.value = [...fresh, ...this.rows.value.filter((row) => !gone.has(row.runId))];
     this.held.value = { fresh: [], gone: new Set() };
     return fresh.length;
   }
@@ -154,8 +145,8 @@ class List {
     if (!ids.length) return;
     const quoted = ids.map((id) => id.replaceAll("%", "%25").replaceAll(",", "%2C")).join(",");
     const { runs } = await get("overview/runs", { ids: quoted }).catch(() => ({ runs: [] }));
-    const news = new Map(runs.map((/** @type {any} */ run) => [run.runId, run]));
-    this.rows.value = this.rows.peek().map((row) => news.get(row.runId) ?? row);
+    const news = new Map(runs.map((run) => [run.runId, run]));
+    this.rows.value = this.rows.value.map((row) => news.get(row.runId) ?? row);
   }
 }
 
@@ -173,8 +164,8 @@ export function Runs() {
   const list = /** @type {List} */ (kept.list);
   useTitle(query.status ? `${WORDS[query.status] ?? query.status} runs` : "Runs");
   useEffect(() => {
-    if (list.state.peek().live === "away") list.follow();
-    return () => { if (!list.closed && list.state.peek().live !== "paused") { list.stop(); list.state.value = { ...list.state.peek(), live: "away" }; } };
+    if (list.state.value.live === "away") list.follow();
+    return () => { if (!list.closed && list.state.value.live !== "paused") { list.stop(); list.state.value = { ...list.state.value, live: "away" }; } };
   }, [list]);
   const [picked, pick] = useState(/** @type {Set<string>} */ (new Set()));
   useEffect(() => pick(new Set()), [list]);
@@ -213,16 +204,16 @@ function Filters({ query }) {
   const { at, ...filters } = query;
   const here = link([], filters).replace(/^#\/\??/, "");
   const total = STATUSES.reduce((sum, status) => sum + (all[status]?.runs ?? 0), 0);
-  const set = (/** @type {string} */ name) => (/** @type {any} */ event) => change({ [name]: event.currentTarget.value.trim() });
+  const set = (/** @type {string} */ name) => (event) => change({ [name]: event.currentTarget.value.trim() });
   return html`<div class="filters" role="search">
     <nav class="chips" aria-label="Status">
       ${[["", "all"], ...STATUSES.map((status) => [status, WORDS[status]])].map(([status, word]) => html`<a key=${status} class="chip" data-status=${status} href=${link(["runs"], { ...filters, status })} aria-current=${(query.status ?? "") === status ? "page" : undefined}>
         ${status && html`<i aria-hidden="true"></i>`}${word} <span class="num count">${status ? `${all[status]?.estimated ? "~" : ""}${all[status] ? count(all[status].runs) : "·"}` : total ? count(total) : "·"}</span></a>`)}
     </nav>
     <div class="filter-row">
-      <input id="search" type="search" aria-label="Search in ids, workflows, keys, holders, errors" placeholder="Search ids, workflows, errors …  ( / )" value=${text} maxlength="200" dir="auto" onInput=${(/** @type {any} */ event) => type(event.currentTarget.value)} />
+      <input id="search" type="search" aria-label="Search in ids, workflows, keys, holders, errors" placeholder="Search ids, workflows, errors …  ( / )" value=${text} maxlength="200" dir="auto" onInput=${(event) => type(event.currentTarget.value)} />
       <${Button} aria-expanded=${more ? "true" : "false"} onClick=${() => showMore(!more)}>Filters<//>
-      <select aria-label="Saved views" value="" onChange=${(/** @type {any} */ event) => {
+      <select aria-label="Saved views" value="" onChange=${(event) => {
         const chosen = event.currentTarget.value;
         event.currentTarget.value = "";
         if (chosen === "+") open(html`<${SaveView} here=${here} done=${(/** @type {[string, string][]} */ saved) => keep(saved)} />`);
@@ -240,10 +231,10 @@ function Filters({ query }) {
       <input aria-label="Queue" placeholder="queue" value=${query.queue ?? ""} onChange=${set("queue")} dir="auto" />
       <input aria-label="Metadata" placeholder="metadata: team=billing" value=${query.metadata ?? ""} onChange=${set("metadata")} class="mono" />
       <select aria-label="Age" value=${query.age ?? ""} onChange=${set("age")}>${AGES.map(([age, name]) => html`<option key=${age} value=${age} selected=${(query.age ?? "") === age}>${name}</option>`)}</select>
-      <label class="check"><input type="checkbox" checked=${Boolean(query.roots)} onChange=${(/** @type {any} */ event) => change({ roots: event.currentTarget.checked ? "1" : "" })} /> without children</label>
+      <label class="check"><input type="checkbox" checked=${Boolean(query.roots)} onChange=${(event) => change({ roots: event.currentTarget.checked ? "1" : "" })} /> without children</label>
       <a class="quiet" href=${link(["runs"], { status: query.status })}>clear</a>
     </div>`}
-    <datalist id="workflows">${[...new Set((kept.list?.rows.peek() ?? []).map((row) => row.workflow))].slice(0, 50).map((name) => html`<option key=${name} value=${name}></option>`)}</datalist>
+    <datalist id="workflows">${[...new Set((kept.list?.rows.value ?? []).map((row) => row.workflow))].slice(0, 50).map((name) => html`<option key=${name} value=${name}></option>`)}</datalist>
   </div>`;
 }
 
@@ -251,7 +242,7 @@ function Filters({ query }) {
 function SaveView({ here, done }) {
   const [name, set] = useState("");
   return html`<${Question} title="Save this view" action="Save" disabled=${!name.trim()} onDo=${async () => {
-    const views = [...remembered("views", []).filter((/** @type {any} */ view) => view[0] !== name.trim()), [name.trim(), here]];
+    const views = [...remembered("views", []).filter((view) => view[0] !== name.trim()), [name.trim(), here]];
     remember("views", views);
     done(views);
   }}>
@@ -259,11 +250,11 @@ function SaveView({ here, done }) {
   <//>`;
 }
 
-/** What may be done with the rows that are picked, or with all that the filters find. @param {any} props */
+/** What may be done with the rows that are picked, or with all that the filters find. */
 function Picked({ list, picked, pick, query }) {
   const rows = useValue(list.rows);
   if (!may("operator")) return null;
-  const chosen = rows.filter((/** @type {any} */ row) => picked.has(row.runId));
+  const chosen = rows.filter((row) => picked.has(row.runId));
   const done = () => pick(new Set());
   return html`<div class="picked" role="group" aria-label="What to do with several runs">
     <span class="num muted">${chosen.length ? `${times(chosen.length, "run")} picked` : "Pick runs, or:"}</span>
@@ -277,17 +268,15 @@ function Picked({ list, picked, pick, query }) {
   </div>`;
 }
 
-/** @param {any} props */
 function ManyDialog({ title, rows, act, done, danger = false, queue = false }) {
   const [reason, set] = useState("");
   const [into, setInto] = useState(rows[0]?.queue ?? "default");
-  return html`<${Question} title=${`${title} ${times(rows.length, "run")}?`} action=${`${title} ${times(rows.length, "run")}`} kind=${danger ? "danger" : "primary"} onDo=${async () => { await act(rows.map((/** @type {any} */ row) => row.runId), queue ? into : reason); done(); }}>
-    <ul class="short-list">${rows.slice(0, 8).map((/** @type {any} */ row) => html`<li key=${row.runId}><span class="mono"><${Text} text=${row.runId} most=${60} /></span> <${Status} status=${row.status} lapsed=${row.leaseLapsed} /></li>`)}${rows.length > 8 && html`<li class="muted">and ${rows.length - 8} more</li>`}</ul>
+  return html`<${Question} title=${`${title} ${times(rows.length, "run")}?`} action=${`${title} ${times(rows.length, "run")}`} kind=${danger ? "danger" : "primary"} onDo=${async () => { await act(rows.map((row) => row.runId), queue ? into : reason); done(); }}>
+    <ul class="short-list">${rows.slice(0, 8).map((row) => html`<li key=${row.runId}><span class="mono"><${Text} text=${row.runId} most=${60} /></span> <${Status} status=${row.status} lapsed=${row.leaseLapsed} /></li>`)}${rows.length > 8 && html`<li class="muted">and ${rows.length - 8} more</li>`}</ul>
     ${queue ? html`<${TextField} label="Queue" value=${into} onInput=${setInto} />` : html`<${TextField} label="Reason" value=${reason} onInput=${set} hint="It stands in the log of each." />`}
   <//>`;
 }
 
-/** @param {any} props */
 function Rows({ list, picked, pick, query }) {
   const rows = useValue(list.rows), state = useValue(list.state), held = useValue(list.held);
   const box = useRef(/** @type {any} */ (null));
@@ -305,7 +294,7 @@ function Rows({ list, picked, pick, query }) {
     const was = before.current;
     before.current = rows[0]?.runId;
     if (was === undefined || was === before.current || box.current.scrollTop < tall) return;
-    const added = rows.findIndex((/** @type {any} */ row) => row.runId === was);
+    const added = rows.findIndex((row) => row.runId === was);
     if (added > 0) box.current.scrollTop += added * tall;
   }, [rows]);
   useEffect(() => { if (state.more && !state.error && rows.length && last >= rows.length - 2 * SPARE) list.more(); }, [last, rows.length, state.more]);
@@ -314,14 +303,14 @@ function Rows({ list, picked, pick, query }) {
   useEffect(() => {
     const timer = setInterval(() => {
       const { first, last, rows } = seen.current;
-      if (!document.hidden && last > 100 && list.state.peek().live !== "paused") list.refresh(rows.slice(Math.max(first, 100), last));
+      if (!document.hidden && last > 100 && list.state.value.live !== "paused") list.refresh(rows.slice(Math.max(first, 100), last));
     }, 5000);
     return () => clearInterval(timer);
   }, [list]);
 
   const hold = (/** @type {boolean} */ held) => () => { list.hold = held; if (!held && box.current?.scrollTop < tall) list.release(); };
   const move = (/** @type {number} */ by) => {
-    const n = rows.findIndex((/** @type {any} */ row) => row.runId === at);
+    const n = rows.findIndex((row) => row.runId === at);
     const next = rows[Math.max(Math.min(n + by, rows.length - 1), 0)];
     if (!next) return;
     change({ at: next.runId });
@@ -330,7 +319,7 @@ function Rows({ list, picked, pick, query }) {
     if (y + tall > box.current.scrollTop + height) box.current.scrollTop = y + tall - height;
   };
   useEffect(() => {
-    const keys = (/** @type {any} */ event) => {
+    const keys = (event) => {
       if (event.detail === "j") move(1);
       if (event.detail === "k") move(-1);
       if (event.detail === "Enter" && at) go(["runs", at]);
@@ -345,24 +334,23 @@ function Rows({ list, picked, pick, query }) {
     pick(next);
   };
   const operator = may("operator");
-  const everyone = rows.length > 0 && rows.every((/** @type {any} */ row) => picked.has(row.runId));
+  const everyone = rows.length > 0 && rows.every((row) => picked.has(row.runId));
   return html`<div class="table" role="table" aria-label="Runs" aria-rowcount=${state.more ? -1 : rows.length + 1}>
     <div class="thead" role="rowgroup"><div class="row head" role="row" aria-rowindex="1">
-      <span class="c-pick" role="columnheader">${operator ? html`<input type="checkbox" aria-label="Pick all that are loaded" checked=${everyone} onChange=${() => pick(everyone ? new Set() : new Set(rows.map((/** @type {any} */ row) => row.runId)))} />` : html`<span class="visually-hidden">pick</span>`}</span>
+      <span class="c-pick" role="columnheader">${operator ? html`<input type="checkbox" aria-label="Pick all that are loaded" checked=${everyone} onChange=${() => pick(everyone ? new Set() : new Set(rows.map((row) => row.runId)))} />` : html`<span class="visually-hidden">pick</span>`}</span>
       <span class="c-status" role="columnheader">Status</span><span class="c-id" role="columnheader">Run</span><span class="c-flow" role="columnheader">Workflow</span>
       <span class="c-say" role="columnheader">What it is at</span><span class="c-steps num" role="columnheader">Steps</span><span class="c-age num" role="columnheader">Created</span><span class="c-age2 num" role="columnheader">Changed</span>
     </div></div>
-    <div class="scroll" ref=${box} onScroll=${(/** @type {any} */ event) => { kept.top = event.currentTarget.scrollTop; scrolled(kept.top); list.hold = list.hold || kept.top >= tall; if (kept.top < tall && !event.currentTarget.matches(":hover")) { list.hold = false; list.release(); } }}
+    <div class="scroll" ref=${box} onScroll=${(event) => { kept.top = event.currentTarget.scrollTop; scrolled(kept.top); list.hold = list.hold || kept.top >= tall; if (kept.top < tall && !event.currentTarget.matches(":hover")) { list.hold = false; list.release(); } }}
       onMouseEnter=${hold(true)} onMouseLeave=${() => { list.hold = kept.top >= tall; if (!list.hold) list.release(); }} onFocusIn=${hold(true)} onFocusOut=${hold(false)}>
       <div class="space" style=${{ height: `${rows.length * tall}px` }} role="rowgroup">
-        ${rows.slice(first, last).map((/** @type {any} */ row, /** @type {number} */ n) => html`<${Row} key=${row.runId} row=${row} y=${(first + n) * tall} tall=${tall} index=${first + n + 2} picked=${picked.has(row.runId)} toggle=${operator ? toggle : null} at=${row.runId === at} gone=${held.gone.has(row.runId)} />`)}
+        ${rows.slice(first, last).map((row, /** @type {number} */ n) => html`<${Row} key=${row.runId} row=${row} y=${(first + n) * tall} tall=${tall} index=${first + n + 2} picked=${picked.has(row.runId)} toggle=${operator ? toggle : null} at=${row.runId === at} gone=${held.gone.has(row.runId)} />`)}
       </div>
       <div role="rowgroup"><div role="row"><div role="cell"><${Foot} list=${list} rows=${rows} state=${state} query=${query} /></div></div></div>
     </div>
   </div>`;
 }
 
-/** @param {any} props */
 function Foot({ list, rows, state, query }) {
   if (!state.ready) return html`<${Reading} />`;
   if (state.error) return html`<${Trouble} error=${state.error} again=${() => (rows.length ? list.more() : (kept.list = null, change({})))} />`;
@@ -375,7 +363,7 @@ function Foot({ list, rows, state, query }) {
     : html`<${Empty} title="No runs yet" text="What an agent does with tide.run(…) shows here the moment it begins."><pre class="sample">make demo</pre><//>`;
 }
 
-/** What a run is at, in few words. @param {any} row */
+/** What a run is at, in few words. */
 function saying(row) {
   if (row.errorMessage && ["failed", "pending", "queued", "review"].includes(row.status)) return visible(row.errorMessage);
   if (row.status === "waiting") return `waits for ${visible(row.waitingFor)}`;
@@ -386,7 +374,6 @@ function saying(row) {
   return row.queue ? visible(row.queue) : "";
 }
 
-/** @param {any} props */
 function Row({ row, y, tall, index, picked, toggle, at, gone }) {
   const say = saying(row);
   return html`<div class="row ${at ? "at" : ""} ${picked ? "is-picked" : ""} ${gone ? "is-gone" : ""}" role="row" aria-rowindex=${index} style=${{ transform: `translateY(${y}px)`, height: `${tall}px` }}>
@@ -400,5 +387,3 @@ function Row({ row, y, tall, index, picked, toggle, at, gone }) {
     <span class="c-age2 num muted" role="cell"><${Ago} at=${row.updatedAt} /></span>
   </div>`;
 }
-
-export { path };

@@ -3,17 +3,15 @@
 import { change, html, useState } from "./core.js";
 import { get, path } from "./api.js";
 import { Diff } from "./diff.js";
-import { ago, brief, count, moment } from "./format.js";
+import { brief, count, moment } from "./format.js";
 import { Button, Empty, Facts, Json, Loaded, Text, useRead } from "./ui.js";
 
-/** @param {any} props */
 export function States({ data, events, query, file }) {
-  const newest = events.reduce((/** @type {number} */ last, /** @type {any} */ event) => (/^(state|snapshot)\./.test(event.type) ? event.seq : last), 0);
+  const newest = events.reduce((/** @type {number} */ last, event) => (/^(state|snapshot)\./.test(event.type) ? event.seq : last), 0);
   const read = useRead(() => (file ? Promise.resolve({ stateVersions: file.versions, next: null }) : get(path`runs/${data.run.runId}/state/versions`, { limit: 200 })), [data.run.runId, newest]);
-  return html`<${Loaded} of=${read}>${(/** @type {any} */ page) => html`<${Shown} page=${page} run=${data.run} query=${query} />`}<//>`;
+  return html`<${Loaded} of=${read}>${(page) => html`<${Shown} page=${page} run=${data.run} query=${query} />`}<//>`;
 }
 
-/** @param {any} props */
 function Shown({ page, run, query }) {
   const [older, more] = useState(/** @type {{versions: any[], next: string | null} | null} */ (null));
   const [busy, work] = useState(false);
@@ -33,9 +31,9 @@ function Shown({ page, run, query }) {
   const set = (/** @type {number} */ at) => change({ v: at === last ? "" : versions[at].version });
   return html`<div class="state">
     <div class="filter-row">
-      <select aria-label="Stream" value=${stream} onChange=${(/** @type {any} */ event) => change({ stream: event.currentTarget.value, v: "", with: "" })}>${streams.map(([id, name]) => html`<option key=${id} value=${id} selected=${id === stream}>${brief(name, 80)}</option>`)}</select>
+      <select aria-label="Stream" value=${stream} onChange=${(event) => change({ stream: event.currentTarget.value, v: "", with: "" })}>${streams.map(([id, name]) => html`<option key=${id} value=${id} selected=${id === stream}>${brief(name, 80)}</option>`)}</select>
       <${Button} aria-label="One version back" disabled=${n === 0} onClick=${() => set(n - 1)}>‹<//>
-      <input type="range" class="slider" aria-label="Version" aria-valuetext=${`version ${shown.version}`} min="0" max=${last} value=${n} disabled=${last === 0} onInput=${(/** @type {any} */ event) => set(Number(event.currentTarget.value))} />
+      <input type="range" class="slider" aria-label="Version" aria-valuetext=${`version ${shown.version}`} min="0" max=${last} value=${n} disabled=${last === 0} onInput=${(event) => set(Number(event.currentTarget.value))} />
       <${Button} aria-label="One version on" disabled=${n === last} onClick=${() => set(n + 1)}>›<//>
       <span class="num version-number">${shown.version} of ${versions[last].version}</span>
       ${next && html`<${Button} kind="small" busy=${busy} onClick=${async () => { work(true); try { const back = await get(path`runs/${run.runId}/state/versions` + next.replace(/^[^?]*/, "")); more({ versions: [...back.stateVersions, ...(older?.versions ?? [])], next: back.next }); } finally { work(false); } }}>Older<//>`}
@@ -43,7 +41,7 @@ function Shown({ page, run, query }) {
     <${Facts} items=${[["label", shown.label && html`<strong><${Text} text=${shown.label} /></strong>`], ["reason", shown.reason && html`<${Text} text=${shown.reason} />`], ["importance", shown.importance !== "normal" && shown.importance], ["written", html`<time datetime=${shown.createdAt}>${moment(shown.createdAt)}</time>`], ["by", shown.createdBy && html`<${Text} text=${shown.createdBy} />`]]} />
     <div class="columns">
       <section><h2>Version ${count(shown.version)}</h2><${Json} value=${shown.value} open=${3} /></section>
-      <section><h2>What changed since <select class="inline" aria-label="Compare with version" value=${String(other.version)} onChange=${(/** @type {any} */ event) => change({ with: event.currentTarget.value })}>${versions.map((version) => html`<option key=${version.version} value=${String(version.version)} selected=${version === other}>${version.version}${version.label ? ` · ${brief(version.label, 30)}` : ""}</option>`)}</select></h2>
+      <section><h2>What changed since <select class="inline" aria-label="Compare with version" value=${String(other.version)} onChange=${(event) => change({ with: event.currentTarget.value })}>${versions.map((version) => html`<option key=${version.version} value=${String(version.version)} selected=${version === other}>${version.version}${version.label ? ` · ${brief(version.label, 30)}` : ""}</option>`)}</select></h2>
         ${n === m ? html`<p class="muted">${n === 0 ? "It is the first one." : "It is the same version."}</p>` : html`<${Diff} one=${other.value} other=${shown.value} />`}</section>
     </div>
   </div>`;
@@ -58,5 +56,3 @@ function nameOf(id, runId) {
     return id;
   }
 }
-
-export { ago };

@@ -1,7 +1,6 @@
 // The parts that all views are made of.
 
-import { dialog, effect, html, notices, now, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
-import { get } from "./api.js";
+import { dialog, html, notices, now, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
 import { ago, brief, moment, size, visible } from "./format.js";
 
 export const WORDS = /** @type {Record<string, string>} */ ({
@@ -28,7 +27,6 @@ export function Text({ text, most = 300 }) {
   return html`<bdi title=${said.length > 24 ? said.slice(0, 1000) : undefined}>${said.length > most ? `${said.slice(0, most)}…` : said}</bdi>`;
 }
 
-/** @param {any} props */
 export function Button({ kind = "", busy = false, children, ...rest }) {
   return html`<button type="button" class="button ${kind}" aria-busy=${busy ? "true" : undefined} disabled=${busy || rest.disabled} ...${rest}>${children}</button>`;
 }
@@ -69,7 +67,7 @@ export function useRead(read, key, every = 0) {
       const mine = (latest.current = {});
       read().then(
         (data) => current && latest.current === mine && set({ data, error: null, key: name }),
-        (error) => current && latest.current === mine && set((/** @type {any} */ was) => ({ data: was.key === name ? was.data : null, error, key: name })),
+        (error) => current && latest.current === mine && set((was) => ({ data: was.key === name ? was.data : null, error, key: name })),
       ).finally(() => {
         if (current && every) timer = setTimeout(tick, every);
       });
@@ -79,7 +77,7 @@ export function useRead(read, key, every = 0) {
     return () => { current = false; clearTimeout(timer); };
   }, [name, turn]);
   const fits = state.key === name;
-  return { data: fits ? state.data : null, error: fits ? state.error : null, again: () => again((/** @type {number} */ n) => n + 1), set: (/** @type {any} */ data) => set({ data, error: null, key: name }) };
+  return { data: fits ? state.data : null, error: fits ? state.error : null, again: () => again((/** @type {number} */ n) => n + 1), set: (data) => set({ data, error: null, key: name }) };
 }
 
 /** @param {{of: any, children: (data: any, again: () => void) => any}} props */
@@ -126,7 +124,7 @@ function Node({ name = null, value, open }) {
 /** @param {{label: any, open: boolean, children: any}} props */
 function Folded({ label, open, children }) {
   const [opened, set] = useState(open);
-  return html`<details open=${open} onToggle=${(/** @type {any} */ event) => set(event.currentTarget.open)}>
+  return html`<details open=${open} onToggle=${(event) => set(event.currentTarget.open)}>
     <summary>${label}</summary>
     ${opened && html`<div class="inside">${(Array.isArray(children) ? children[0] : children)()}</div>`}
   </details>`;
@@ -153,7 +151,6 @@ export function Facts({ items }) {
   return html`<dl class="facts">${items.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
-/** @param {any} content */
 export function open(content) {
   dialog.value = content;
 }
@@ -162,16 +159,17 @@ export function close() {
   dialog.value = null;
 }
 
-/** The dialog that is open: the browser keeps the focus inside, and Escape closes it. */
+/** The dialog that is open: the browser keeps the focus inside, and Escape closes it, of which it tells later: the next one may be open by then. */
 export function Dialogs() {
   const content = useValue(dialog);
-  const box = useRef(/** @type {any} */ (null));
+  const box = useRef(/** @type {any} */ (null)), shown = useRef(/** @type {any} */ (null));
   useLayoutEffect(() => {
+    shown.current = content;
     if (content && !box.current.open) box.current.showModal();
     if (!content && box.current.open) box.current.close();
   }, [content]);
-  return html`<dialog ref=${box} class="dialog" aria-labelledby="dialog-title" onClose=${close}
-    onClick=${(/** @type {any} */ event) => event.target === box.current && close()}>${content && html`<div class="dialog-inside">${content}</div>`}</dialog>`;
+  return html`<dialog ref=${box} class="dialog" aria-labelledby="dialog-title" onClose=${() => { if (!box.current.open && shown.current === dialog.value) close(); }}
+    onClick=${(event) => event.target === box.current && close()}>${content && html`<div class="dialog-inside">${content}</div>`}</dialog>`;
 }
 
 /**
@@ -204,7 +202,7 @@ export function Question({ title, action, kind = "primary", onDo, children, disa
 
 let fields = 0;
 
-/** A label with what is filled in. @param {any} props */
+/** A label with what is filled in. */
 export function Field({ label, hint = null, error = null, children }) {
   const id = useRef(`field-${++fields}`).current;
   return html`<div class="field">
@@ -214,18 +212,16 @@ export function Field({ label, hint = null, error = null, children }) {
   </div>`;
 }
 
-/** @param {any} props */
 export function TextField({ label, value, onInput, hint = null, error = null, area = false, type = "text", mono = false, ...rest }) {
-  const given = { value, "class": mono ? "mono" : undefined, dir: "auto", onInput: (/** @type {any} */ event) => onInput(event.currentTarget.value), "aria-invalid": error ? "true" : undefined, spellcheck: mono ? "false" : undefined, ...rest };
+  const given = { value, "class": mono ? "mono" : undefined, dir: "auto", onInput: (event) => onInput(event.currentTarget.value), "aria-invalid": error ? "true" : undefined, spellcheck: mono ? "false" : undefined, ...rest };
   return html`<${Field} label=${label} hint=${hint} error=${error}>${(/** @type {string} */ id, /** @type {string} */ by) => area
     ? html`<textarea id=${id} aria-describedby=${by} rows=${rest.rows ?? 4} ...${given}></textarea>`
     : html`<input id=${id} aria-describedby=${by} type=${type} autocomplete="off" ...${given} />`}<//>`;
 }
 
-/** @param {any} props */
 export function Choice({ label, value, options, onChange, hint = null, ...rest }) {
-  return html`<${Field} label=${label} hint=${hint}>${(/** @type {string} */ id, /** @type {string} */ by) => html`<select id=${id} aria-describedby=${by} value=${value} onChange=${(/** @type {any} */ event) => onChange(event.currentTarget.value)} ...${rest}>
-    ${options.map((/** @type {any} */ option) => { const [key, name] = Array.isArray(option) ? option : [option, option]; return html`<option key=${key} value=${key} selected=${key === value}>${name}</option>`; })}
+  return html`<${Field} label=${label} hint=${hint}>${(/** @type {string} */ id, /** @type {string} */ by) => html`<select id=${id} aria-describedby=${by} value=${value} onChange=${(event) => onChange(event.currentTarget.value)} ...${rest}>
+    ${options.map((option) => { const [key, name] = Array.isArray(option) ? option : [option, option]; return html`<option key=${key} value=${key} selected=${key === value}>${name}</option>`; })}
   </select>`}<//>`;
 }
 
@@ -252,11 +248,11 @@ function retitle() {
   document.title = `${titled.waiting ? `(${titled.waiting}) ` : ""}${titled.title ? `${titled.title} · ` : ""}Tidebase Studio`;
 }
 
-/** How large an element is. @param {any} box */
+/** How large an element is. */
 export function useSize(box) {
   const [found, set] = useState({ width: 0, height: 0 });
   useLayoutEffect(() => {
-    const look = () => { const { width, height } = box.current.getBoundingClientRect(); set((/** @type {any} */ was) => (was.width === width && was.height === height ? was : { width, height })); };
+    const look = () => { const { width, height } = box.current.getBoundingClientRect(); set((was) => (was.width === width && was.height === height ? was : { width, height })); };
     const observer = new ResizeObserver(look);
     observer.observe(box.current);
     look();
@@ -265,7 +261,7 @@ export function useSize(box) {
   return found;
 }
 
-/** @param {string} name @param {any} content */
+/** @param {string} name */
 export function download(name, content) {
   const address = URL.createObjectURL(new Blob([content], { type: "application/json" }));
   const anchor = document.createElement("a");
@@ -274,5 +270,3 @@ export function download(name, content) {
   anchor.click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
-
-export { effect, get };

@@ -12,29 +12,29 @@ const ROW = 26, TOP = 24, LEAST = 3;
  *   note?: string, replayed?: number[], earlier?: {start: number, end: number, status: string}[], token?: number, tries?: number}} Bar
  */
 
-/** @param {any} data @param {any[]} events @returns {Bar[]} */
+/** @param {any[]} events @returns {Bar[]} */
 export function barsOf(data, events) {
   const at = (/** @type {string | null} */ iso) => (iso ? Date.parse(iso) : null);
   const failed = new Map();
   for (const event of events) if (event.type === "step.failed" || event.type === "step.reviewed") failed.set(event.payload.name, Date.parse(event.createdAt));
-  const attempts = data.attempts.map((/** @type {any} */ a) => ({
+  const attempts = data.attempts.map((a) => ({
     kind: "attempt", key: `attempt-${a.attempt}`, name: `${a.attempt}. ${a.holder}`, status: a.outcome ?? (a.lapsedAt ? "lapsed" : "running"),
     start: at(a.startedAt), end: at(a.endedAt), token: a.leaseToken, note: [a.codeVersion && `code ${a.codeVersion}`, `token ${a.leaseToken}`].filter(Boolean).join(", "),
   }));
   // Tries before the last one: the row of a step has only that.
-  const earlier = (/** @type {any} */ step) => events.filter((event) => event.type === "step.started" && event.payload.name === step.name && Date.parse(event.createdAt) < Date.parse(step.startedAt)).map((event) => {
+  const earlier = (step) => events.filter((event) => event.type === "step.started" && event.payload.name === step.name && Date.parse(event.createdAt) < Date.parse(step.startedAt)).map((event) => {
     const begun = Date.parse(event.createdAt);
     const fault = events.find((later) => later.seq > event.seq && later.type === "step.failed" && later.payload.name === step.name);
-    const attempt = attempts.find((/** @type {any} */ one) => one.token === event.payload.token);
+    const attempt = attempts.find((one) => one.token === event.payload.token);
     return { start: begun, end: Math.min(fault ? Date.parse(fault.createdAt) : Infinity, attempt?.end ?? Infinity, Date.parse(step.startedAt)), status: fault ? "failed" : "lapsed" };
   });
-  const bars = data.steps.map((/** @type {any} */ s) => {
+  const bars = data.steps.map((s) => {
     const completed = at(s.completedAt);
     return {
       kind: "step", key: `step-${s.id}`, id: s.id, name: s.name, status: s.status, start: at(s.startedAt), tries: s.attempt,
       earlier: s.attempt > 1 ? earlier(s) : [],
       end: s.status === "failed" || s.status === "review" ? failed.get(s.name) ?? null : completed,
-      replayed: completed === null ? [] : attempts.filter((/** @type {any} */ a) => a.token > s.leaseToken && a.start >= completed).map((/** @type {any} */ a) => a.start),
+      replayed: completed === null ? [] : attempts.filter((a) => a.token > s.leaseToken && a.start >= completed).map((a) => a.start),
     };
   });
   for (const gate of data.gates) bars.push({ kind: gate.kind, key: `gate-${gate.id}`, id: gate.id, name: gate.name, status: gate.decision ?? gate.status, start: at(gate.createdAt), end: at(gate.decidedAt), note: gate.actor ? `by ${gate.actor}` : "" });

@@ -2,7 +2,7 @@
 
 import { ago, brief, count, duration, moment, money, short, times } from "./format.js";
 
-const name = (/** @type {any} */ text) => `“${brief(text, 80)}”`;
+const name = (text) => `“${brief(text, 80)}”`;
 
 /** The API has the names of Tidebase v0.6, where the main stream is called "run". @param {string} name */
 export const streamOf = (name) => ({ run: "main", main: "run" })[name] ?? name;
@@ -15,7 +15,7 @@ const FAILURES = /** @type {Record<string, string>} */ ({
 
 /**
  * What a run is at, and what would move it on: sentences.
- * @param {any} run @param {any} data @param {number} at
+ * @param {number} at
  * @returns {{is: string, next: string}}
  */
 export function explain(run, data, at) {
@@ -31,14 +31,14 @@ export function explain(run, data, at) {
         ? { is: `It waits in the queue ${name(run.queue)} until ${moment(run.availableAt)}.`, next: "A worker of this queue takes it then. “Resume” lets it go now." }
         : { is: `It waits for a worker of the queue ${name(run.queue)}${run.priority ? `, with priority ${run.priority}` : ""}.`, next: "See the queue for what holds it back." };
     case "running": {
-      const at_work = steps.filter((/** @type {any} */ step) => step.status === "running").map((/** @type {any} */ step) => name(step.name));
-      const asks = gates.filter((/** @type {any} */ gate) => gate.status === "pending" && gate.kind === "gate");
+      const at_work = steps.filter((step) => step.status === "running").map((step) => name(step.name));
+      const asks = gates.filter((gate) => gate.status === "pending" && gate.kind === "gate");
       const doing = at_work.length ? ` It executes ${at_work.slice(0, 3).join(", ")}${at_work.length > 3 ? ` and ${at_work.length - 3} more` : ""}.` : "";
       if (run.leaseLapsed) return { is: `Its worker ${name(run.holder)} has gone silent: the lease ran out ${ago(run.leaseExpiresAt, at)}.`, next: "Any worker may take it over now. What is completed is kept." };
       return { is: `${name(run.holder)} is at work on it.${doing}`, next: asks.length ? `Its worker waits for the decision about ${name(asks[0].name)}.` : `The lease lasts ${run.leaseExpiresAt ? ago(run.leaseExpiresAt, at).replace("in ", "for ") : ""} and is renewed while the worker lives.` };
     }
     case "waiting": {
-      const gate = gates.find((/** @type {any} */ one) => one.name === run.waitingFor);
+      const gate = gates.find((one) => one.name === run.waitingFor);
       if (gate?.kind === "timer") return { is: `It waits for the timer ${name(gate.name)}.`, next: `It may go on ${ago(gate.timeoutAt, at)}, at ${moment(gate.timeoutAt)}.` };
       if (gate) {
         const falls = gate.timeoutAt ? ` If nobody does, ${name(gate.defaultDecision ?? "timed_out")} falls at ${moment(gate.timeoutAt)}.` : "";
@@ -48,7 +48,7 @@ export function explain(run, data, at) {
       return { is: `It waits for its children: ${brief(run.waitingFor, 200)}.`, next: "It may go on as soon as one of them has ended, or can go on." };
     }
     case "review": {
-      const asked = steps.filter((/** @type {any} */ step) => step.status === "review").map((/** @type {any} */ step) => name(step.name));
+      const asked = steps.filter((step) => step.status === "review").map((step) => name(step.name));
       return { is: `${asked.length > 1 ? "Steps" : "The step"} ${asked.join(", ")} may have taken effect, and nobody knows.`, next: "A person must look, and say: retry it, accept it with what it really returned, or fail the run." };
     }
     case "completed":
@@ -62,7 +62,7 @@ export function explain(run, data, at) {
   }
 }
 
-/** What an event says, on one line. @param {any} event */
+/** What an event says, on one line. */
 export function say(event) {
   const p = event.payload ?? {};
   const error = p.error ? `: ${brief(p.error.message ?? p.error, 200)}` : "";

@@ -1,0 +1,72 @@
+-- Shards: what belongs into another database's buckets is refused wherever it would be made.
+begin;
+select no_plan();
+\ir support/helpers.psql
+set client_min_messages = warning;
+
+create function pg_temp.names(odd integer) returns setof text language sql as $$
+  select format('r%s', n) from generate_series(1, 100) n where tidebase_private.bucket_of('r' || n) & 1 = odd order by n limit 3;
+$$;
+create function pg_temp.queue(odd integer) returns text language sql as $$
+  select min(format('q%s', n)) from generate_series(1, 100) n where tidebase_private.bucket_of_queue('q' || n) & 1 = odd;
+$$;
+
+-- a database alone
+select ok(not tidebase_private.is_shard(), 'a database is no shard until that is said');
+select ok(tidebase_private.owns_bucket(0) and tidebase_private.owns_bucket(65535), 'and owns every bucket');
+select is((select count(*) from pg_trigger where tgname = 'refuse_elsewhere'), 0::bigint, 'nothing is looked up');
+select is(tidebase_private.bucket_of_queue('mail'), tidebase_private.bucket_of('{queue:mail}'), 'a queue has the bucket of its tag');
+
+-- what it owns
+select throws_ok(format('select tidebase_private.own_buckets(%L)', owned), 'TB002', null, format('"%s" says nothing', owned))
+from unnest(array['', '101', '12', repeat('1', 131072)]) owned;
+select lives_ok($$select tidebase_private.own_buckets('1000')$$, 'the first quarter');
+select is(array(select n from generate_series(0, 7) n where tidebase_private.owns_bucket(n)), array[0, 4], 'is every fourth bucket');
+select lives_ok($$select tidebase_private.own_buckets('10')$$, 'another word replaces it');
+select is(array(select n from generate_series(0, 7) n where tidebase_private.owns_bucket(n)), array[0, 2, 4, 6], 'the even ones');
+select lives_ok($$select tidebase_private.own_buckets('1010')$$, 'doubled, the partitions are the same buckets');
+select is(array(select n from generate_series(0, 7) n where tidebase_private.owns_bucket(n)), array[0, 2, 4, 6], 'no row moves');
+select ok(tidebase_private.is_shard(), 'it is one of several now');
+
+-- runs
+select is(tidebase.create_run('wf', run_id => n), n, 'a run of its own is made') from pg_temp.names(0) n;
+select throws_ok(format('select tidebase.create_run(%L, run_id => %L)', 'wf', n), '55000',
+  format('run %L belongs to another database: its bucket is %s', n, tidebase_private.bucket_of(n)), 'one of another database is not')
+from pg_temp.names(1) n;
+select is((select count(*) from tidebase.runs), 3::bigint, 'and leaves nothing behind');
+select is(tidebase_private.bucket_of(tidebase.fork_run(n)), tidebase_private.bucket_of(n), 'a fork lies beside its source') from pg_temp.names(0) n;
+select throws_ok(format('select tidebase.fork_run(%L, %L)', n, other), '55000', null, 'it cannot be made elsewhere')
+from pg_temp.names(0) n, pg_temp.names(1) other;
+
+-- threads
+select throws_ok(format($$select tidebase.put_checkpoint(%L, '', '1', 'json', '\x00', '{}')$$, n), '55000', null, 'no thread of another database') from pg_temp.names(1) n;
+
+-- queues
+select is(tidebase_private.bucket_of((tidebase.enqueue_run('wf', queue => q)).run_id), tidebase_private.bucket_of_queue(q), 'an id is made beside its queue') from pg_temp.queue(0) q;
+select is(array(select distinct tidebase_private.bucket_of(e.run_id) from tidebase.enqueue_runs(jsonb_build_array(
+    jsonb_build_object('workflow', 'wf', 'queue', q), jsonb_build_object('workflow', 'wf', 'queue', q),
+    jsonb_build_object('workflow', 'wf', 'queue', q, 'delay', '1 hour'))) e), array[tidebase_private.bucket_of_queue(q)], 'many of them, too')
+from pg_temp.queue(0) q;
+select is((select count(distinct e.run_id) from tidebase.enqueue_runs((select jsonb_agg(jsonb_build_object('workflow', 'wf', 'queue', pg_temp.queue(0))) from generate_series(1, 3000))) e), 3000::bigint,
+  'three thousand ids in one bucket are three thousand');
+select throws_ok(format('select tidebase.enqueue_run(%L, queue => %L)', 'wf', q), '55000', null, 'nothing is put into a queue of another database') from pg_temp.queue(1) q;
+select throws_ok(format('select tidebase.enqueue_run(%L, queue => %L, run_id => %L)', 'wf', q, format('fresh {%s}', n)), '55000',
+  format('queue %L belongs to another database: its bucket is %s', q, tidebase_private.bucket_of_queue(q)), 'nor a run that lies here')
+from pg_temp.queue(1) q, pg_temp.names(0) n limit 1;
+select throws_ok(format('select tidebase.move_run(%L, %L)', n, q), '55000', null, 'nor is one moved there') from pg_temp.queue(1) q, pg_temp.names(0) n limit 1;
+select throws_ok(format('select tidebase.put_queue(%L)', q), '55000', null, 'it has no limits here') from pg_temp.queue(1) q;
+select throws_ok(format('select tidebase.put_schedule(%L, %L, every => %L, queue => %L)', 's', 'wf', '1 hour', q), '55000', null, 'nor schedules') from pg_temp.queue(1) q;
+
+-- schedules
+select isnt(tidebase.put_schedule('s', 'wf', every => '1 hour', queue => pg_temp.queue(0), starts_at => now()), null, 'a schedule of a queue of its own');
+update tidebase.schedules set fired_at = fired_at - interval '90 minutes', anchor = anchor - interval '90 minutes', next_at = clock_timestamp() where schedule = 's';
+select ok((tidebase.reconcile()).runs >= 0, 'it fires');
+select is((select count(*) from tidebase.runs where run_id like 'sched:s:%{queue:' || pg_temp.queue(0) || '}' and tidebase_private.bucket_of(run_id) = tidebase_private.bucket_of_queue(pg_temp.queue(0))), 1::bigint,
+  'the run of a fire time lies beside its queue, as its id says');
+
+-- alone again
+select lives_ok('select tidebase_private.own_buckets(null)', 'it may be alone again');
+select is((select count(*) from pg_trigger where tgname = 'refuse_elsewhere'), 0::bigint, 'then nothing is looked up');
+select is(tidebase.create_run('wf', run_id => n), n, 'and all runs are made here') from pg_temp.names(1) n;
+select * from finish();
+rollback;
