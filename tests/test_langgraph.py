@@ -95,6 +95,11 @@ async def test_the_suite_of_langgraphs_authors_passes(tide: Tidebase) -> None:
     assert await conformance("TidebaseSaver", lambda: TidebaseSaver(tide)) == ALL
 
 
+async def test_the_suite_passes_behind_a_pooler(server: Server, database: str, tmp_path: Path) -> None:
+    with pooler(server, database, tmp_path) as url, Tidebase(url) as tide:
+        assert await conformance("TidebaseSaver", lambda: TidebaseSaver(tide)) == ALL
+
+
 async def test_the_suite_passes_for_asyncio_behind_a_pooler(server: Server, database: str, tmp_path: Path) -> None:
     with pooler(server, database, tmp_path) as url:
         async with AsyncTidebase(url) as atide:

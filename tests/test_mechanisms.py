@@ -444,7 +444,7 @@ MUTATIONS: dict[str, tuple[Mutation, Probe]] = {
         probes.checkpoint_is_final,
     ),
     "steps are recorded together whatever the token": (
-        (Edit("record_steps_of_runs", "h.lease_token = item.token", "true"),),
+        (Edit("record_steps_of_runs", "h.lease_token::numeric = item.token", "true"),),
         probes.steps_together,
     ),
     "steps of several runs wait for a head": (

@@ -117,7 +117,7 @@ class Outcome(NamedTuple):
 def outcome(db: Connection, function: str, arguments: str) -> Outcome:
     """What the call comes to; it is taken back."""
     everything = " union all ".join(
-        f"select '{name} ' || to_jsonb(t)::text from {name} t" for name in tables(db, "run_id")
+        f"select '{name} ' || to_jsonb(t)::text from {name} t" for name in tables(db, "tableoid")  # every table has that
     )
 
     def read(query: str) -> list[str]:
@@ -126,10 +126,12 @@ def outcome(db: Connection, function: str, arguments: str) -> Outcome:
     def look(query: str) -> list[str]:
         texts = read(query)
         moments = sorted({moment for text in texts for moment in MOMENT.findall(text)} - before)
-        # New moments count from the beginning of the call: a minute from then is one, whenever that was.
+        # New moments count from the beginning of the call: a minute from then is one, whenever that was. Those of a
+        # calendar are years away.
         ages = db.execute(
-            "select m, round(extract(epoch from m::timestamptz - %s) / 20)::text from unnest(%s::text[]) m",
-            (begun, moments),
+            "select m, round(extract(epoch from m::timestamptz - %s) / 20)::text from unnest(%s::text[]) m"
+            " where m::timestamptz - %s < interval '1 month'",
+            (begun, moments, begun),
         ).fetchall()
         known = dict(ages)
         return sorted(MOMENT.sub(lambda found: known.get(found.group(), found.group()), text) for text in texts)
