@@ -24,7 +24,7 @@ from ..domain import calls, push, workflow
 from ..domain.calls import Difference, Enqueuing, Measurement, Reconciliation
 from ..domain.enqueue import enqueue, enqueue_many
 from ..domain.heartbeat import AsyncHeartbeats
-from ..domain.lease import Hold, new_holder
+from ..domain.lease import Checkpointing, Hold, new_holder, require_known
 from ..domain.workflow import Invocation, RunOptions, Started
 from ._tasks import Face, Here, migrate
 from .queues_async import AsyncQueues, AsyncSchedules
@@ -64,6 +64,9 @@ class AsyncTidebase(Face[AsyncDatabase]):
         pool_size: how many connections there are at most.
         reconnect_s: for how long a call is made again while the database is out of reach, in seconds.
         tracer: an OpenTelemetry tracer, for a span for each attempt and step; see :mod:`tidebase.core.tracing`.
+        checkpoints: ``each``: a step returns once its checkpoint is stored. ``behind``: that of a step which is quick
+            and says nothing about the outside is on its way while the next one is executed already, and whatever others
+            can see waits for it; a crash repeats the last 64 of those at most. See :mod:`tidebase.core.behind`.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class AsyncTidebase(Face[AsyncDatabase]):
         pool_size: int = POOL_SIZE,
         reconnect_s: float = 30.0,
         tracer: Tracer | None = None,
+        checkpoints: Checkpointing = "each",
     ) -> None:
+        require_known(checkpoints)
         self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._here = Here(lambda: AsyncHeartbeats(self._database))
         self._registry = Registry()
@@ -84,6 +89,7 @@ class AsyncTidebase(Face[AsyncDatabase]):
         self.lease_s = lease_s
         self.code_version = code_version
         self.tracer = tracer
+        self.checkpoints: Checkpointing = checkpoints
         self.marks_late: bool = self._database.has_connections
         self.runs: AsyncRuns = AsyncRuns(self._database, self._attach)
         self.gates: AsyncGateDesk = AsyncGateDesk(self._database)

@@ -12,7 +12,7 @@ import psycopg
 from ..core import codec
 from ..core.database import Database
 from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, interruption
-from ..core.flow import Flow, drive, one
+from ..core.flow import Flow, drive, nothing, one
 from ..core.sessions import Connection
 from ..domain import calls, child, gate, state, workflow
 from ..domain.calls import Channel, Snapshot, StateVersion, UsageTotal
@@ -20,9 +20,9 @@ from ..domain.child import MAX_PARALLEL, ChildOptions, ChildSpec, Order
 from ..domain.event import emit
 from ..domain.gate import GateAnswer, GateOpening, GateOptions
 from ..domain.join import Joined, join, require_room, require_sight, sight, standing
-from ..domain.lease import Hold
+from ..domain.lease import Hold, drained
 from ..domain.state import Moment, StateOptions, VersionOptions, snapshot
-from ..domain.step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform
+from ..domain.step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform, settled
 from ..domain.transaction import Skipped, Transaction, Trial
 from ..domain.usage import UsageOptions, record
 from ..domain.workflow import Started
@@ -284,6 +284,15 @@ class Run:
         """
         return self._do(emit(self._hold, type, payload, transient))
 
+    def flush(self) -> None:
+        """Waits until all is stored that the steps so far have returned; at once, where each waits for that by itself.
+        For who tells the outside something without a step, under ``checkpoints="behind"``.
+
+        Raises:
+            Whatever a checkpoint was refused with.
+        """
+        self._do(nothing())
+
     def sleep(self, name: str, seconds: float, *, suspend: bool | None = None) -> None:
         """Waits for a durable timer: a run that is resumed only waits for what is left of it.
 
@@ -499,9 +508,12 @@ class Run:
             yield connection
 
     def _perform(self, work: Work[T]) -> T:
-        return self._do(perform(self._hold, self._checkpoints, work))
+        return self._drive(perform(self._hold, self._checkpoints, work))
 
     def _do(self, flow: Flow[T]) -> T:
+        return self._drive(settled(flow, self._hold))
+
+    def _drive(self, flow: Flow[T]) -> T:
         return drive(inside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
@@ -542,7 +554,7 @@ class RunSession(Run):
         failure = error if isinstance(error, BaseException) else RuntimeError(error)
         self._hold.trace.failed(failure)
         self._leave(self._hold)
-        self._do(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
+        self._end(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
         self._open = False
 
     def close(self) -> None:
@@ -550,7 +562,7 @@ class RunSession(Run):
         if self._open:
             self._open = False
             self._leave(self._hold)
-            self._do(workflow.release(self._hold))
+            self._end(workflow.release(self._hold))
 
     def __enter__(self) -> RunSession:
         return self
@@ -560,10 +572,14 @@ class RunSession(Run):
             self._open = False
             self._hold.trace.failed(error)
             self._leave(self._hold)
-            self._do(workflow.fail(self._hold, error))
+            self._end(workflow.fail(self._hold, error))
         self.close()
 
-    def _do(self, flow: Flow[T]) -> T:
+    def _end(self, flow: Flow[T]) -> T:
+        self._drive(drained(self._hold))
+        return self._drive(flow)
+
+    def _drive(self, flow: Flow[T]) -> T:
         return drive(outside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ import psycopg
 from ..core import codec
 from ..core.database_async import AsyncDatabase
 from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, interruption
-from ..core.flow import Flow, drive_async, one
+from ..core.flow import Flow, drive_async, nothing, one
 from ..core.sessions import AsyncConnection
 from ..domain import calls, child, gate, state, workflow
 from ..domain.calls import Channel, Snapshot, StateVersion, UsageTotal
@@ -19,9 +19,9 @@ from ..domain.child import MAX_PARALLEL, ChildOptions, ChildSpec, Order
 from ..domain.event import emit
 from ..domain.gate import GateAnswer, GateOpening, GateOptions
 from ..domain.join import AsyncJoined, join_async, require_room, require_sight, sight, standing
-from ..domain.lease import Hold
+from ..domain.lease import Hold, drained
 from ..domain.state import Moment, StateOptions, VersionOptions, snapshot
-from ..domain.step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform
+from ..domain.step import Checkpoints, StepOptions, Work, current_step, describe, inside, outside, perform, settled
 from ..domain.transaction import Skipped, Transaction, Trial
 from ..domain.usage import UsageOptions, record
 from ..domain.workflow import Started
@@ -304,6 +304,15 @@ class AsyncRun:
         """
         return await self._do(emit(self._hold, type, payload, transient))
 
+    async def flush(self) -> None:
+        """Waits until all is stored that the steps so far have returned; at once, where each waits for that by itself.
+        For who tells the outside something without a step, under ``checkpoints="behind"``.
+
+        Raises:
+            Whatever a checkpoint was refused with.
+        """
+        await self._do(nothing())
+
     async def sleep(self, name: str, seconds: float, *, suspend: bool | None = None) -> None:
         """Waits for a durable timer: a run that is resumed only waits for what is left of it.
 
@@ -519,9 +528,12 @@ class AsyncRun:
             yield connection
 
     async def _perform(self, work: Work[T]) -> T:
-        return await self._do(perform(self._hold, self._checkpoints, work))
+        return await self._drive(perform(self._hold, self._checkpoints, work))
 
     async def _do(self, flow: Flow[T]) -> T:
+        return await self._drive(settled(flow, self._hold))
+
+    async def _drive(self, flow: Flow[T]) -> T:
         return await drive_async(inside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:
@@ -567,7 +579,7 @@ class AsyncRunSession(AsyncRun):
         failure = error if isinstance(error, BaseException) else RuntimeError(error)
         self._hold.trace.failed(failure)
         self._leave(self._hold)
-        await self._do(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
+        await self._end(one(calls.fail_run(run_id=self.run_id, token=self.token, error=describe(failure))))
         self._open = False
 
     async def close(self) -> None:
@@ -575,7 +587,7 @@ class AsyncRunSession(AsyncRun):
         if self._open:
             self._open = False
             self._leave(self._hold)
-            await self._do(workflow.release(self._hold))
+            await self._end(workflow.release(self._hold))
 
     async def __aenter__(self) -> AsyncRunSession:
         return self
@@ -585,10 +597,14 @@ class AsyncRunSession(AsyncRun):
             self._open = False
             self._hold.trace.failed(error)
             self._leave(self._hold)
-            await self._do(workflow.fail(self._hold, error))
+            await self._end(workflow.fail(self._hold, error))
         await self.close()
 
-    async def _do(self, flow: Flow[T]) -> T:
+    async def _end(self, flow: Flow[T]) -> T:
+        await self._drive(drained(self._hold))
+        return await self._drive(flow)
+
+    async def _drive(self, flow: Flow[T]) -> T:
         return await drive_async(outside(flow, self._hold), self._database)
 
     def _interruption(self, error: BaseException) -> BaseException:

@@ -142,6 +142,19 @@ async def to_its_end(work: Coroutine[Any, Any, R]) -> R:
     return await asyncio.shield(task)
 
 
+def go_apart(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work in a task of its own, for whose error nobody asks."""
+    task = asyncio.create_task(work)
+    _going_on.add(task)
+    task.add_done_callback(_gone)
+
+
+def _gone(task: asyncio.Task[Any]) -> None:
+    _going_on.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
 def cancellation_kept(function: F) -> F:
     """A task that is cancelled during the function does not go on after it: psycopg waits with ``asyncio.wait_for``,
     and that of Python before 3.12 forgets a cancellation which comes together with what it waits for (bpo-37658).
@@ -306,3 +319,6 @@ class Places(PerLoop[P]):
 
 class Side:
     """What only one of the two has."""
+
+    def rest(self) -> None:
+        """Tasks end by themselves."""

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -190,6 +190,9 @@ _LOOKS = 5
 #: It goes when there was nothing to do for this long, in seconds.
 _IDLE_S = 10.0
 
+#: How many threads there are at most for what goes its own way.
+_MOST_APART = 64
+
 
 class Marker:
     """One thread that writes the starts of the steps that turn out to take a moment. While steps are made it looks
@@ -271,8 +274,40 @@ class Marker:
             return not self._looks
 
 
+class Apart:
+    """Threads for what goes its own way: they are kept for the next, and ended with the process."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+        inherit(self)
+
+    def begin_anew(self) -> None:
+        """A child of a fork has none of the threads."""
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def go(self, work: Callable[[], None]) -> None:
+        """Does it, without anybody who waits for it."""
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(_MOST_APART, "tidebase-apart")
+            self._threads.submit(work)
+
+    def end(self) -> None:
+        """What has begun ends."""
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)
+
+
 class Side:
-    """What only one of the two has: a thread that writes the starts of steps."""
+    """What only one of the two has: a thread that writes the starts of steps, and those that work apart."""
 
     def __init__(self) -> None:
         self.marker = Marker()
+        self.apart = Apart()
+
+    def rest(self) -> None:
+        """Has nothing at work any more, once what has begun ends."""
+        self.apart.end()

@@ -196,6 +196,7 @@ class Database(Base[Connection], Side):
     def close(self) -> None:
         """Closes the pool, if it is one's own, and whatever else was opened; what is needed again is opened anew."""
         notice()
+        self.rest()
         self._places.here().close()
 
     def _here(self) -> _Here:

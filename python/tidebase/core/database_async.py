@@ -215,6 +215,7 @@ class AsyncDatabase(Base[AsyncConnection], Side):
         closed, too.
         """
         notice()
+        self.rest()
         await self._places.here().close()
 
     def _here(self) -> _Here:

@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ._tasks import to_its_end
+from ._tasks import go_apart, to_its_end
 from .call import Call
 from .database import Database
 from .database_async import AsyncDatabase
@@ -65,7 +65,14 @@ class Listen:
     seconds: float
 
 
-Effect = Call[Any] | Joint[Any] | Invoke | Answer | Pause | Surely | Listen
+@dataclass(frozen=True)
+class Aside:
+    """A flow that goes its own way: nobody waits for it, nor hears of an error."""
+
+    flow: Flow[None]
+
+
+Effect = Call[Any] | Joint[Any] | Invoke | Answer | Pause | Surely | Listen | Aside
 Flow = Generator[Effect, Any, T]
 
 
@@ -73,6 +80,11 @@ def one(call: Call[T]) -> Flow[T]:
     """The flow of a single call."""
     result: T = yield call
     return result
+
+
+def nothing() -> Flow[None]:
+    """The flow that asks for nothing."""
+    yield from ()
 
 
 def drive(flow: Flow[T], database: Database) -> T:
@@ -135,6 +147,9 @@ def _perform(effect: Effect, database: Database) -> Any:
         return None
     if isinstance(effect, Surely):
         return database.execute(effect.call)
+    if isinstance(effect, Aside):
+        database.apart.go(lambda: drive(effect.flow, database))
+        return None
     if isinstance(effect, Answer):
         if not effect.future.done():
             wait((effect.future,), effect.seconds)
@@ -163,6 +178,9 @@ async def _perform_async(effect: Effect, database: AsyncDatabase) -> Any:
         return None
     if isinstance(effect, Surely):
         return await to_its_end(database.execute(effect.call))
+    if isinstance(effect, Aside):
+        go_apart(drive_async(effect.flow, database))
+        return None
     if isinstance(effect, Answer):
         if effect.future.done():
             return None

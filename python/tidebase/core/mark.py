@@ -39,13 +39,17 @@ class Answer:
 class Mark:
     """The start of one step. Whoever takes the call makes it, once: the clock, the step itself, or nobody.
 
+    Args:
+        before: what is to be waited for first.
+
     Attributes:
         hidden: there is no call: nobody is to see the step at work.
         answer: what the database said, for who did not make the call; there is one once the call is taken.
     """
 
-    def __init__(self, call: Callable[[], Call[Any]] | None) -> None:
+    def __init__(self, call: Callable[[], Call[Any]] | None, before: Callable[[], Flow[None]] | None = None) -> None:
         self.hidden: bool = call is None
+        self._before = before
         self._process = os.getpid()
         self._call = call
         self._lock = threading.Lock()
@@ -76,6 +80,8 @@ class Mark:
             yield Answer(self.answer)
             return
         try:
+            if self._before is not None:
+                yield from self._before()
             self.answer.set_result((yield call()))
         except BaseException as error:
             self.answer.set_exception(error)

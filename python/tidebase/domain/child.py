@@ -317,6 +317,7 @@ class Brood(Worker):
         self.code_version = worker.code_version
         self.tracer = worker.tracer
         self.marks_late = worker.marks_late
+        self.checkpoints = worker.checkpoints
         self.holds: set[Hold] = set()
 
     def _enter(self, started: Started, invocation: Invocation) -> Any:

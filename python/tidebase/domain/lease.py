@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 from weakref import WeakSet
 
+from ..core.behind import Behind
 from ..core.call import Call, Json, Value, many, one, rows_of, scalar
 from ..core.errors import (
+    InvalidArgument,
     LeaseLostError,
     RunCancelledError,
     RunFinal,
@@ -115,6 +117,15 @@ def leases_held(run_ids: Sequence[str], tokens: Sequence[int]) -> Call[set[str]]
 
 
 log = logging.getLogger("tidebase.lease")
+
+#: Whether each checkpoint is stored before the work goes on, or on its way meanwhile.
+Checkpointing = Literal["each", "behind"]
+
+
+def require_known(checkpoints: str) -> None:
+    """Raises InvalidArgument: there is no such way to write checkpoints."""
+    if checkpoints not in get_args(Checkpointing):
+        raise InvalidArgument(f"checkpoints must be 'each' or 'behind', and not {checkpoints!r}")
 
 
 def new_holder() -> str:
@@ -233,6 +244,7 @@ class Hold:
         ended: set then, and when the work is over.
         ends: whether its run is being completed: what may have become of the lease by that is for that call to say.
         marks_late: whether the start of a step may be written while it is at work (see ``mark``).
+        behind: the checkpoints that are on their way while the work goes on, where it need not wait for each.
         recall: makes the ids of what is written outside of steps, where the work begins from the top at a resume: of a
             workflow, not of a session.
         in_flight: its steps and children that are at work.
@@ -255,6 +267,7 @@ class Hold:
     on_lost: Callable[[TidebaseError], None] | None = None
     trace: Trace = NO_TRACE
     marks_late: bool = False
+    behind: Behind | None = None
     recall: Recall | None = None
     in_flight: InFlight = field(default_factory=InFlight)
     departure: Departure | None = None
@@ -293,6 +306,8 @@ class Hold:
         flight does: that ends first.
         """
         self.check()
+        if self.behind is not None:
+            self.behind.check()
         if self.departure is not None and current_hold.get() is not self:
             raise self.departure.error
 
@@ -351,6 +366,24 @@ class Hold:
             log.warning("run %s: heartbeat failed, trying again: %s", self.run_id, error)
 
 
+def all_stored(hold: Hold) -> Flow[None]:
+    """Waits until all is stored that the work was told. Raises what was not: the work cannot go on without it."""
+    if hold.behind is not None:
+        yield from hold.behind.settled()
+
+
+def at_rest(hold: Hold, most: int = 0) -> Flow[None]:
+    """Waits until no more than so many steps and children are at work, and nothing of theirs is on its way."""
+    yield Answer(hold.in_flight.settled(most))
+    yield from drained(hold)
+
+
+def drained(hold: Hold) -> Flow[None]:
+    """Waits until nothing is on its way."""
+    if hold.behind is not None:
+        yield from hold.behind.drained()
+
+
 def depart(hold: Hold, departure: Departure) -> Flow[None]:
     """Asks for the lease to be given up. A workflow is unwound first, so this raises what the caller is to let pass. A
     session has nobody who would unwind it: it waits for what is in flight, and then gives the lease up, unless what it
@@ -359,8 +392,7 @@ def depart(hold: Hold, departure: Departure) -> Flow[None]:
     hold.depart(departure)
     if not hold.session:
         raise departure.error
-    own = 1 if current_hold.get() is hold else 0
-    yield Answer(hold.in_flight.settled(own))
+    yield from at_rest(hold, 1 if current_hold.get() is hold else 0)
     waits: Any = yield departure.call
     if waits is not False:
         raise departure.error

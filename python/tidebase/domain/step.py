@@ -33,7 +33,7 @@ from ..core.joint import Joint
 from ..core.mark import Mark, current_mark
 from ..core.names import former_name, full_name
 from ..core.options import check, unknown
-from .lease import Hold, current_hold, new_request_id
+from .lease import Hold, all_stored, current_hold, new_request_id
 from .recall import Recall
 from .run import get_run
 
@@ -334,7 +334,7 @@ class Work(Generic[T]):
             return Mark(None)
         if marked or not hold.marks_late or not self.options.keys() <= _NOT_KEPT:
             return None
-        return Mark(lambda: _beginning(hold, self, text))
+        return Mark(lambda: _beginning(hold, self, text), lambda: all_stored(hold))
 
     def contract(self) -> dict[str, Any]:
         """The options that the database keeps, by the names of begin_step's parameters."""
@@ -570,6 +570,7 @@ def _execute(hold: Hold, work: Work[T], text: str, returns: Any, mark: Mark | No
             elif _unless_in_review(start, hold, name).outcome == "replay":
                 stored = start.output
             else:
+                yield from all_stored(hold)
                 completion = complete_step(run_id=hold.run_id, token=hold.token, name=name, output=settled.text)
                 yield from _surely_begun(completion, hold, work, text)
         except InvalidArgument as error:  # a result that the database cannot hold
@@ -597,12 +598,15 @@ def _beginning(hold: Hold, work: Work[Any], text: str) -> Call[StepStart]:
 
 def begin(hold: Hold, work: Work[Any], text: str) -> Flow[StepStart]:
     """Begins a step with this input, as JSON text, once it may be begun."""
+    yield from all_stored(hold)
     start: StepStart = yield _beginning(hold, work, text)
     return _unless_in_review(start, hold, work.full_name)
 
 
 def record(hold: Hold, name: str, text: str, output: str, seconds: float, log_start: bool) -> Flow[Json | None]:
-    """Stores the checkpoint of a step that was not begun; returns the one that stands already, if there is one."""
+    """Stores the checkpoint of a step that was not begun; returns the one that stands already, if there is one. Where
+    checkpoints are written behind the work, it is on its way.
+    """
     alone = record_step(
         run_id=hold.run_id,
         token=hold.token,
@@ -613,7 +617,13 @@ def record(hold: Hold, name: str, text: str, output: str, seconds: float, log_st
         log_start=log_start,
     )
     content = name, text, output, seconds, log_start
-    recorded: StepStart = yield Joint((hold.run_id, hold.token), content, len(text) + len(output), alone, _gathered)
+    joint: Joint[StepStart] = Joint((hold.run_id, hold.token), content, len(text) + len(output), alone, _gathered)
+    behind = hold.behind
+    if behind is not None and not behind.is_inherited and joint.size <= _LARGE:
+        yield from behind.put(joint, lambda recorded: _unless_in_review(recorded, hold, name))
+        return None
+    yield from all_stored(hold)
+    recorded: StepStart = yield joint
     return _unless_in_review(recorded, hold, name).output
 
 
@@ -675,6 +685,7 @@ def fail(hold: Hold, work: Work[Any], text: str, error: Exception, lasting: bool
     Args:
         lasting: another execution would fail in the same way.
     """
+    yield from all_stored(hold)
     name = work.full_name
     lasting = lasting or isinstance(error, (NotSerializable, StepOutputDecodeError))
     call = fail_step(
@@ -747,6 +758,12 @@ def _written(hold: Hold) -> Flow[None]:
 def step_of(hold: Hold) -> str | None:
     """The step that the code at hand is part of, as far as that is known."""
     return current_step.get(None) if current_hold.get() is hold else hold.in_flight.only
+
+
+def settled(flow: Flow[T], hold: Hold) -> Flow[T]:
+    """The same flow, once all is stored that the work was told: what it does can be seen by others."""
+    yield from all_stored(hold)
+    return (yield from flow)
 
 
 def outside(flow: Flow[T], hold: Hold) -> Flow[T]:

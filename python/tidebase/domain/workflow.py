@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 from ..core import codec, tracing
+from ..core.behind import Behind
 from ..core.call import Call
 from ..core.errors import (
     BudgetExhausted,
@@ -33,10 +34,20 @@ from ..core.mark import Answer
 from ..core.options import check
 from ..core.tracing import Trace
 from .acquire import acquire
-from .lease import Departure, Hold, Lease, new_request_id, release_run, withdraw_grant
+from .lease import (
+    Checkpointing,
+    Departure,
+    Hold,
+    Lease,
+    all_stored,
+    at_rest,
+    new_request_id,
+    release_run,
+    withdraw_grant,
+)
 from .recall import Recall
 from .run import RunFailure, complete_run, create_run, fail_run
-from .step import Checkpoints, current_step, describe, load_checkpoints
+from .step import Checkpoints, current_step, describe, inside, load_checkpoints
 from .usage import Budget, budget_json
 
 if TYPE_CHECKING:
@@ -118,6 +129,7 @@ class Worker(Protocol):
     code_version: str | None
     tracer: Tracer | None
     marks_late: bool
+    checkpoints: Checkpointing
 
     def _enter(self, started: Started, invocation: Invocation) -> Any: ...
 
@@ -212,6 +224,7 @@ def granted(
     # A budget that is used up is to stop a step before it is executed.
     marks_late = worker.marks_late and not lease.has_budget
     hold = Hold(run_id, lease.token, lease.attempt, lease_s, trace=trace, marks_late=marks_late, suspends=suspends)
+    hold.behind = Behind() if worker.checkpoints == "behind" else None
     trace.granted(lease.attempt or 0, lease.token or 0, lease.checkpoints or 0, lease.traceparent)
     log.info("run %s: attempt %d, %d checkpoints", hold.run_id, hold.attempt, lease.checkpoints or 0)
     return Started(lease, hold, Checkpoints(rows))
@@ -285,19 +298,21 @@ def attempt(
             with hold.trace.attempt():
                 value = yield Invoke(function, (run, argument))
                 settled = codec.settled(value, returns)
+                yield from at_rest(hold)
+                yield from inside(all_stored(hold), hold)
         except Interruption as error:
             if hold.review is not None:
-                yield Answer(hold.in_flight.settled())
+                yield from at_rest(hold)
                 raise hold.review from error
             if hold.departure is None:
                 cause = error.__cause__ if isinstance(error.__cause__, TidebaseError) else None
                 raise cause or LeaseLostError(str(error)) from error
         except Exception as error:
-            yield Answer(hold.in_flight.settled())
+            yield from at_rest(hold)
             if (yield from _failed(worker, hold, error)):
                 raise Again from error
             raise
-        yield Answer(hold.in_flight.settled())
+        yield from at_rest(hold)
         if hold.departure is not None:
             raise (yield from _departed(worker, hold, hold.departure))
         hold.ends = True
@@ -342,6 +357,7 @@ def _abandoned(worker: Worker, hold: Hold) -> Flow[None]:
     settled = hold.in_flight.settled()
     yield Answer(settled, PATIENCE_S)
     if settled.done():
+        yield from at_rest(hold)
         worker._leave(hold)
         yield from release(hold)
     else:
