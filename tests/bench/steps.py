@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from tidebase import AsyncTidebase, Run
+from tidebase import AsyncTidebase, Run, Tidebase
 
 from .followers import followers
 from .harness import PAYLOAD, PAYLOAD_TEXT, Bench, Row, insert, rate, scenario, spread, steps, take_turns
@@ -30,16 +30,23 @@ def sequential(bench: Bench) -> Iterator[Row]:
     """Steps one after another: as they are by default, begun first, and without a mark of their start."""
     bench.floor()
     count = bench.size(200, 20)
+
+    def behind() -> float:
+        with Tidebase(bench.cluster.url, checkpoints="behind") as tide:
+            return tide.run("bench", lambda run, _: rate(10 * count, lambda: [steps(run, 10 * count), run.flush()]))
+
     turns = take_turns(
         bench,
         lambda: rate(count, lambda: insert(bench.connection, count)),
         {
             "steps": lambda: in_a_run(bench, count),
+            "written behind": behind,
             "begun before they are executed": lambda: in_a_run(bench, count, mark_start=True),
             "never marked as started": lambda: in_a_run(bench, count, mark_start=False),
         },
     )
     yield turns.row("sequential", "steps", 0.50)
+    yield turns.row("sequential", "written behind", 2.0)
     yield turns.row("sequential", "begun before they are executed", None)
     yield turns.row("sequential", "never marked as started", 0.70)
 
@@ -75,15 +82,31 @@ def sequential_async(bench: Bench) -> Iterator[Row]:
         async with AsyncTidebase(bench.cluster.url) as tide:
             return float(await tide.run("bench", work))
 
+    async def behind() -> float:
+        async def work(run: Any, _: Any) -> float:
+            for number in range(10):
+                await run.step.options(key=f"first {number}")("work", payload)
+            await run.flush()
+            begun = time.perf_counter()
+            for number in range(10 * count):
+                await run.step.options(key=number)("work", payload)
+            await run.flush()
+            return 10 * count / (time.perf_counter() - begun)
+
+        async with AsyncTidebase(bench.cluster.url, checkpoints="behind") as tide:
+            return float(await tide.run("bench", work))
+
     turns = take_turns(
         bench,
         lambda: asyncio.run(floor()),
         {
             "steps": lambda: asyncio.run(variant()),
+            "written behind": lambda: asyncio.run(behind()),
             "never marked as started": lambda: asyncio.run(variant(mark_start=False)),
         },
     )
     yield turns.row("sequential async", "steps", 0.50)
+    yield turns.row("sequential async", "written behind", 2.0)
     yield turns.row("sequential async", "never marked as started", 0.70)
 
 

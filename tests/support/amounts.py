@@ -78,3 +78,6 @@ KILLED_AGENTS = Amount(2, 100)
 
 #: Requests that Schemathesis makes up for each route; the long form also goes to each limit of each parameter.
 DESCRIBED = Amount(4, 40)
+
+#: Workers that write behind, and are killed.
+KILLED_BEHIND = Amount(3, 100)

@@ -12,7 +12,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 
 from .. import test_cancel, test_canonical, test_gate, test_gateway, test_review, test_state, test_stream, test_worker
-from ..probes import agents, crowds
+from ..probes import agents, behind, crowds
 from ..probes import kernel as probes
 from ..probes import workers as probe_workers
 from ..probes.stream import POOL, Load, everything_once, named, replica
@@ -32,6 +32,7 @@ from ..support.amounts import (
     FOLLOWED_RUNS,
     GATES,
     KILLED_AGENTS,
+    KILLED_BEHIND,
     KILLED_CHARGERS,
     KILLED_CLAIMERS,
     KILLED_GRAPHS,
@@ -131,6 +132,8 @@ def _deploys(url: str) -> list[str]:
 LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "short leases": lambda url: probes.short_leases(url, grants=SHORT_LEASES.torture),
     "killed workers": lambda url: probe_workers.worker_kills(url, kills=KILLED_WORKERS.torture),
+    "killed behind the work, in threads": lambda url: behind.killed_behind(url, KILLED_BEHIND.torture, "threads"),
+    "killed behind the work, in tasks": lambda url: behind.killed_behind(url, KILLED_BEHIND.torture, "tasks"),
     "graphs": _graphs,
     "take-overs": lambda url: probes.takeovers(url, rounds=TAKE_OVERS.torture),
     "writers": lambda url: probes.event_order(url, writers=16, transactions=TRANSACTIONS.torture, steps=True),

@@ -63,6 +63,7 @@ from tidebase.client.work_async import AsyncStep, AsyncTransaction
 from tidebase.schema.migrations import MigrationReport
 
 tide = AsyncTidebase("postgresql://localhost/agents", lease_s=30, holder="worker-1", code_version="2", pool_size=4)
+hasty = AsyncTidebase(checkpoints="behind")
 
 
 @dataclass
@@ -190,6 +191,7 @@ async def attributes(run: AsyncRun) -> None:
     assert_type(run.attempt, int)
     assert_type(run.token, int)
     assert_type(run.workflow, str)
+    assert_type(await run.flush(), None)
     assert_type(await run.emit("agent.progress", {"done": 3}, transient=True), int)
 
 

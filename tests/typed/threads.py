@@ -64,6 +64,7 @@ from tidebase.client.work import Step, SyncTransaction
 from tidebase.schema.migrations import MigrationReport
 
 tide = Tidebase("postgresql://localhost/agents", lease_s=30, holder="worker-1", code_version="2", pool_size=4)
+hasty = Tidebase(checkpoints="behind")
 
 
 @dataclass
@@ -179,6 +180,7 @@ def attributes(run: Run) -> None:
     assert_type(run.attempt, int)
     assert_type(run.token, int)
     assert_type(run.workflow, str)
+    assert_type(run.flush(), None)
     assert_type(run.emit("agent.progress", {"done": 3}, transient=True), int)
 
 

@@ -81,6 +81,7 @@ def rest(run: Run, mine: psycopg.AsyncConnection[Any]) -> None:
     spec: ChildSpec = {"workflow": "research"}  # refused
     run.fanout("all", [spec], max_parallel="2")  # refused
     run.transaction("charge", needs_two, 3)  # refused
+    run.flush("now")  # refused
     run.emit(3)  # refused
     run.token = 3  # refused
     tide.bind(mine)  # refused
@@ -99,6 +100,7 @@ def way_in() -> None:
     print(tide.runs.get("r").state)  # refused
     tide.gates.decide("r", "publish", True)  # refused
     Tidebase(lease=30)  # refused
+    Tidebase(checkpoints="later")  # refused
     print(text)
 
 
