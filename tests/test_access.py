@@ -285,7 +285,7 @@ def play(connection: Connection, run_id: str, calls: int | None = None) -> list[
             answer = (error.sqlstate, _comparable(error.diag.message_primary, run_id))
         if function in ABOUT_ALL:
             answer = [row for row in answer if "RUN" in json.dumps(row) and "seconds" not in str(row.get("metric"))]
-        if function == "reconcile" and isinstance(answer, list):  # how many of other runs' leases lapsed is by the clock
+        if function == "reconcile" and isinstance(answer, list):  # others' leases lapse by the clock
             answer = [sorted(row) for row in answer]
         if function in {"load_checkpoints", *ABOUT_ALL} and isinstance(answer, list):  # in no particular order
             answer.sort(key=json.dumps)
@@ -464,7 +464,7 @@ def test_each_functions_own_search_path_is_what_keeps_them_out(
     with member(db, database, *ALL) as connection:
         spies = shadow(connection, "evil")
         connection.execute("set statement_timeout = '30s'")  # a call that never ends is another answer, too
-        # What is called from inside is compiled now, and not first by a function that looks elsewhere: it keeps its types.
+        # What is called from inside is compiled now: first compiled by one that looks elsewhere, it keeps those types.
         assert play(connection, "compiled") == honest[0]
         unharmed, called = [], [function for function, _ in SCENARIO]
         for number, function in enumerate(values(db, f"select p.oid::regprocedure::text {PINNED} order by 1")):

@@ -117,7 +117,8 @@ class Outcome(NamedTuple):
 def outcome(db: Connection, function: str, arguments: str) -> Outcome:
     """What the call comes to; it is taken back."""
     everything = " union all ".join(
-        f"select '{name} ' || to_jsonb(t)::text from {name} t" for name in tables(db, "tableoid")  # every table has that
+        f"select '{name} ' || to_jsonb(t)::text from {name} t"
+        for name in tables(db, "tableoid")  # all have that
     )
 
     def read(query: str) -> list[str]:
