@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,6 +31,7 @@ from .conftest import long
 from .probes import behind as probes
 from .probes.support import poll, take_over, value, values
 from .support.amounts import KILLED_BEHIND
+from .support.patience import PATIENCE_S
 
 ON_NEWEST = True
 
@@ -340,6 +343,31 @@ def test_another_way_is_refused(given: Any) -> None:
     for face in (Tidebase, AsyncTidebase):
         with pytest.raises(InvalidArgument, match="checkpoints must be 'each' or 'behind'"):
             face("postgresql://nowhere", checkpoints=given)
+
+
+def test_the_one_connection_of_the_caller_is_not_used_behind_his_back(db: psycopg.Connection[Any]) -> None:
+    with pytest.raises(InvalidArgument, match="needs connections beside the one"):
+        Tidebase(db, checkpoints="behind")
+
+
+def test_a_step_at_the_end_of_the_process_is_stored(database: str, db: psycopg.Connection[Any]) -> None:
+    """When the main thread has ended no pool begins a thread any more."""
+    code = """
+import threading
+from tidebase import Tidebase
+tide = Tidebase(checkpoints="behind")
+
+def workflow(run, _):
+    threading.main_thread().join()
+    for number in range(3):
+        run.step.options(key=number)("late", lambda: number)
+
+threading.Thread(target=lambda: tide.run("w", workflow, run_id="r")).start()
+"""
+    environment = {**os.environ, "TIDEBASE_DATABASE_URL": database}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=PATIENCE_S)
+    assert value(db, "select status from tidebase.run_overview where run_id = 'r'") == "completed"
+    assert value(db, "select count(*) from tidebase.steps where status = 'completed'") == 3
 
 
 @long

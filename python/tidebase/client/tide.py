@@ -19,7 +19,7 @@ from ..domain import calls, push, workflow
 from ..domain.calls import Difference, Enqueuing, Measurement, Reconciliation
 from ..domain.enqueue import enqueue, enqueue_many
 from ..domain.heartbeat import Heartbeats
-from ..domain.lease import Checkpointing, Hold, new_holder, require_known
+from ..domain.lease import Checkpointing, Hold, new_holder, require_checkpointing
 from ..domain.workflow import Invocation, RunOptions, Started
 from ._threads import Face, Here, migrate
 from .queues import Queues, Schedules
@@ -55,7 +55,8 @@ class Tidebase(Face[Database]):
         tracer: an OpenTelemetry tracer, for a span for each attempt and step; see :mod:`tidebase.core.tracing`.
         checkpoints: ``each``: a step returns once its checkpoint is stored. ``behind``: that of a step which is quick
             and says nothing about the outside is on its way while the next one is executed already, and whatever others
-            can see waits for it; a crash repeats the last 64 of those at most. See :mod:`tidebase.core.behind`.
+            can see waits for it; a crash repeats the last 64 of those at most. See :mod:`tidebase.core.behind`. Not
+            with a connection of yours.
     """
 
     def __init__(
@@ -70,7 +71,6 @@ class Tidebase(Face[Database]):
         tracer: Tracer | None = None,
         checkpoints: Checkpointing = "each",
     ) -> None:
-        require_known(checkpoints)
         self._database = Database(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._here = Here(lambda: Heartbeats(self._database))
         self._registry = Registry()
@@ -78,6 +78,7 @@ class Tidebase(Face[Database]):
         self.lease_s = lease_s
         self.code_version = code_version
         self.tracer = tracer
+        require_checkpointing(checkpoints, self._database.has_connections)
         self.checkpoints: Checkpointing = checkpoints
         self.marks_late: bool = self._database.has_connections
         self.runs: Runs = Runs(self._database, self._attach)

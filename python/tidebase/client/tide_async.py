@@ -24,7 +24,7 @@ from ..domain import calls, push, workflow
 from ..domain.calls import Difference, Enqueuing, Measurement, Reconciliation
 from ..domain.enqueue import enqueue, enqueue_many
 from ..domain.heartbeat import AsyncHeartbeats
-from ..domain.lease import Checkpointing, Hold, new_holder, require_known
+from ..domain.lease import Checkpointing, Hold, new_holder, require_checkpointing
 from ..domain.workflow import Invocation, RunOptions, Started
 from ._tasks import Face, Here, migrate
 from .queues_async import AsyncQueues, AsyncSchedules
@@ -66,7 +66,8 @@ class AsyncTidebase(Face[AsyncDatabase]):
         tracer: an OpenTelemetry tracer, for a span for each attempt and step; see :mod:`tidebase.core.tracing`.
         checkpoints: ``each``: a step returns once its checkpoint is stored. ``behind``: that of a step which is quick
             and says nothing about the outside is on its way while the next one is executed already, and whatever others
-            can see waits for it; a crash repeats the last 64 of those at most. See :mod:`tidebase.core.behind`.
+            can see waits for it; a crash repeats the last 64 of those at most. See :mod:`tidebase.core.behind`. Not
+            with a connection of yours.
     """
 
     def __init__(
@@ -81,7 +82,6 @@ class AsyncTidebase(Face[AsyncDatabase]):
         tracer: Tracer | None = None,
         checkpoints: Checkpointing = "each",
     ) -> None:
-        require_known(checkpoints)
         self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._here = Here(lambda: AsyncHeartbeats(self._database))
         self._registry = Registry()
@@ -89,6 +89,7 @@ class AsyncTidebase(Face[AsyncDatabase]):
         self.lease_s = lease_s
         self.code_version = code_version
         self.tracer = tracer
+        require_checkpointing(checkpoints, self._database.has_connections)
         self.checkpoints: Checkpointing = checkpoints
         self.marks_late: bool = self._database.has_connections
         self.runs: AsyncRuns = AsyncRuns(self._database, self._attach)

@@ -291,7 +291,8 @@ class Apart:
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_MOST_APART, "tidebase-apart")
-            self._threads.submit(work)
+            with suppress(RuntimeError):  # the process ends, and no thread begins any more: whoever waits does the work
+                self._threads.submit(work)
 
     def end(self) -> None:
         """What has begun ends."""

@@ -122,10 +122,17 @@ log = logging.getLogger("tidebase.lease")
 Checkpointing = Literal["each", "behind"]
 
 
-def require_known(checkpoints: str) -> None:
-    """Raises InvalidArgument: there is no such way to write checkpoints."""
+def require_checkpointing(checkpoints: str, has_connections: bool) -> None:
+    """Raises InvalidArgument: there is no such way to write checkpoints, or not on the caller's one connection, which
+    would be used while the caller uses it.
+    """
     if checkpoints not in get_args(Checkpointing):
         raise InvalidArgument(f"checkpoints must be 'each' or 'behind', and not {checkpoints!r}")
+    if checkpoints == "behind" and not has_connections:
+        raise InvalidArgument(
+            "checkpoints='behind' needs connections beside the one that is given",
+            hint="Give a connection string or a pool.",
+        )
 
 
 def new_holder() -> str:
