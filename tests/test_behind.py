@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,9 +23,12 @@ from tidebase import (
     Run,
     RunSuspendedError,
     Tidebase,
+    TidebaseError,
 )
 from tidebase.core import behind as core
 from tidebase.core import flow
+from tidebase.core.call import Call
+from tidebase.core.joint import Joint
 
 from .conftest import long
 from .probes import behind as probes
@@ -336,6 +339,65 @@ def test_a_child_of_a_fork_stores_at_once_and_leaves_the_rest_to_its_parent(
 
     behind.run("w", workflow, run_id="r")
     assert set(values(db, "select name from tidebase.steps")) >= {"before", "after"}
+
+
+def a_call(name: str) -> Joint[str]:
+    def gather(joints: Sequence[Joint[str]]) -> Call[list[str | None]]:
+        return Call("together", tuple(joint.content for joint in joints), list)
+
+    return Joint("run", name, 1, Call("alone", (name,), list), gather)
+
+
+def sent(behind: core.Behind, name: str) -> list[Any]:
+    """What a call asks for on its way: somebody who carries it, or to be waited for."""
+    return list(behind.put(a_call(name), lambda answer: None))
+
+
+def test_whoever_carries_takes_what_has_come_meanwhile_and_the_next_one_is_asked_for_again() -> None:
+    behind = core.Behind()
+    (aside,) = sent(behind, "a")
+    carrier = aside.flow
+    assert next(carrier).parameters == ("a",)
+    assert sent(behind, "b") == sent(behind, "c") == []
+    assert carrier.send("recorded").parameters == ("b", "c")
+    with pytest.raises(StopIteration):
+        carrier.send(["recorded", "recorded"])
+    (again,) = sent(behind, "d")
+    assert isinstance(again, flow.Aside)
+
+
+def test_one_that_is_refused_together_is_told_alone_and_nothing_behind_it_is_made() -> None:
+    behind = core.Behind()
+    (aside,) = sent(behind, "a")
+    carrier = aside.flow
+    next(carrier)
+    for name in "bcd":
+        sent(behind, name)
+    assert carrier.send("recorded").parameters == ("b", "c", "d")
+    assert carrier.throw(TidebaseError("one of them")).parameters == ("b",)
+    assert carrier.send("recorded").parameters == ("c",)
+    sent(behind, "e")
+    with pytest.raises(StopIteration):
+        carrier.throw(TidebaseError("this one"))
+    for act in (behind.settled(), behind.put(a_call("f"), lambda answer: None)):
+        with pytest.raises(TidebaseError, match="this one"):
+            list(act)
+    assert list(behind.drained()) == []
+
+
+def test_who_waits_makes_them_where_the_carrier_was_interrupted() -> None:
+    behind = core.Behind()
+    (aside,) = sent(behind, "a")
+    next(aside.flow)
+    waiting = behind.settled()
+    answer = next(waiting)
+    assert not answer.future.done()
+    with pytest.raises(KeyboardInterrupt):
+        aside.flow.throw(KeyboardInterrupt())
+    assert answer.future.done()
+    assert waiting.send(None).parameters == ("a",)
+    with pytest.raises(StopIteration):
+        waiting.send("recorded")
 
 
 @pytest.mark.parametrize("given", ["", "later", None, 1])

@@ -51,7 +51,7 @@ class Behind:
         self._letters: deque[_Letter] = deque()
         self._bytes = 0
         self._is_asked = False  # somebody was sent, who has not begun yet
-        self._is_at_it = False
+        self._maker: object = None  # who is at it
         self._progress: Future[None] | None = None
 
     @property
@@ -68,13 +68,14 @@ class Behind:
         """A call sets out; while the window is full, that is waited for. Raises what an earlier one has met."""
         while self._is_full():
             yield from self._pushed_on()
-        self.check()
         with self._lock:
+            self.check()
             self._letters.append(_Letter(joint, accept, time.monotonic()))
             self._bytes += joint.size
-            sends, self._is_asked = not (self._is_asked or self._is_at_it), True
-        if sends:
-            yield Aside(self._make())
+            if self._is_asked or self._maker is not None:
+                return
+            self._is_asked = True
+        yield Aside(self._make())
 
     def settled(self) -> Flow[None]:
         """Waits until all have arrived. Raises what one of them has met."""
@@ -99,51 +100,51 @@ class Behind:
     def _pushed_on(self) -> Flow[None]:
         """Waits until the next of them have arrived; makes them where nobody is at it."""
         with self._lock:
-            is_at_it, waiting = self._is_at_it, self._progress
-            if is_at_it and waiting is None and self._letters:
-                self._progress = waiting = Future()
-        if not is_at_it:
+            is_made = self._maker is not None
+            if is_made and self._progress is None:
+                self._progress = Future()
+            progress = self._progress
+        if is_made and progress is not None:
+            yield Answer(progress)
+        else:
             yield from self._make()
-        elif waiting is not None:
-            yield Answer(waiting)
 
     def _make(self) -> Flow[None]:
         """Makes them, as many at once as there are, until there are none."""
-        with self._lock:
-            self._is_asked = False
-            if self._is_at_it:
-                return
-            self._is_at_it = True
+        maker = object()
         try:
+            with self._lock:
+                self._is_asked = False
+                if self._maker is not None:
+                    return
+                self._maker = maker
             while letters := self._next():
+                failure = None
                 try:
                     yield from _made(letters)
                 except TidebaseError as error:
-                    self.failure = error
-                self._arrived(len(letters))
+                    failure = error
+                self._arrived(letters, failure)
         except BaseException:  # whoever waits for them makes them
-            self._leave()
+            if self._maker is maker:
+                self._maker = None
+                self._arrived([], None)
             raise
 
     def _next(self) -> list[_Letter]:
         """Those that go now; they are on their way until they have arrived, whoever makes them."""
         with self._lock:
-            self._is_at_it = bool(self._letters)
+            if not self._letters:
+                self._maker = None
             return list(self._letters)
 
-    def _arrived(self, count: int) -> None:
+    def _arrived(self, letters: list[_Letter], failure: TidebaseError | None) -> None:
+        """Who waits goes on. Behind one that is refused none sets out."""
         with self._lock:
-            if self.failure is not None:
-                count = len(self._letters)
-            for _ in range(count):
+            self.failure = failure or self.failure
+            gone = len(letters) if failure is None else len(self._letters)
+            for _ in range(gone):
                 self._bytes -= self._letters.popleft().joint.size
-            waiting, self._progress = self._progress, None
-        if waiting is not None:
-            waiting.set_result(None)
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._is_at_it = False
             waiting, self._progress = self._progress, None
         if waiting is not None:
             waiting.set_result(None)
