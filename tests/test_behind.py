@@ -61,6 +61,11 @@ def nobody_carries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "WINDOW_S", 1e9)
 
 
+def plain(run: Run) -> None:
+    """A step whose start is never written, however long this machine takes for it."""
+    run.step("plain", lambda: 1, mark_start=False)
+
+
 def log(db: psycopg.Connection[Any], run_id: str) -> list[str]:
     """What the log tells: types, with the step's name."""
     query = "select concat_ws(' ', type, payload ->> 'name') from tidebase.events where run_id = %s order by seq"
@@ -73,7 +78,7 @@ def test_a_checkpoint_is_stored_while_the_next_step_is_executed(behind: Tidebase
         return 2
 
     def workflow(run: Run, _: Any) -> int:
-        return run.step("one", lambda: 1) + run.step("two", second, mark_start=False)
+        return run.step("one", lambda: 1, mark_start=False) + run.step("two", second, mark_start=False)
 
     assert behind.run("w", workflow, run_id="r") == 3
     told = [line for line in log(db, "r") if line.startswith("step.completed")]
@@ -87,7 +92,7 @@ async def test_so_it_is_in_asyncio(database: str, db: psycopg.Connection[Any]) -
         return 2
 
     async def workflow(run: AsyncRun, _: Any) -> int:
-        return await run.step("one", lambda: 1) + await run.step("two", second, mark_start=False)
+        return await run.step("one", lambda: 1, mark_start=False) + await run.step("two", second, mark_start=False)
 
     async with AsyncTidebase(database, checkpoints="behind") as tide:
         assert await tide.run("w", workflow, run_id="r") == 3
@@ -156,7 +161,7 @@ def test_what_others_can_see_waits(behind: Tidebase, db: psycopg.Connection[Any]
     before: list[int] = []
 
     def workflow(run: Run, _: Any) -> None:
-        run.step("plain", lambda: 1)
+        plain(run)
         before.append(value(db, "select count(*) from tidebase.steps"))
         SEEN[what](run)
         before.append(value(db, "select count(*) from tidebase.steps where name = 'plain'"))
@@ -173,7 +178,7 @@ def test_what_others_can_see_waits(behind: Tidebase, db: psycopg.Connection[Any]
 @pytest.mark.parametrize("end", ["complete", "raise", "session.complete", "session.fail", "session.close", "block"])
 def test_so_does_the_end(behind: Tidebase, db: psycopg.Connection[Any], end: str) -> None:
     def workflow(run: Run, _: Any) -> None:
-        run.step("plain", lambda: 1)
+        plain(run)
         assert value(db, "select count(*) from tidebase.steps") == 0
         if end == "raise":
             raise ValueError("no")
@@ -202,7 +207,7 @@ def test_a_step_that_takes_a_moment_is_seen_after_what_was_before_it(
         poll("it is seen", lambda: value(db, "select count(*) from tidebase.steps where name = 'slow'"))
 
     def workflow(run: Run, _: Any) -> None:
-        run.step("plain", lambda: 1)
+        plain(run)
         run.step("slow", slow)
 
     behind.run("w", workflow, run_id="r")
@@ -224,11 +229,11 @@ async def test_no_more_are_on_their_way_than_the_window_has(database: str, pad: 
 
         def workflow(run: Run, _: Any) -> None:
             for number in range(3 * most):
-                run.step.options(key=number)("plain", work, number)
+                run.step.options(key=number, mark_start=False)("plain", work, number)
 
         async def workflow_in_tasks(run: AsyncRun, _: Any) -> None:
             for number in range(3 * most):
-                await run.step.options(key=number)("plain", work, number)
+                await run.step.options(key=number, mark_start=False)("plain", work, number)
 
         def in_threads() -> None:
             with Tidebase(database, checkpoints="behind") as tide:
@@ -273,7 +278,7 @@ def test_it_cannot_be_swallowed(behind: Tidebase, db: psycopg.Connection[Any]) -
     """The work was told a result that is not stored: no call of this attempt goes on with it."""
 
     def workflow(run: Run, _: Any) -> str:
-        run.step("bad", lambda: nested(600))
+        run.step("bad", lambda: nested(600), mark_start=False)
         for act in (run.flush, lambda: run.emit("agent.note"), lambda: run.step("next", lambda: 1)):
             with pytest.raises(InvalidArgument):
                 act()
