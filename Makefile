@@ -48,7 +48,7 @@ floors: setup  ## The adapters' tests on the oldest versions of frameworks and l
 	$(BIN)/python -m pip install --quiet uv
 	tests/install-floors $(VENV)
 	$(VENV)/floors/all/bin/python -m pytest -n 2 tests/test_pydantic_ai.py tests/test_openai_agents.py \
-	  tests/test_http.py tests/test_webhook.py tests/test_testing.py tests/test_integrations.py tests/test_step.py tests/test_cli.py $(ARGS)
+	  tests/test_langgraph.py tests/test_http.py tests/test_webhook.py tests/test_testing.py tests/test_integrations.py tests/test_step.py tests/test_cli.py $(ARGS)
 	$(VENV)/floors/mcp/bin/python -m pytest -n 2 tests/test_mcp.py $(ARGS)
 	$(VENV)/floors/testing/bin/python -m pytest -c /dev/null --rootdir python/examples python/examples
 
