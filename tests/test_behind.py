@@ -29,6 +29,7 @@ from tidebase.core import behind as core
 from tidebase.core import flow
 from tidebase.core.call import Call
 from tidebase.core.joint import Joint
+from tidebase.testing import crash_at
 
 from .conftest import long
 from .probes import behind as probes
@@ -403,6 +404,23 @@ def test_who_waits_makes_them_where_the_carrier_was_interrupted() -> None:
     assert waiting.send(None).parameters == ("a",)
     with pytest.raises(StopIteration):
         waiting.send("recorded")
+
+
+@pytest.mark.parametrize(
+    ("when", "stored"), [("before", ["a"]), ("after work", ["a"]), ("after commit", ["a", "b", "c"])]
+)
+def test_a_crash_of_the_test_kit_loses_what_is_on_its_way(
+    behind: Tidebase, db: psycopg.Connection[Any], when: Any, stored: list[str]
+) -> None:
+    def workflow(run: Run, _: Any) -> None:
+        run.step("a", lambda: 1, mark_start=False)
+        run.flush()
+        for name in "bc":
+            run.step(name, lambda: 1, mark_start=False)
+
+    with crash_at("c", when=when):
+        behind.run("w", workflow, run_id="r")
+    assert values(db, "select name from tidebase.steps where status = 'completed' order by name") == stored
 
 
 @pytest.mark.parametrize("given", ["", "later", None, 1])

@@ -6,6 +6,7 @@ Nothing in the package looks for such a place: while a crash is wanted, what car
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -31,7 +32,7 @@ from ..domain.step import current_step
 
 When = Literal["before", "after work", "after commit"]
 
-_ENDS = re.compile(r"\btidebase\.(complete_step|record_step)\(")
+_ENDS = re.compile(r"\btidebase\.(complete_step|record_step|record_steps)\(")
 _NAME = re.compile(r"(\w+) => %s")
 
 _lock = threading.Lock()
@@ -125,7 +126,7 @@ class CrashAt:
             tide.run("order", order, run_id="order-1")
 
         ``tide.run`` may be awaited in it, too, and a worker's ``run`` ends there. :meth:`kill` has a process that truly
-        dies.
+        dies. Checkpoints that are written behind the work are stored as late as may be: when somebody waits for them.
 
         Args:
             step, when, visit: see :class:`CrashPoint`.
@@ -168,12 +169,13 @@ class CrashAt:
 crash_at = CrashAt()
 
 
-def _ends(call: Call[Any]) -> str | None:
-    """The step whose checkpoint a call stores, if it does."""
+def _ends(effect: Call[Any] | Joint[Any]) -> list[str]:
+    """The steps whose checkpoints a call stores."""
+    call = effect.alone if isinstance(effect, Joint) else effect
     if _ENDS.search(call.query) is None:
-        return None
+        return []
     arguments = dict(zip(_NAME.findall(call.query), call.parameters, strict=False))
-    return str(arguments["name"])
+    return [step["name"] for step in json.loads(arguments["steps"])] if "steps" in arguments else [arguments["name"]]
 
 
 def _step_of(effect: flow.Invoke) -> str | None:
@@ -184,6 +186,8 @@ def _step_of(effect: flow.Invoke) -> str | None:
 def _performing(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     def perform(effect: flow.Effect, database: Database) -> Any:
         point.alive(database)
+        if isinstance(effect, flow.Aside):
+            return None  # nobody is about who could still be at it when the process is dead
         if isinstance(effect, flow.Invoke) and (step := _step_of(effect)) is not None:
             point.passing("before", step)
             result = original(effect, database)
@@ -191,7 +195,8 @@ def _performing(point: CrashPoint, original: Callable[..., Any]) -> Callable[...
             return result
         result = original(effect, database)
         if isinstance(effect, Call | Joint):
-            point.passing("after commit", _ends(effect.alone if isinstance(effect, Joint) else effect))
+            for step in _ends(effect):
+                point.passing("after commit", step)
         return result
 
     return perform
@@ -200,6 +205,8 @@ def _performing(point: CrashPoint, original: Callable[..., Any]) -> Callable[...
 def _performing_async(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     async def perform(effect: flow.Effect, database: AsyncDatabase) -> Any:
         point.alive(database)
+        if isinstance(effect, flow.Aside):
+            return None  # nobody is about who could still be at it when the process is dead
         if isinstance(effect, flow.Invoke) and (step := _step_of(effect)) is not None:
             point.passing("before", step)
             result = await original(effect, database)
@@ -207,7 +214,8 @@ def _performing_async(point: CrashPoint, original: Callable[..., Any]) -> Callab
             return result
         result = await original(effect, database)
         if isinstance(effect, Call | Joint):
-            point.passing("after commit", _ends(effect.alone if isinstance(effect, Joint) else effect))
+            for step in _ends(effect):
+                point.passing("after commit", step)
         return result
 
     return perform
@@ -238,7 +246,7 @@ def _executing_async(point: CrashPoint, original: Callable[..., Any]) -> Callabl
 def _executing_on(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     def execute_on(self: Database, connection: Any, call: Call[Any]) -> Any:
         point.alive(self)
-        if (step := _ends(call)) is not None:
+        for step in _ends(call):
             point.passing("after work", step)
         return original(self, connection, call)
 
@@ -248,7 +256,7 @@ def _executing_on(point: CrashPoint, original: Callable[..., Any]) -> Callable[.
 def _executing_on_async(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     async def execute_on(self: AsyncDatabase, connection: Any, call: Call[Any]) -> Any:
         point.alive(self)
-        if (step := _ends(call)) is not None:
+        for step in _ends(call):
             point.passing("after work", step)
         return await original(self, connection, call)
 
