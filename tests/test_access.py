@@ -23,7 +23,7 @@ from psycopg import sql
 
 from .conftest import first_on_every_version, long, on_every_version, on_newest, on_newest_only
 from .probes.kernel import functions
-from .probes.support import Connection, attempt, connect, image_of, value, values
+from .probes.support import Connection, attempt, connect, image_of, poll, value, values
 
 ALL = ("worker", "approver", "operator", "reader")
 SCHEMAS = "('tidebase'::regnamespace, 'tidebase_private'::regnamespace)"
@@ -42,6 +42,9 @@ def member(db: Connection, url: str, *roles: str, name: str = "mallory", **optio
         with connect(url.replace("postgres@", f"{name}_{database}@"), **options) as connection:
             yield connection
     finally:
+        # A session that ends drops what is temporary, which would meet whoever drops the same.
+        sessions = "select pid from pg_stat_activity where usename = %s"
+        poll("his session has ended", lambda: not values(db, sessions, f"{name}_{database}"))
         db.execute(sql.SQL("drop owned by {} cascade").format(user))
         db.execute(sql.SQL("drop role {}").format(user))
 
