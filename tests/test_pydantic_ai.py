@@ -111,15 +111,17 @@ async def test_nothing_that_is_recorded_is_asked_or_done_again(atide: AsyncTideb
 
     assert isinstance(await failed(atide, "r", workflow(agent)), ConnectionError)
     assert await atide.run("agent", workflow(agent), run_id="r") == "saw a noted b saw c"
-    assert done == ["look a", "note b b/call-0-1/r", "look c", "look c"] and script.asked == 3
-    assert [step.name for step in await atide.runs.steps("r")] == [
+    # Tools of one answer are at work side by side.
+    assert sorted(done[:2]) == ["look a", "note b b/call-0-1/r"] and done[2:] == ["look c", "look c"]
+    assert script.asked == 3
+    assert {step.name for step in await atide.runs.steps("r")} == {
         "support__model.request[1/1]",
         "support__function_toolset__<agent>.call_tool:look[1/call-0-0]",
         "support__function_toolset__<agent>.call_tool:note[1/call-0-1]",
         "support__model.request[1/2]",
         "support__function_toolset__<agent>.call_tool:look[1/call-1-0]",
         "support__model.request[1/3]",
-    ]
+    }
     note_step = await atide.runs.step("r", "support__function_toolset__<agent>.call_tool:note[1/call-0-1]")
     assert (note_step.idempotency_key, note_step.input) == ("b/call-0-1/r", {"tool": "note", "arguments": {"q": "b"}})
     # A fork asks nothing again, either.
@@ -201,7 +203,7 @@ async def test_an_approval_suspends_the_run_and_another_process_goes_on(atide: A
     agent, script = make()
     with pytest.raises(RunSuspendedError):
         await atide.run("agent", workflow(agent), run_id="r", input="hello")
-    asked = await atide.gates.list()
+    asked = sorted(await atide.gates.list(), key=lambda gate: gate.name)
     assert [(gate.name, gate.prompt, gate.data) for gate in asked] == [
         (f"a__approve:send[1/call-0-{n}]", "Approve send?", {"tool": "send", "arguments": {"to": to}})
         for n, to in enumerate(("ada", "bob", "eve"))
@@ -213,7 +215,7 @@ async def test_an_approval_suspends_the_run_and_another_process_goes_on(atide: A
         agent, second = make()
         with pytest.raises(RunSuspendedError):
             await other.run("agent", workflow(agent), run_id="r")
-        assert done == ["ada", "ben"]
+        assert sorted(done) == ["ada", "ben"]  # tools of one answer are at work side by side
         dropping, waiting = sorted(await other.gates.list(), key=lambda gate: gate.name, reverse=True)
         assert dropping.name == "a__approve:drop[1/call-1-1]" and waiting.data["metadata"] == {"ticket": 7}
         await other.gates.decide("r", dropping.name, "approved")
@@ -221,7 +223,7 @@ async def test_an_approval_suspends_the_run_and_another_process_goes_on(atide: A
         agent, third = make()
         output = await other.run("agent", workflow(agent), run_id="r")
     assert output == "sent to ada sent to ben not her it came dropped 3"
-    assert done == ["ada", "ben", 3] and script.asked + second.asked + third.asked == 3
+    assert sorted(done[:2]) == ["ada", "ben"] and done[2:] == [3] and script.asked + second.asked + third.asked == 3
 
 
 async def test_what_may_have_taken_effect_is_reviewed_and_its_result_may_be_said(atide: AsyncTidebase) -> None:
