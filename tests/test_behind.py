@@ -344,7 +344,8 @@ def test_a_child_of_a_fork_stores_at_once_and_leaves_the_rest_to_its_parent(
         run.step("after", lambda: 1)
 
     behind.run("w", workflow, run_id="r")
-    assert set(values(db, "select name from tidebase.steps")) >= {"before", "after"}
+    done = values(db, "select name from tidebase.steps where status = 'completed' order by name")
+    assert done == ["after", "before", "of the child"]
 
 
 def a_call(name: str) -> Joint[str]:
@@ -404,6 +405,23 @@ def test_who_waits_makes_them_where_the_carrier_was_interrupted() -> None:
     assert waiting.send(None).parameters == ("a",)
     with pytest.raises(StopIteration):
         waiting.send("recorded")
+
+
+def test_who_comes_when_all_have_just_arrived_waits_for_nothing() -> None:
+    """Between the last arrival and the carrier's look for more: nobody would ever tell him."""
+    behind = core.Behind()
+    asked: list[Any] = []
+
+    def looks_for_more() -> Any:
+        asked.extend(behind._pushed_on())
+        return core.Behind._next(behind)
+
+    (aside,) = sent(behind, "a")
+    assert next(aside.flow).parameters == ("a",)
+    behind._next = looks_for_more  # type: ignore[method-assign]
+    with pytest.raises(StopIteration):
+        aside.flow.send("recorded")
+    assert asked == []
 
 
 @pytest.mark.parametrize(

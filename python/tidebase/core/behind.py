@@ -100,12 +100,13 @@ class Behind:
     def _pushed_on(self) -> Flow[None]:
         """Waits until the next of them have arrived; makes them where nobody is at it."""
         with self._lock:
-            is_made = self._maker is not None
-            if is_made and self._progress is None:
-                self._progress = Future()
-            progress = self._progress
-        if is_made and progress is not None:
-            yield Answer(progress)
+            if not self._letters:  # they have just arrived, and nobody would tell of it again
+                return
+            is_made, waiting = self._maker is not None, self._progress or Future()
+            if is_made:
+                self._progress = waiting
+        if is_made:
+            yield Answer(waiting)
         else:
             yield from self._make()
 
