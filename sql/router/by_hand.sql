@@ -1,5 +1,6 @@
 -- What concerns several shards, or makes a choice among them. Of each function what it declares and does; its signature, and
--- what is made of errors, come from the catalogue as for all others (python/tidebase/schema/forwards.py).
+-- what is made of errors, come from the catalogue as for all others (python/tidebase/schema/forwards.py). Where several do the same,
+-- {function} is the name of each, and {others} are its arguments behind the first.
 
 -- # create_run
 -- An id that is made here may be made for another shard, where one cannot be reached.
@@ -167,7 +168,7 @@ begin
   end if;
 end
 
--- # claim_deliveries
+-- # claim_deliveries, claim_channel_deliveries, claim_invocations
   shard integer;
   open_places integer := coalesce(max, 10);
   taken integer;
@@ -178,61 +179,7 @@ begin
   for shard in select s.* from tidebase_router.from_a_random_one() s loop
     asked := asked + 1;
     begin
-      return query select a.* from tidebase_router.claim_deliveries(shard, open_places, ttl, failing, besides) a;
-      get diagnostics taken = row_count;
-      open_places := open_places - taken;
-    exception when others then
-      get stacked diagnostics its_state = returned_sqlstate, its_message = message_text, its_details = pg_exception_detail,
-        its_advice = pg_exception_hint;
-      perform tidebase_router.pass_over(its_state, its_message, its_details, its_advice, shard);
-      lost := lost + 1;
-    end;
-    exit when open_places <= 0;
-  end loop;
-  if lost = asked then
-    perform tidebase_router.raise_all_lost();
-  end if;
-end
-
--- # claim_channel_deliveries
-  shard integer;
-  open_places integer := coalesce(max, 10);
-  taken integer;
-  asked integer := 0;
-  lost integer := 0;
-begin
-  perform tidebase_router.require_alone();
-  for shard in select s.* from tidebase_router.from_a_random_one() s loop
-    asked := asked + 1;
-    begin
-      return query select a.* from tidebase_router.claim_channel_deliveries(shard, open_places, ttl, failing, rung, watch) a;
-      get diagnostics taken = row_count;
-      open_places := open_places - taken;
-    exception when others then
-      get stacked diagnostics its_state = returned_sqlstate, its_message = message_text, its_details = pg_exception_detail,
-        its_advice = pg_exception_hint;
-      perform tidebase_router.pass_over(its_state, its_message, its_details, its_advice, shard);
-      lost := lost + 1;
-    end;
-    exit when open_places <= 0;
-  end loop;
-  if lost = asked then
-    perform tidebase_router.raise_all_lost();
-  end if;
-end
-
--- # claim_invocations
-  shard integer;
-  open_places integer := coalesce(max, 10);
-  taken integer;
-  asked integer := 0;
-  lost integer := 0;
-begin
-  perform tidebase_router.require_alone();
-  for shard in select s.* from tidebase_router.from_a_random_one() s loop
-    asked := asked + 1;
-    begin
-      return query select a.* from tidebase_router.claim_invocations(shard, open_places, ttl, failing, besides, give_up_after) a;
+      return query select a.* from tidebase_router.{function}(shard, open_places, {others}) a;
       get diagnostics taken = row_count;
       open_places := open_places - taken;
     exception when others then

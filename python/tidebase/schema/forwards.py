@@ -125,11 +125,12 @@ def parts_of(by_hand: str) -> dict[str, tuple[str, str]]:
     """By function: what it declares, and what it does."""
     parts = {}
     for part in by_hand.split("\n-- # ")[1:]:
-        name, _, body = part.partition("\n")
+        names, _, body = part.partition("\n")
         declared, _, rest = body.partition("begin\n")
         done, end, after = rest.rpartition("\nend")
-        assert end and not after.strip(), f"the part of {name} does not end with end"
-        parts[name] = (declared.rstrip("\n"), done)
+        assert end and not after.strip(), f"the part of {names} does not end with end"
+        for name in names.split(", "):
+            parts[name] = (declared.rstrip("\n"), done)
     return parts
 
 
@@ -137,7 +138,9 @@ def _forward(function: Function, by_hand: tuple[str, str] | None) -> str:
     parts = [_inner(function, "on bucket", function.name)]
     if function.name in EVERYWHERE:
         parts.append(_inner(function, "on all", f"all_{function.name}"))
-    parts.append(_outer(function, *(by_hand or _simple(function))))
+    declared, done = by_hand or _simple(function)
+    done = done.replace("{function}", function.name).replace("{others}", ", ".join(function.names[1:]))
+    parts.append(_outer(function, declared, done))
     return "\n".join(parts)
 
 
