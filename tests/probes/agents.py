@@ -23,7 +23,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ DEATHS, MOMENTS = 6, (None, "model", "look", "note", "sending", "send")
 #: The contracts of the two tools that write.
 KEYED: dict[str, Any] = {"side_effects": ["note"], "idempotency_key": "{run_id}/{q}"}
 UNKEYED: dict[str, Any] = {"side_effects": ["letter"], "verified_by": "the ledger"}
+
+#: What the user of an MCP client answers.
+APPROVED = {"decision": "approved"}
 
 RESULT = "saw a; noted b; sent to ada"
 
@@ -167,6 +170,21 @@ def openai_agents(outside: Outside, tide: AsyncTidebase) -> Callable[[AsyncRun, 
     return work
 
 
+async def by_hand(run: AsyncRun, outside: Outside, ask: Callable[[int], Awaitable[Any]]) -> str:
+    """An agent that is written without a framework."""
+    await ask(0)
+    key = f"{run.run_id}/b"
+    done = [
+        await run.step("look", lambda: outside.look("a")),
+        await run.step("note", lambda: outside.note("b", key), side_effects=["note"], idempotency_key=key),
+    ]
+    await ask(1)
+    if (await run.gate("send", "Send?", suspend=True)).approved:
+        done.append(await run.step("send", lambda: outside.send("ada"), side_effects=["letter"]))
+    await ask(2)
+    return "; ".join(done)
+
+
 def http(outside: Outside, tide: AsyncTidebase) -> Callable[[AsyncRun, Any], Awaitable[str]]:
     import httpx
 
@@ -179,28 +197,81 @@ def http(outside: Outside, tide: AsyncTidebase) -> Callable[[AsyncRun, Any], Awa
 
     client = httpx.AsyncClient(transport=AsyncTidebaseTransport(Server()))
 
+    async def ask(turn: int) -> None:
+        await client.post("https://model.example/", json={"turn": turn})
+
     async def work(run: AsyncRun, input: Any) -> str:
-        """An agent that is written by hand."""
-
-        async def ask(turn: int) -> None:
-            await client.post("https://model.example/", json={"turn": turn})
-
-        await ask(0)
-        key = f"{run.run_id}/b"
-        done = [
-            await run.step("look", lambda: outside.look("a")),
-            await run.step("note", lambda: outside.note("b", key), side_effects=["note"], idempotency_key=key),
-        ]
-        await ask(1)
-        if (await run.gate("send", "Send?", suspend=True)).approved:
-            done.append(await run.step("send", lambda: outside.send("ada"), side_effects=["letter"]))
-        await ask(2)
-        return "; ".join(done)
+        return await by_hand(run, outside, ask)
 
     return work
 
 
-FRAMEWORKS = {"pydantic_ai": pydantic_ai, "openai_agents": openai_agents, "http": http}
+AGENTS = {"pydantic_ai": pydantic_ai, "openai_agents": openai_agents, "http": http}
+FRAMEWORKS = (*AGENTS, "mcp")
+
+#: What the framework itself would import in each worker.
+MODULES = {
+    "pydantic_ai": ["pydantic_ai.models.function", "tidebase.integrations.pydantic_ai"],
+    "openai_agents": ["agents.testing", "tidebase.integrations.openai_agents"],
+    "http": ["tidebase.integrations.http"],
+    "mcp": ["mcp", "mcp.server.mcpserver", "tidebase.integrations.mcp"],
+}
+
+
+@contextlib.asynccontextmanager
+async def mcp_server(outside: Callable[[str], Outside], tide: AsyncTidebase) -> AsyncIterator[tuple[Any, Any, Any]]:
+    """An MCP server of one tool that is a run, a client that knows tasks, and the tools."""
+    from mcp import Client
+    from mcp.server.mcpserver import MCPServer
+
+    from tidebase.integrations.mcp import DurableTools
+
+    from ..support.mcp_client import Tasks
+
+    tools, tasks = DurableTools(tide, poll_s=0.01), Tasks()
+
+    @tools.tool(asks=True, max_attempts=100)
+    async def agent(run: AsyncRun) -> str:
+        world = outside(run.run_id)
+        return await by_hand(run, world, lambda turn: run.step(f"model {turn}", lambda: world.model(turn)))
+
+    server = MCPServer("agent", extensions=[tools])
+    async with Client(server, extensions=[tasks], elicitation_callback=nobody_is_asked) as client:
+        yield client, tasks, tools
+
+
+async def nobody_is_asked(context: Any, params: Any) -> Any:
+    raise AssertionError("of a task one asks oneself")
+
+
+async def called(url: str) -> str:
+    """Calls the tool; returns the task's id. Nobody works on it yet."""
+    async with AsyncTidebase(url) as tide, mcp_server(not_here, tide) as (client, tasks, _):
+        await client.call_tool("agent", {})
+        return str(tasks.tasks[0].task_id)
+
+
+def not_here(run_id: str) -> Outside:
+    raise AssertionError("who calls does not work")
+
+
+async def serve_task(tide: AsyncTidebase, run_id: str, ledger: Ledger) -> int:
+    """An MCP server that works on its tools' runs, and a client that asks about the task until it knows more."""
+    from ..support.mcp_client import ask
+
+    async with (
+        mcp_server(lambda run_id: Outside(ledger, run_id), tide) as (client, _, tools),
+        tools.working(poll_s=0.01),
+    ):
+        while True:
+            task = await ask(client, "tasks/get", run_id)
+            if task.status == "completed":
+                return DONE if task.result["structuredContent"] == {"result": RESULT} else FAILED
+            if task.status == "input_required":
+                await ask(client, "tasks/update", run_id, {"send": {"action": "accept", "content": APPROVED}})
+            elif task.status_message == "a person must decide about a step":
+                return REVIEW
+            await asyncio.sleep(0.005)
 
 
 def live(url: str, framework: str, run_id: str, path: Path) -> int:
@@ -208,7 +279,9 @@ def live(url: str, framework: str, run_id: str, path: Path) -> int:
 
     async def attempt() -> int:
         async with AsyncTidebase(url, pool_size=3) as tide:
-            work = FRAMEWORKS[framework](Outside(Ledger(path), run_id), tide)
+            if framework == "mcp":
+                return await serve_task(tide, run_id, Ledger(path))
+            work = AGENTS[framework](Outside(Ledger(path), run_id), tide)
             try:
                 return DONE if await tide.run("agent", work, run_id=run_id) == RESULT else FAILED
             except RunSuspendedError:
@@ -264,8 +337,16 @@ class Siege:
             db.execute("select tidebase.resolve_review(%s, %s, %s, %s)", [run_id, step, decision, output])
             self.figures[f"reviews, {decision}"] += 1
 
-    def one_run(self, db: Connection, run_id: str) -> list[str]:
+    def begin(self, db: Connection) -> str:
+        """The id of a new run: of MCP the task that a client got for its call."""
+        if self.framework == "mcp":
+            return asyncio.run(called(self.url))
+        run_id = f"{self.framework} {self.figures['runs']}"
         db.execute("select tidebase.create_run(workflow => 'agent', run_id => %s)", [run_id])
+        return run_id
+
+    def one_run(self, db: Connection) -> list[str]:
+        run_id = self.begin(db)
         code, deaths = None, 0
         while code != DONE:
             code = self.live_and_die(db, run_id, mortal=deaths < DEATHS)
@@ -317,7 +398,7 @@ class Siege:
         found: list[str] = []
         with connect(self.url) as db:
             while self.figures["kills"] < kills:
-                found += self.one_run(db, f"{self.framework} {self.figures['runs']}")
+                found += self.one_run(db)
                 if found:
                     break
         return found
@@ -336,10 +417,6 @@ def kill_agents(url: str, framework: str, kills: int, seed: int) -> tuple[list[s
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         siege = Siege(sys.argv[1], sys.argv[2], Path(folder), int(sys.argv[4]))
-        for module in {"pydantic_ai": ["pydantic_ai.models.function"], "openai_agents": ["agents.testing"]}.get(
-            sys.argv[2], []
-        ):
+        for module in MODULES[sys.argv[2]]:
             __import__(module)
-        with contextlib.suppress(ImportError):
-            __import__(f"tidebase.integrations.{sys.argv[2]}")
         print(json.dumps([siege.kill(int(sys.argv[3])), siege.figures]))
