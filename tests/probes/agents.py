@@ -30,7 +30,7 @@ from typing import Any
 from tidebase import AsyncRun, AsyncTidebase, RunNeedsReview, RunSuspendedError
 
 from ..support.patience import TEST_S
-from .support import Connection, connect, expire, value
+from .support import Connection, connect, lapse, value
 from .workers import Ledger
 
 #: What a worker says with its exit code.
@@ -352,8 +352,8 @@ class Siege:
             code = self.live_and_die(db, run_id, mortal=deaths < DEATHS)
             if code is None:
                 deaths += 1
-                expire(db, run_id)
-                expire(db, f"session:{run_id}")
+                lapse(db, run_id)
+                lapse(db, f"session:{run_id}")
             elif code not in (DONE, ASKS, REVIEW):
                 return [f"{run_id}: a worker ended with {code}"]
             self.decide(db, run_id)

@@ -20,6 +20,7 @@ from .support import (
     call_rows,
     connect,
     expire,
+    lapse,
     new_run,
     queue,
     together,
@@ -148,8 +149,7 @@ def _child_ended(connection: Connection, run_id: str, token: int) -> None:
 
 
 def _lapsed(connection: Connection, run_id: str, token: int) -> None:
-    expire(connection, run_id)
-    connection.execute("update tidebase.run_heads set due_at = now() where run_id = %s", [run_id])
+    lapse(connection, run_id)
 
 
 def _reviewed(connection: Connection, run_id: str, token: int) -> None:

@@ -86,6 +86,12 @@ def expire(connection: Connection, run_id: str) -> None:
     )
 
 
+def lapse(connection: Connection, run_id: str) -> None:
+    """The same, and whoever looks for what is due finds it: a claim of its queue, or reconcile."""
+    expire(connection, run_id)
+    connection.execute("update tidebase.run_heads set due_at = lease_expires_at where run_id = %s", (run_id,))
+
+
 def take_over(connection: Connection, run_id: str, holder: str = "successor") -> int:
     expire(connection, run_id)
     return grant(connection, run_id, holder)

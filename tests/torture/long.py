@@ -153,4 +153,5 @@ LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "killed agents of Pydantic AI": lambda url: _agents(url, "pydantic_ai"),
     "killed agents of the OpenAI SDK": lambda url: _agents(url, "openai_agents"),
     "killed agents over HTTP": lambda url: _agents(url, "http"),
+    "killed tasks of MCP": lambda url: _agents(url, "mcp"),
 }
