@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -34,6 +35,12 @@ from .support.patience import TEST_S
 # The tests do without the environment's database, and say where theirs is.
 for variable in ("TIDEBASE_DATABASE_URL", "DATABASE_URL", "PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"):
     os.environ.pop(variable, None)
+
+# How long an example takes to make, or to run, is a matter of the machine.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True
+)
+hypothesis.settings.load_profile("tests")
 
 SETTINGS = {
     "max_connections": "300",

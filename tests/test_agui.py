@@ -519,7 +519,7 @@ def history(entries: Sequence[tuple[str, dict[str, Any]]], first: str | None) ->
     return Log(events, versions, result={"fine": True})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(entries, max_size=30), st.sampled_from([None, "run.created", "run.forked"]), st.integers(0, 5))
 def test_no_order_of_events_breaks_the_rules(
     entries: list[tuple[str, dict[str, Any]]], first: str | None, after: int
@@ -529,7 +529,7 @@ def test_no_order_of_events_breaks_the_rules(
     log.follow(after, attempt=after or None)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(documents, min_size=2, max_size=6))
 def test_deltas_lead_to_every_state_exactly(values: list[Any]) -> None:
     log = history([("state.updated", {"stream": "main", "value": value}) for value in values], None)

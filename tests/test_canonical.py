@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import psycopg
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidebase.core.canonical import canonical, digest
@@ -53,14 +53,14 @@ def hashes_agree(db: psycopg.Connection[Any], pairs: list[tuple[Any, Any]]) -> N
 
 
 @long
-@settings(max_examples=EXAMPLES.test, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES.test)
 @given(LISTS)
 def test_worker_and_database_agree_on_the_canonical_form(db: psycopg.Connection[Any], examples: list[Any]) -> None:
     forms_agree(db, examples)
 
 
 @long
-@settings(max_examples=EXAMPLES.test, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES.test)
 @given(PAIRS)
 def test_hashes_are_equal_exactly_when_jsonb_values_are(
     db: psycopg.Connection[Any], pairs: list[tuple[Any, Any]]
@@ -69,7 +69,7 @@ def test_hashes_are_equal_exactly_when_jsonb_values_are(
 
 
 @long
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10)
 @given(st.lists(values, min_size=20, max_size=20), st.dictionaries(texts, values, max_size=4))
 def test_a_large_value_is_put_together_from_its_parts(
     db: psycopg.Connection[Any], examples: list[Any], more: dict[str, Any]

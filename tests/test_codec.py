@@ -19,7 +19,7 @@ import msgspec
 import psycopg
 import pydantic
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidebase import NotSerializable, StepOutputDecodeError
@@ -42,7 +42,7 @@ def shape(value: Any) -> Any:
     return type(value).__name__, repr(value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(st.lists(values, min_size=40, max_size=40))
 def test_first_run_and_replay_see_the_same_value(db: psycopg.Connection[Any], examples: list[Any]) -> None:
     texts = [codec.encode(example) for example in examples]
@@ -272,7 +272,7 @@ annotated = st.recursive(st.sampled_from(LEAVES + MODELS), _wrapped, max_leaves=
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60)
 @given(st.lists(annotated, min_size=20, max_size=20))
 def test_a_value_of_any_type_comes_back_from_the_database(
     db: psycopg.Connection[Any], examples: list[tuple[Any, Any]]

@@ -8,7 +8,6 @@ language have no statements to count.
 from __future__ import annotations
 
 import functools
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from . import test_pgtap
 from .conftest import SERVERS, Server, long, server_settings
 from .probes import kernel as probes
 from .probes import queues as probe_queues
 from .probes.kernel import Probe
 from .probes.support import connect
 from .support import clusters
-from .support.patience import TEST_S
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "build" / "coverage" / "plpgsql.md"
@@ -110,7 +109,6 @@ def report(found: list[Statement]) -> tuple[str, float]:
 
 @long
 def test_the_tests_execute_the_functions(profiled: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    psql = str(SERVERS[15] / "psql")
     with profiled.connect("profiled") as connection:
         connection.execute("select public.plpgsql_profiler_reset_all()")
         _, total = report(statements(connection))
@@ -119,10 +117,8 @@ def test_the_tests_execute_the_functions(profiled: Server, capsys: pytest.Captur
         for call in ("install_roles()", "install_roles('coverage')"):
             with connection.transaction(force_rollback=True):
                 connection.execute(f"select tidebase_private.{call}")  # type: ignore[arg-type]
-    for file in sorted((ROOT / "pgtap").glob("*.sql")):
-        command = [psql, "-X", "-q", "-t", "-A", "-f", str(file), profiled.url("profiled")]
-        result = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, timeout=TEST_S)
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr
+    for file in test_pgtap.FILES:
+        assert test_pgtap.problems(file, profiled.url("profiled"), SERVERS[15]) == ""
     for probe in RACES:
         assert probe(profiled.url("profiled")) == []
     with connect(profiled.url("profiled")) as connection:

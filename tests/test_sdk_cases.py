@@ -28,6 +28,8 @@ from .sdk import table
 from .support.patience import TEST_S
 from .test_gateway import ALL, SDK, gateway
 
+ON_NEWEST = True
+
 HERE = Path(__file__).parent / "sdk"
 NODE, MODULES = shutil.which("node"), Path(sys.prefix) / "node"
 KEYS = [ALL, "reader:reader-secret"]

@@ -10,7 +10,7 @@ from typing import Any
 import json_merge_patch
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidebase import AsyncTidebase, LeaseLostError, NotFound, NotSerializable, Tidebase, VersionConflict
@@ -82,13 +82,13 @@ def changes_agree(db: Connection, pairs: list[tuple[Any, Any]]) -> None:
     assert wrong == []
 
 
-@settings(max_examples=EXAMPLES.test, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES.test)
 @given(PAIRS)
 def test_changes_are_found_applied_and_composed(db: Connection, pairs: list[tuple[Any, Any]]) -> None:
     changes_agree(db, pairs)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12)
 @given(st.randoms(use_true_random=False))
 def test_four_writers_at_once_against_a_model(database: str, rnd: random.Random) -> None:
     assert probe_state.four_writers(database, rnd, each=15) == []

@@ -45,6 +45,9 @@ STREAMS = Amount(400, 1000)
 #: Random cron expressions, each compared with another implementation.
 CRON_EXPRESSIONS = Amount(100, 3000)
 
+#: Changes of the clocks of each zone, in whose neighbourhood schedules fire.
+CLOCK_CHANGES = Amount(2, 20)
+
 #: Worker processes of queues that are killed in the middle of their runs.
 KILLED_QUEUE_WORKERS = Amount(8, 60)
 

@@ -25,6 +25,9 @@ from .journal import read
 from .proxy import Proxy
 from .storm import CLIENTS, SETTINGS, Crowd, Machine, Outcome, account, fresh_database, new_runs, socket_of, url_of
 
+#: Of so many runs at least, if so many are not over, a lease is granted that an asynchronous standby never hears of.
+LOST = 3
+
 STATE = "select count(*) from pg_stat_replication where state = %s and sync_state = %s"
 
 
@@ -49,6 +52,7 @@ def failover(
     standby = _standby(primary, folder / "standby", binaries)
     if synchronous:
         _wait_for_it(primary)
+    url = standby.url.replace("/postgres?", f"/{name}?")
     journals = folder / name
     journals.mkdir(parents=True)
     try:
@@ -61,7 +65,7 @@ def failover(
             time.sleep(seconds / 2)
             poll("the clients are at work", lambda: len(read(journals)) >= least / 2)
             if not synchronous:
-                _fall_behind(standby, choose.uniform(0.2, 1.0))
+                _fall_behind(primary.url(name), standby)
             _kill(primary)
             promoted = time.monotonic_ns()
             _promote(standby)
@@ -69,7 +73,6 @@ def failover(
             time.sleep(seconds / 2)
             poll("the clients are at work again", lambda: len(read(journals)) >= least)
             found = crowd.close()
-        url = standby.url.replace("/postgres?", f"/{name}?")
         outcome = account(journals, url, crashed=True, promoted=NEVER if synchronous else promoted)
         outcome.violations[:0] = found
         outcome.faults[
@@ -113,12 +116,27 @@ def _wait_for_it(primary: Machine) -> None:
         poll("the standby is synchronous", lambda: value(connection, STATE, "streaming", "sync"))
 
 
-def _fall_behind(standby: local.Cluster, seconds: float) -> None:
-    """From now on the standby gets nothing: what the primary acknowledges meanwhile is lost with it."""
+def _fall_behind(url: str, standby: local.Cluster) -> None:
+    """From now on the standby gets nothing: what the primary acknowledges meanwhile is lost with it, among it leases of
+    runs that the standby knows.
+    """
     _follow(standby, "host=/nowhere")
     with connect(standby.url) as connection:
         poll("the standby is cut off", lambda: not value(connection, "select count(*) from pg_stat_wal_receiver"))
-    time.sleep(seconds)
+    before = _tokens(url)
+
+    def lost() -> bool:
+        granted = [token > before[run_id] for run_id, token in _tokens(url).items() if run_id in before]
+        return sum(granted) >= min(LOST, len(granted))
+
+    poll("leases are granted that are lost", lost)
+
+
+def _tokens(url: str) -> dict[str, int]:
+    """The last token of each run that is not over."""
+    with connect(url) as connection:
+        query = "select run_id, lease_token from tidebase.run_heads where status not in ('completed', 'cancelled')"
+        return dict(connection.execute(query).fetchall())
 
 
 def _kill(primary: Machine) -> None:

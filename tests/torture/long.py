@@ -10,8 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from .. import test_cancel, test_canonical, test_gate, test_gateway, test_review, test_state, test_stream, test_worker
+from .. import (
+    test_cancel,
+    test_canonical,
+    test_cron,
+    test_gate,
+    test_gateway,
+    test_review,
+    test_state,
+    test_stream,
+    test_worker,
+)
 from ..probes import agents, behind, crowds
 from ..probes import kernel as probes
 from ..probes import workers as probe_workers
@@ -21,8 +32,10 @@ from ..support.amounts import (
     CANCELLATIONS,
     CLAIMED_RUNS,
     CLAIMERS,
+    CLOCK_CHANGES,
     CLOCK_PROCESSES,
     CLOCKS,
+    CRON_EXPRESSIONS,
     DAYS,
     DEPLOYED_RUNS,
     DEPLOYS,
@@ -36,6 +49,7 @@ from ..support.amounts import (
     KILLED_CHARGERS,
     KILLED_CLAIMERS,
     KILLED_GRAPHS,
+    KILLED_QUEUE_WORKERS,
     KILLED_WORKERS,
     LARGE_KEY,
     RACED_GRAPHS,
@@ -110,6 +124,22 @@ def _examples(url: str) -> list[str]:
     return []
 
 
+def _cron(url: str) -> list[str]:
+    """Each change of the clocks of each zone, and random expressions, beside cronsim."""
+    many = settings(max_examples=CRON_EXPRESSIONS.torture, deadline=None, suppress_health_check=list(HealthCheck))
+    zones = st.sampled_from(test_cron.ZONES)
+    with connect(url) as db:
+        for zone in test_cron.ZONES:
+            test_cron.agree_when_clocks_are_changed(db, zone, CLOCK_CHANGES.torture, (0, 7, 30, 67, 26 * 60))
+        many(given(test_cron.expressions, zones, test_cron.MINUTES)(lambda *of: test_cron.agree_about_any(db, *of)))()
+    return []
+
+
+def _queue_workers(url: str) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        return test_worker.kill_workers(Path(folder), url, KILLED_QUEUE_WORKERS.torture)
+
+
 def _claimers(url: str) -> crowds.Outcome:
     runs, rate = CLAIMED_RUNS.torture, STARTS.torture
     outcome = crowds.claimers_under_fire(url, runs, CLAIMERS.torture, rate, KILLED_CLAIMERS.torture)
@@ -134,6 +164,7 @@ LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "killed workers": lambda url: probe_workers.worker_kills(url, kills=KILLED_WORKERS.torture),
     "killed behind the work, in threads": lambda url: behind.killed_behind(url, KILLED_BEHIND.torture, "threads"),
     "killed behind the work, in tasks": lambda url: behind.killed_behind(url, KILLED_BEHIND.torture, "tasks"),
+    "killed workers of queues": _queue_workers,
     "graphs": _graphs,
     "take-overs": lambda url: probes.takeovers(url, rounds=TAKE_OVERS.torture),
     "writers": lambda url: probes.event_order(url, writers=16, transactions=TRANSACTIONS.torture, steps=True),
@@ -145,6 +176,7 @@ LONG: dict[str, Callable[[str], list[str] | crowds.Outcome]] = {
     "subscribers": _subscribers,
     "streams": _streams,
     "examples": _examples,
+    "expressions and clocks": _cron,
     "claimers": _claimers,
     "keys": lambda url: crowds.small_keys_beside_a_large_one(url, LARGE_KEY.torture, SMALL_KEYS.torture, 5),
     "a year": _year,
