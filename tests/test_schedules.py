@@ -23,6 +23,7 @@ CLAIMED = 9  # of those in which a call looks at whole queues
         ("a reviewer", max(SERVERS, default=None)),
         ("a canceller", max(SERVERS, default=None)),
         ("two claimers", max(SERVERS, default=None)),
+        ("an endpoint", max(SERVERS, default=None)),
     ],
     indirect=["server"],
 )
@@ -72,6 +73,8 @@ MUTATIONS = (
     (Edit("renew_lease", "and h.lease_token = renew_lease.token", ""), "a heartbeat"),
     (Edit("decide_replay", "else 'manual_review' end", "else 'safe_replay' end"), "errors"),
     (Edit("mark_lapsed", "perform tidebase_private.requeue(head);", "null;"), "claimers"),
+    (Edit("invoke", "'sending', as_of + ttl)", "'sending', as_of)"), "an endpoint"),
+    (Edit("finish_invocation", "head.attempt >= told.attempt", "false"), "an endpoint"),
     (Edit("fail_run", "s.status = 'review') then 'review'", "s.status = 'review') then 'failed'"), "errors"),
 )  # fmt: skip
 

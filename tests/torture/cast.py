@@ -13,7 +13,7 @@ PAST = "clock_timestamp() - interval '1 second'"
 
 
 class Call(NamedTuple):
-    """One call: what it is in a report, its statement, and with which token it writes."""
+    """One call: what it is in a report, its statement, and with which token it writes, or of which invocation."""
 
     actor: str
     what: str
@@ -56,11 +56,19 @@ class Known:
     overdue: bool = False
     last_seq: int = 1
     queued: bool = False  # the run belongs to a queue: where another one is pending, it is queued
+    told: int = 0  # the number of the latest invocation
+    told_at: int = -1  # the last token when the endpoint was told
+    in_flight: bool = False  # that is not so long ago that it would be told again
 
     @property
     def free(self) -> str:
         """The status of a run that whoever comes may take up."""
         return "queued" if self.queued else "pending"
+
+    @property
+    def is_told(self) -> bool:
+        """The endpoint is to begin the run, and has its time for it."""
+        return self.in_flight and self.told_at == self.token
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,36 @@ class Heartbeat:
         return [replace(self, times=self.times - 1)]
 
 
+#: Of an hour, as all that passes only when the clock says so: schedules that begin alike are walked for minutes.
+REPORT = """
+select set_config('test.report', tidebase.finish_invocation('r', {}, true, 202), true);
+update tidebase.invocations set next_at = next_at + interval '1 hour' where status = 'sent' and next_at > clock_timestamp();
+update tidebase.queue_entries e set ready_at = i.next_at, turn = i.next_at
+from tidebase.invocations i where i.run_id = e.run_id and e.place is null;
+select current_setting('test.report')"""
+
+
+@dataclass(frozen=True)
+class Dispatcher:
+    """Tells the endpoint of the queue of the run, and reports that it answered; or dies in between."""
+
+    polls: int = 2
+    crashes: bool = False
+    told: int = 0
+
+    def calls(self, known: Known) -> list[Call]:
+        if self.told:
+            return [Call("dispatcher", "report", REPORT.format(self.told), self.told)]
+        ask = "select coalesce(max(invocation), 0) from tidebase.claim_invocations(ttl => '1 hour')"
+        return [Call("dispatcher", "tell", ask)] if self.polls else []
+
+    def after(self, call: Call, answer: Answer) -> list[Actor]:
+        if self.told:
+            return [replace(self, told=0)]
+        told = replace(self, polls=self.polls - 1, told=int(answer.row[0] or 0) if answer.code == "ok" else 0)
+        return [told, replace(told, told=0)] if self.crashes and told.told else [told]
+
+
 @dataclass(frozen=True)
 class Others:
     """Whoever has a list of things to do, in any order and whenever it makes sense: all of them, or just one."""
@@ -226,6 +264,9 @@ STATEMENTS = {
     "the gate's time is over": f"update tidebase.gates set timeout_at = {PAST};"
     f" update tidebase.run_heads set due_at = {PAST}",
     "the deadline passes": f"update tidebase.run_heads set deadline_at = {PAST}, due_at = {PAST}",
+    "the endpoint's time is over": f"update tidebase.invocations set next_at = {PAST};"
+    f" update tidebase.queue_entries set ready_at = {PAST}, turn = {PAST} where place is null;"
+    f" update tidebase.endpoints set next_at = {PAST}",
     "enqueue again": "select run_id, deduplicated from tidebase.enqueue_run('test', queue => 'q', run_id => 'r')",
     "reconcile": "select runs, leases, deadlines, gates from tidebase.reconcile()",
     "cancel": "select tidebase.cancel_run('r')",
@@ -240,6 +281,7 @@ STATEMENTS = {
 SENSIBLE = {
     "the lease runs out": lambda known: known.status == "running" and not known.lapsed,
     "the gate's time is over": lambda known: known.gate == "pending",
+    "the endpoint's time is over": lambda known: known.is_told,
     "the deadline passes": lambda known: known.status not in ("completed", "cancelled") and not known.overdue,
 }
 
@@ -251,6 +293,15 @@ class Cast:
     name: str
     actors: tuple[Actor, ...] = field(default_factory=tuple)
     queued: bool = False
+    pushed: bool = False  # the queue has an endpoint
+
+    @property
+    def beginning(self) -> str:
+        """What there is before anybody comes."""
+        if not self.queued:
+            return "select tidebase.create_run('test', run_id => 'r')"
+        queue = "select tidebase.put_queue('q', endpoint => 'https://endpoint.test'); " if self.pushed else ""
+        return f"{queue}select tidebase.enqueue_run('test', queue => 'q', run_id => 'r')"
 
 
 def clock(*todo: str) -> Others:
@@ -260,6 +311,7 @@ def clock(*todo: str) -> Others:
 LAPSE = "the lease runs out"
 EXPIRES = "the gate's time is over"
 DEADLINE = "the deadline passes"
+SILENT = "the endpoint's time is over"
 RECONCILER = Others("reconciler", ("reconcile",))
 APPROVER = Others("approver", ("approve",))
 REVIEWER = Others("reviewer", ("retry b", "accept b", "fail b"), just_one=True)
@@ -307,6 +359,18 @@ CASTS = {
             "a claimer, who asks by the id, and a gate in time",
             (Worker("A", polls=2, crashes=True, claims=True), ONCE, clock(LAPSE, EXPIRES), RECONCILER, APPROVER),
             queued=True,
+        ),
+        Cast(
+            "an endpoint",
+            (Dispatcher(polls=3, crashes=True), Worker("B", polls=2, crashes=True), clock(LAPSE, SILENT)),
+            queued=True,
+            pushed=True,
+        ),
+        Cast(
+            "an endpoint, and whoever comes",
+            (Dispatcher(), Worker("A", quits=True), ONCE, clock(LAPSE, SILENT, EXPIRES), RECONCILER, APPROVER),
+            queued=True,
+            pushed=True,
         ),
         Cast("a reconciler", (A, ONCE, clock(LAPSE), RECONCILER, APPROVER)),
         Cast("two approvers", (A, ONCE, clock(LAPSE), Others("approver", ("approve", "reject")))),

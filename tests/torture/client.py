@@ -30,6 +30,11 @@ TRANSIENT = {"57014", "55P03", "53100", "53200", "53300", "57P03", "25006", "580
 BROKEN = {None, "57P01", "57P02", "08006", "08003", "08001", "08P01"}
 
 
+def _sent(value: Any) -> Any:
+    is_json = isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+    return Jsonb(value) if is_json else value
+
+
 def pause(seconds: float) -> None:
     """Waits by no clock at all: time.sleep() is absolute, and fails where the clocks are shifted by libfaketime."""
     select.select([], [], [], seconds)
@@ -64,7 +69,7 @@ class Client:
         """
         op, again = None, 0
         names = ", ".join(f"{name} => %({name})s" for name in arguments)
-        sent = {name: Jsonb(value) if isinstance(value, dict) else value for name, value in arguments.items()}
+        sent = {name: _sent(value) for name, value in arguments.items()}
         while True:
             connection = self._connect()
             op = self.journal.invoke(function, arguments, op)
@@ -259,6 +264,42 @@ def claim(client: Client, runs: list[str]) -> None:
             pause(choose.uniform(0, 0.03))
 
 
+PUSHED = "storm pushed"
+
+
+def push(client: Client, runs: list[str]) -> None:
+    """An application, the dispatcher that tells its endpoint, and the endpoint: each may die, and is slow at times."""
+    choose = client.random
+    client.call("put_queue", queue=PUSHED, endpoint="https://endpoint.test", concurrency=choose.choice((None, 2)))
+    while not client.finished:
+        if choose.random() < 0.3:
+            client.call("enqueue_run", workflow="torture", run_id=client.id(), queue=PUSHED, retry_delay="0")
+        if choose.random() < 0.2:
+            batch = [{"workflow": "torture", "queue": PUSHED, "input": n} for n in range(choose.randint(1, 3))]
+            client.call("enqueue_runs", runs=batch)
+        given = {"max": choose.choice((1, 3)), "ttl": "1 second"}
+        kind, rows = client.call("claim_invocations", **given, failing=choose.random() < 0.2)
+        for told in rows if kind == "ok" else ():
+            if choose.random() < 0.7:
+                begin(client, told["run_id"])
+            report = {"run_id": told["run_id"], "invocation": told["invocation"]}
+            client.call("finish_invocation", **report, delivered=choose.random() < 0.8)
+        if not rows:
+            pause(choose.uniform(0, 0.03))
+
+
+def begin(client: Client, run_id: str) -> None:
+    """What an endpoint does that is told of a run."""
+    given = {"run_id": run_id, "holder": client.name, "ttl": "1 second", "request_id": client.id()}
+    kind, rows = client.call("acquire_run", **given)
+    if kind == "ok" and rows[0]["outcome"] == "granted":
+        held = {"run_id": run_id, "token": rows[0]["token"]}
+        if plain_step(client, held) and client.random.random() < 0.7:
+            client.call("complete_run", **held, result={"id": client.id()})
+        else:
+            leave(client, held)
+
+
 SOME = "order by random() limit 2"
 IN_DOUBT = "where status in ('review', 'failed') and side_effects is not null"
 
@@ -298,7 +339,7 @@ def follow(client: Client, runs: list[str]) -> None:
         pause(client.random.uniform(0, 0.05))
 
 
-ROLES = {"worker": work, "claimer": claim, "decider": decide, "reader": follow}
+ROLES = {"worker": work, "claimer": claim, "endpoint": push, "decider": decide, "reader": follow}
 
 
 def main() -> None:

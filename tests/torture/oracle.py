@@ -114,17 +114,46 @@ def _claim(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         must((outcome == "granted") == held, "the same call gets what it was granted, as long as it has that")
         must(not held or token == known.token, "the same call gets the same lease")
         return known
-    lost = known.status == "running" and known.lapsed
-    if not (known.status == "queued" or (lost and known.marked)):  # then it looks what time has brought
-        if known.gate == "overdue":
-            known = replace(known, gate="late", status="queued" if known.status == "waiting" else known.status)
-        known = replace(known, marked=known.marked or lost)
+    if not (known.status == "queued" or (_is_lost(known) and known.marked)):
+        known = _what_time_has_brought(known)
+    lost = _is_lost(known)
     must((outcome == "granted") == (known.status == "queued" or lost), "what is free is granted, and nothing else")
     if outcome != "granted":
         return known
     must(token > known.token, "tokens grow")
     requests = (*known.requests, (call.statement, token))
     return replace(known, token=token, status="running", lapsed=False, marked=False, requests=requests)
+
+
+def _is_lost(known: Known) -> bool:
+    return known.status == "running" and known.lapsed
+
+
+def _what_time_has_brought(known: Known) -> Known:
+    """Who finds nothing to do looks for it."""
+    if known.gate == "overdue":
+        known = replace(known, gate="late", status="queued" if known.status == "waiting" else known.status)
+    return replace(known, marked=known.marked or _is_lost(known))
+
+
+def _tell(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    invocation = int(answer.row[0] or 0)
+    if known.is_told or not (known.status == "queued" or (_is_lost(known) and known.marked)):
+        known = _what_time_has_brought(known)
+    may_begin = known.status == "queued" or _is_lost(known)
+    must((invocation > 0) == (may_begin and not known.is_told), "of what may be begun one is told, and once at a time")
+    if not invocation:
+        return known
+    must(invocation == known.told + 1, "invocations are counted")
+    return replace(known, told=invocation, told_at=known.token, in_flight=True)
+
+
+def _report(known: Known, call: Call, answer: Answer, must: Must) -> Known:
+    if call.token != known.told:
+        return known  # it was told again meanwhile
+    begun = known.token > known.told_at
+    must(answer.row[0] == ("begun" if begun else "sent"), "a report says whether the run was begun")
+    return known if begun else replace(known, in_flight=True)
 
 
 def _enqueue(known: Known, call: Call, answer: Answer, must: Must) -> Known:
@@ -295,12 +324,15 @@ def _time(known: Known, call: Call, answer: Answer, must: Must) -> Known:
         "the lease runs out": lambda: replace(known, lapsed=True),
         "the gate's time is over": lambda: replace(known, gate="overdue"),
         "the deadline passes": lambda: replace(known, overdue=True),
+        "the endpoint's time is over": lambda: replace(known, in_flight=False),
     }[call.what]()
 
 
 RULES: dict[str, Callable[[Known, Call, Answer, Must], Known]] = {
     "acquire": _acquire,
     "claim": _claim,
+    "tell": _tell,
+    "report": _report,
     "enqueue again": _enqueue,
     "begin a": _begin,
     "begin b": _begin,
@@ -324,6 +356,7 @@ RULES: dict[str, Callable[[Known, Call, Answer, Must], Known]] = {
     "the lease runs out": _time,
     "the gate's time is over": _time,
     "the deadline passes": _time,
+    "the endpoint's time is over": _time,
 }
 
 #: The other refusals, each with what must be the case.

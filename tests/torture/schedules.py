@@ -138,10 +138,7 @@ class Explorer:
         """
         self.tally, self._share, self._shares, self._subtrees, self._savepoints = Tally(), share, shares, 0, 0
         self._after: dict[Place, int] | None = {} if merged else None
-        made = (
-            "enqueue_run('test', queue => 'q', run_id => 'r')" if cast.queued else "create_run('test', run_id => 'r')"
-        )
-        self._execute(f"begin; set local synchronous_commit = off; select tidebase.{made}")
+        self._execute(f"begin; set local synchronous_commit = off; {cast.beginning}")
         known = Known(queued=True, status="queued") if cast.queued else Known()
         try:
             self._walk(known, cast.actors, ())

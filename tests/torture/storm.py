@@ -32,7 +32,7 @@ from .proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-CLIENTS = ("worker", "worker", "worker", "claimer", "claimer", "claimer", "decider", "decider", "reader")
+CLIENTS = ("worker", "worker", "worker", "claimer", "claimer", "endpoint", "endpoint", "decider", "decider", "reader")
 RUNS = 8
 SETTINGS = {"max_connections": "100", "shared_buffers": "32MB", "max_wal_size": "64MB", "min_wal_size": "32MB"}
 
