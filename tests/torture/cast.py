@@ -209,7 +209,8 @@ class Heartbeat:
 #: Of an hour, as all that passes only when the clock says so: schedules that begin alike are walked for minutes.
 REPORT = """
 select set_config('test.report', tidebase.finish_invocation('r', {}, true, 202), true);
-update tidebase.invocations set next_at = next_at + interval '1 hour' where status = 'sent' and next_at > clock_timestamp();
+update tidebase.invocations set next_at = next_at + interval '1 hour'
+where status = 'sent' and next_at > clock_timestamp();
 update tidebase.queue_entries e set ready_at = i.next_at, turn = i.next_at
 from tidebase.invocations i where i.run_id = e.run_id and e.place is null;
 select current_setting('test.report')"""
