@@ -42,8 +42,8 @@ class Worker:
         tide: whose workflows it knows and whose database it is.
         queues: the first one first; or with weights, ``{"mail": 3, "reports": 1}``: then each comes first so often.
         concurrency: how many runs it works on at once.
-        poll_s: how often it looks for itself, in seconds. What is enqueued wakes it; through a pooler that drops LISTEN
-            nothing does: say 1 there.
+        poll_s: after how long at most it looks for itself, in seconds. What is enqueued wakes it; through a pooler that
+            drops LISTEN nothing does: say 1 there.
         drain_s: when it is to stop, how long what is at work may go on, in seconds; then the leases are given up.
         versions: from which code versions it takes runs over; None: from any.
         suspend: a run that comes to a gate, a timer of 10 seconds and more, or a child that somebody else has, waits in
@@ -208,16 +208,15 @@ class Worker:
 
     def _patience(self, idle: bool) -> float:
         """How long to sleep, if nobody rings."""
+        pause = self.poll_s * random.uniform(0.8, 1)  # workers that were started together do not look together
         if not idle:
-            return self.poll_s
+            return pause
         try:
             due: timedelta | None = self._database.execute(ready_in(queues=self.queues))
         except TidebaseError as error:
             _log.warning("worker %s: %s", self._tide.holder, error)
-            return self.poll_s
-        if due is None:
-            return self.poll_s
-        return min(max(due.total_seconds(), 0.005), self.poll_s)
+            return pause
+        return pause if due is None else min(max(due.total_seconds(), 0.005), pause)
 
     def _reconcile_now_and_then(self) -> None:
         if time.monotonic() < self._reconciled_at:
