@@ -18,6 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
+import tidebase.server
 from tidebase import InvalidArgument, Tidebase
 from tidebase.server import Key, create_app, serve
 from tidebase.server.app import ABSENT, is_loopback
@@ -127,6 +128,29 @@ async def test_a_stream_ends_with_the_run_and_a_reconnect_behind_it_is_told_so(b
         assert (await client.get(f"{path}?format=x")).status_code == 400
         agui = [data["type"] async for _, _, data in events(client, f"{path}?format=ag-ui")]
         assert agui[0] == "RUN_STARTED" and agui[-1] == "RUN_FINISHED" and "STEP_FINISHED" in agui
+
+
+async def test_who_cannot_see_comments_is_told_that_the_stream_is_alive(
+    base: str, tide: Tidebase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody else: the published clients take all that they see for events."""
+    monkeypatch.setattr(tidebase.server.events, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(tidebase.server.runlist, "HEARTBEAT_S", 0.05)
+    tide.runs.create("w", run_id="r")
+
+    async def lines(client: httpx.AsyncClient, path: str, until: str) -> list[str]:
+        got = []
+        async with client.stream("GET", path) as response:
+            async for line in response.aiter_lines():
+                got.append(line)
+                if line.startswith(until):
+                    break
+        return got
+
+    async with client_of(base) as client:
+        for path in ("/runs/r/events?", "/overview/runs/events?"):
+            assert (await lines(client, f"{path}alive=1", "event: alive"))[-1] == "event: alive"
+            assert "event: alive" not in await lines(client, path, ": ping")
 
 
 async def test_nobody_misses_an_event_or_sees_one_twice(

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
 from tidebase import Tidebase
 
@@ -23,15 +19,14 @@ from .conftest import long
 from .probes.support import Connection, poll, value, values
 from .support.forms import FORMS
 from .support.patience import PATIENCE_S
+from .support.studio_browser import CHROMIUM, address, chromium, visit
 from .support.studio_runs import HOSTILE, LONG, fill
 from .test_gateway import running
 
 ON_NEWEST = True
 
-CHROMIUM = shutil.which("chromium")
 AXE = Path(sys.prefix) / "node" / "node_modules" / "axe-core" / "axe.min.js"
 PICTURES = Path(__file__).parents[1] / "build" / "studio"
-WAIT_MS = 1000 * PATIENCE_S
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -61,74 +56,6 @@ VIEWS = {
     "compare": "compare?left=story&right=story-fork",
     "file": "file",
 }
-
-WATCH = """
-window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));
-"""
-
-
-@dataclass
-class Visit:
-    """A page, and what it asked for and complained about."""
-
-    page: Page
-    base: str
-    asked: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    async def go(self, where: str) -> None:
-        await self.page.goto(f"{self.base}/studio/#/{where}")
-        await self.ready()
-
-    async def ready(self) -> None:
-        """Nothing is being read any more. By locators: to wait for an expression is what the policy forbids."""
-        await expect(self.page.locator("h1").first).to_be_attached()
-        await expect(self.page.locator(".reading, .boot")).to_have_count(0)
-
-    async def well(self) -> None:
-        """Nothing went out of the host, nothing was blocked, nothing failed."""
-        assert {url.split("/")[2] for url in self.asked if not url.startswith(("data:", "blob:"))} == {
-            self.base.split("/")[2]
-        }
-        assert await self.page.evaluate("window.violations") == []
-        assert self.complaints == []
-
-    def button(self, name: str) -> Any:
-        return self.page.get_by_role("button", name=name)
-
-    async def submit(self, name: str) -> None:
-        """Answers the question that is open."""
-        await self.page.locator("dialog").get_by_role("button", name=name).click()
-        await expect(self.page.locator("dialog[open]")).to_have_count(0)
-
-    async def told(self, text: str) -> None:
-        await expect(self.page.locator(".notices")).to_contain_text(text)
-
-
-@asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=WAIT_MS)
-        yield browser
-        await browser.close()
-
-
-async def visit(browser: Browser, base: str, **options: Any) -> Visit:
-    given = {"viewport": {"width": 1360, "height": 860}, "reduced_motion": "reduce", **options}
-    context = await browser.new_context(**given)
-    context.set_default_timeout(WAIT_MS)
-    expect.set_options(timeout=WAIT_MS)
-    await context.add_init_script(WATCH)
-    visit = Visit(await context.new_page(), base)
-    visit.page.on("request", lambda request: visit.asked.append(request.url))
-    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    visit.page.on("console", lambda line: line.type in ("error", "warning") and visit.complaints.append(line.text))
-    return visit
-
-
-def address(server: Any) -> str:
-    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
 
 async def faults(page: Page, *rules: str) -> list[str]:

@@ -5,7 +5,8 @@ name, and nothing but an event is data: the published SDKs take every message fo
 event the answer ends; whoever connects again gets 204, which tells an EventSource to stop.
 
 Who asks for names (``?named=1``, or the header ``x-tidebase-events: named``) gets ``event: <type>``, and ``event: end``
-behind the last one.
+behind the last one. A browser does not tell its page of comments, so who asks for that (``?alive=1``) gets ``event:
+alive`` instead of them, and can notice a connection on which nothing comes any more.
 """
 
 from __future__ import annotations
@@ -68,11 +69,21 @@ def stream(keyring: Keyring) -> Callable[[Request], Awaitable[Response]]:
         return EventSourceResponse(
             content,
             ping=HEARTBEAT_S,
+            ping_message_factory=ping(request),
             send_timeout=STALLED_S,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
     return endpoint
+
+
+def ping(request: Request) -> Callable[[], ServerSentEvent] | None:
+    """What goes out when nothing else does; None: a comment."""
+    return _alive if request.query_params.get("alive") == "1" else None
+
+
+def _alive() -> ServerSentEvent:
+    return ServerSentEvent("{}", event="alive")
 
 
 async def _as_events(

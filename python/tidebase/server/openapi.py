@@ -197,10 +197,14 @@ def _open(name: str, summary: str, schema: Node) -> Node:
     return {"operationId": name, "summary": summary, "security": [], "responses": _responses(schema, {500})}
 
 
+def _flag(name: str) -> Node:
+    return {"name": name, "in": "query", "required": False, "schema": {"enum": ["0", "1"]}}
+
+
 def _events() -> Node:
     after = {"name": "after", "in": "query", "required": False, "schema": {"type": "integer", "minimum": 0}}
     form = {"name": "format", "in": "query", "required": False, "schema": {"enum": ["tidebase", "ag-ui"]}}
-    named = {"name": "named", "in": "query", "required": False, "schema": {"enum": ["0", "1"]}}
+    named = _flag("named")
     responses = _responses({}, {400, 401, 404, 500, 503})
     responses["200"] = {
         "description": "Events, as they come.",
@@ -215,6 +219,7 @@ def _events() -> Node:
             after,
             form,
             named,
+            _flag("alive"),
             _text("token", "query"),
             _text("Last-Event-ID", "header"),
             _text("x-tidebase-events", "header"),
@@ -296,6 +301,6 @@ def _list_events() -> Node:
     return {
         "operationId": "follow_runs",
         "summary": "The newest runs that a filter finds as they change: list, change and counts, server-sent events.",
-        "parameters": [_text(name, "query") for name in overview.FILTERS],
+        "parameters": [*(_text(name, "query") for name in overview.FILTERS), _flag("alive")],
         "responses": responses,
     }

@@ -2,7 +2,7 @@
 
 The first message, ``list``, has the newest runs that a filter finds; ``change`` has those that came or changed since,
 and in ``gone`` the ids of those that fit no more; ``counts`` says how many there are in each status. Who connects again
-begins with ``list``.
+begins with ``list``. With ``?alive=1`` there is an ``alive`` where nothing was told for a while.
 
 The doorbell rings for who watches one run, and ringing for all would cost every worker. So the database is asked every
 second, only while somebody looks, once for all who look at the same list, and more rarely where the answer takes long.
@@ -26,7 +26,7 @@ from ..core._tasks import to_its_end
 from ..core.database_async import AsyncDatabase
 from ..domain import calls
 from ..domain.calls import Call, RunCount
-from .events import HEARTBEAT_S, RETRY_MS, STALLED_S
+from .events import HEARTBEAT_S, RETRY_MS, STALLED_S, ping
 from .overview import ListedRun, filters, searched, told
 from .refusal import Refused
 
@@ -194,6 +194,7 @@ async def stream(request: Request) -> Response:
     return EventSourceResponse(
         lists.messages(call),
         ping=HEARTBEAT_S,
+        ping_message_factory=ping(request),
         send_timeout=STALLED_S,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

@@ -1,8 +1,11 @@
 // The gateway's HTTP API, the same that everybody uses. The page lies one folder below it, wherever that is.
 
-import { signal } from "./core.js";
+import { searchOf, signal } from "./core.js";
 
 const BASE = new URL("../", document.baseURI);
+
+/** For how long nothing may be heard, in milliseconds. */
+const SILENT = 35_000;
 
 /** Who looks: `{name, roles, keyed, version}`; null: nobody has signed in; undefined: not known yet. */
 export const me = signal(/** @type {any} */ (undefined));
@@ -38,22 +41,21 @@ export function may(role) {
  * @returns {Promise<any>}
  */
 async function ask(method, where, body, abort = undefined) {
-  let response;
+  let response, answer = null;
   try {
     response = await fetch(new URL(where, BASE), {
       method,
       credentials: "same-origin",
       headers: body === undefined ? {} : { "content-type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
-      signal: abort,
+      signal: abort ?? (method === "GET" ? AbortSignal.timeout(SILENT) : null),
     });
+    answer = await response.json();
   } catch (error) {
-    if (/** @type {any} */ (error)?.name === "AbortError") throw error;
-    online.value = false;
-    throw new ApiError(0, { error: "The gateway cannot be reached.", code: "offline" });
+    if (abort?.aborted) throw error;
   }
-  online.value = true;
-  const answer = await response.json().catch(() => null);
+  online.value = answer !== null;  // what is no JSON was said by somebody in between
+  if (!response || !answer) throw new ApiError(response?.status ?? 0, { error: "The gateway cannot be reached.", code: "offline" });
   if (response.status === 401 && where !== "session") me.value = null;
   if (!response.ok) throw new ApiError(response.status, answer);
   return answer;
@@ -65,9 +67,7 @@ async function ask(method, where, body, abort = undefined) {
  * @param {AbortSignal} [abort]
  */
 export function get(where, query = {}, abort = undefined) {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const search = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
-  return ask("GET", search ? `${where}?${search}` : where, undefined, abort);
+  return ask("GET", where + searchOf(query), undefined, abort);
 }
 
 /** @param {string} where @param {any} [body] */
@@ -96,37 +96,33 @@ export async function signOut() {
 }
 
 /**
- * Follows a stream of the gateway for as long as the page wants it. It comes back by itself when the connection breaks,
- * also where the browser gives up because the answer was an error.
+ * Follows a stream of the gateway for as long as the page wants it and somebody looks: a browser has few connections to one
+ * host. It comes back by itself when the connection breaks, when nothing is heard of it, which is twice as long as the
+ * gateway is ever silent, and where the browser gives up because the answer was an error.
  * @param {() => string} where asked anew at each connection
  * @param {Record<string, (data: any) => void>} handlers by the type of the message
- * @param {(state: "live" | "lost" | "over") => void} [told]
+ * @param {(state: "live" | "lost") => void} told
  * @returns {() => void} ends it
  */
-export function follow(where, handlers, told = () => {}) {
-  /** @type {EventSource | null} */
-  let source = null;
+export function follow(where, handlers, told) {
+  /** @type {EventSource | undefined} */
+  let source;
   let timer = 0;
-  let ended = false;
+  const again = (/** @type {number} */ ms) => { clearTimeout(timer); timer = setTimeout(open, ms); };
   const open = () => {
-    source = new EventSource(new URL(where(), BASE), { withCredentials: false });
-    source.onopen = () => { online.value = true; told("live"); };
-    for (const [type, handle] of Object.entries(handlers)) {
-      source.addEventListener(type, (message) => handle(JSON.parse(/** @type {MessageEvent} */ (message).data)));
-    }
+    stop();
+    if (document.hidden) return;
+    source = new EventSource(new URL(where(), BASE));
+    again(SILENT);
+    source.onopen = () => { online.value = true; again(SILENT); told("live"); };
+    for (const type of [...Object.keys(handlers), "alive"]) source.addEventListener(type, (message) => { again(SILENT); handlers[type]?.(JSON.parse(message.data)); });
     source.onerror = () => {
-      if (ended || source === null) return;
       told("lost");
-      if (source.readyState === EventSource.CLOSED) {  // an error, or 204: the run is over
-        source.close();
-        timer = setTimeout(open, 5000);
-      }
+      if (source?.readyState === EventSource.CLOSED) again(5000);  // an error, or 204: the run is over
     };
   };
+  const stop = () => { clearTimeout(timer); source?.close(); };
+  document.addEventListener("visibilitychange", open);
   open();
-  return () => {
-    ended = true;
-    clearTimeout(timer);
-    source?.close();
-  };
+  return () => { document.removeEventListener("visibilitychange", open); stop(); };
 }

@@ -1,7 +1,7 @@
 // The page: who looks, where we are, and the keys.
 
-import { dialog, go, html, link, notices, place, remember, remembered, render, signal, tell, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState, useValue } from "./core.js";
-import { get, may, me, online, signIn, signOut, whoAmI } from "./api.js";
+import { dialog, go, html, link, place, remember, remembered, render, signal, tell, useEffect, useErrorBoundary, useLayoutEffect, useRef, useState, useValue } from "./core.js";
+import { get, me, online, signIn, signOut, whoAmI } from "./api.js";
 import { brief, visible } from "./format.js";
 import { Button, close, Dialogs, Notices, open, STATUSES, Text, TextField, Trouble, useTitle, WORDS } from "./ui.js";
 import { Runs } from "./runs.js";
@@ -187,5 +187,3 @@ function App() {
 const root = /** @type {HTMLElement} */ (document.getElementById("app"));
 root.textContent = "";
 render(html`<${App} />`, root);
-
-export { may, notices };

@@ -73,15 +73,19 @@ function decoded(text) {
 export const place = signal(read());
 addEventListener("hashchange", () => { place.value = read(); });
 
+/** What stands behind a path: nothing of what is empty. @param {Record<string, any>} query */
+export function searchOf(query) {
+  const search = new URLSearchParams(Object.entries(query).filter(([, value]) => (value ?? "") !== "")).toString();
+  return search && `?${search}`;
+}
+
 /**
  * A link to a place: `link(["runs", id], {tab: "log"})`.
  * @param {string[]} path
  * @param {Record<string, any>} [query]
  */
 export function link(path, query = {}) {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const search = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
-  return `#/${path.map(encodeURIComponent).join("/")}${search ? `?${search}` : ""}`;
+  return `#/${path.map(encodeURIComponent).join("/")}${searchOf(query)}`;
 }
 
 /** @param {string[]} path @param {Record<string, any>} [query] */

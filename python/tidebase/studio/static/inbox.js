@@ -49,8 +49,8 @@ export function watchInbox() {
   if (running) return;
   running = true;
   const look = async () => {
-    if (me.value && (!document.hidden || asks.value)) await readInbox();
-    setTimeout(look, EVERY);
+    if (me.value) await readInbox();
+    setTimeout(look, document.hidden ? 3 * EVERY : EVERY);
   };
   look();
   me.subscribe(() => { if (me.value === null) { inbox.value = null; titleCount(0); } });

@@ -10,6 +10,8 @@ import { Waterfall } from "./waterfall.js";
 import { explain, kindOf, say } from "./words.js";
 
 const KEPT = 5000, BEHIND = 500, LOG_PAGE = 500;
+/** After how long a run is read again, in milliseconds: when something happened, and when nothing is told of it. */
+const SOON = 400, ALIVE = 4000, OVER = 30_000;
 
 /** A run that is looked at: its rows, read again when something happens, and its log. */
 export class Watched {
@@ -23,9 +25,9 @@ export class Watched {
     this.older = signal(false);
     this.stop = () => {};
     this.timer = 0;
+    this.hurries = false;
     this.frame = 0;
     this.reading = false;
-    this.stale = false;
     this.closed = false;
     /** @type {any[]} */
     this.incoming = [];
@@ -40,15 +42,13 @@ export class Watched {
     const after = Math.max(last - BEHIND, 0);
     this.older.value = after > 0;
     this.seen = after;
-    this.stop = follow(() => path`runs/${this.id}/events` + `?after=${this.seen}`, { message: (event) => this.take(event) }, (state) => {
-      this.live.value = state;
-      if (state === "lost") this.soon();
-    });
+    this.stop = follow(() => path`runs/${this.id}/events` + `?alive=1&after=${this.seen}`, { message: (event) => this.take(event) }, (state) => { this.live.value = state; });
   }
 
   async read() {
-    if (this.reading) { this.stale = true; return; }
+    if (this.reading) return this.soon();
     this.reading = true;
+    this.hurries = false;
     try {
       const data = await get(path`overview/runs/${this.id}`);
       if (!this.closed) { this.data.value = data; this.error.value = null; }
@@ -56,12 +56,17 @@ export class Watched {
       this.error.value = error;
     }
     this.reading = false;
-    if (this.stale && !this.closed) { this.stale = false; this.soon(); }
+    const hurried = this.hurries;
+    this.hurries = false;
+    if (this.data.value) this.soon(hurried ? SOON : isOver(this.data.value.run) ? OVER : ALIVE);
   }
 
-  /** Reads the rows again, at most about twice a second, however much happens. */
-  soon() {
-    if (!this.timer && !this.closed) this.timer = setTimeout(() => { this.timer = 0; this.read(); }, 400);
+  /** Reads the rows again: at most about twice a second, however much happens, and now and then for what no event tells of: a lease that ran out, what children use. */
+  soon(wait = SOON) {
+    if (this.closed || this.hurries) return;
+    this.hurries = wait === SOON;
+    clearTimeout(this.timer);
+    if (!this.reading) this.timer = setTimeout(() => { this.hurries = false; if (document.hidden) this.soon(ALIVE); else this.read(); }, wait);
   }
 
   take(event) {
@@ -92,6 +97,8 @@ export class Watched {
     clearTimeout(this.frame);
   }
 }
+
+const isOver = (run) => ["completed", "failed", "cancelled"].includes(run.status);
 
 const TABS = /** @type {[string, string][]} */ ([["", "Timeline"], ["log", "Log"], ["state", "State"], ["children", "Children"], ["usage", "Usage"], ["deliveries", "Recovery"], ["data", "Data"]]);
 
@@ -140,7 +147,7 @@ function Head({ data, live, done, watched, file }) {
   const time = useValue(now);
   const { run, totals } = data;
   const { is, next } = explain(run, data, file ? Date.parse(run.updatedAt) : time);
-  const over = ["completed", "failed", "cancelled"].includes(run.status);
+  const over = isOver(run);
   const limits = totals.costLimitUsd !== null || totals.tokenLimit !== null;
   return html`<header class="run-head">
     <p class="crumbs"><a href=${link(["runs"])}>Runs</a> / ${run.parentRunId && html`<a class="mono" href=${link(["runs", run.parentRunId])}><${Text} text=${run.parentRunId} most=${40} /></a> / `}<a href=${link(["runs"], { workflow: run.workflow })}><${Text} text=${run.workflow} most=${60} /></a></p>

@@ -1,6 +1,6 @@
 // The list of runs: live at its top, page by page below, and drawn only where somebody looks.
 
-import { change, go, html, link, place, remember, remembered, signal, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
+import { change, go, html, link, place, remember, remembered, searchOf, signal, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
 import { follow, get, may } from "./api.js";
 import { brief, count, times, visible } from "./format.js";
 import { Ago, Button, Empty, open, Question, Reading, Status, STATUSES, Text, TextField, Trouble, useSize, useTitle, WORDS } from "./ui.js";
@@ -80,10 +80,7 @@ class List {
   follow() {
     this.stop();
     this.#set({ live: "connecting" });
-    const { createdAfter, ...rest } = this.filters;
-    const given = Object.entries({ ...rest, createdAfter }).filter(([, value]) => value !== undefined && value !== "");
-    const where = `overview/runs/events?${new URLSearchParams(given.map(([name, value]) => [name, String(value)]))}`;
-    this.stop = follow(() => where, {
+    this.stop = follow(() => `overview/runs/events${searchOf({ ...this.filters, alive: 1 })}`, {
       list: (data) => this.#window(data),
       change: (data) => this.#change(data.runs, data.gone),
       counts: (data) => counted(data.counts),
