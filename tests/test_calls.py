@@ -26,8 +26,8 @@ from pg_proc p,
 where p.pronamespace = 'tidebase'::regnamespace and p.proname = %s and coalesce(a.mode, 'i') in ('i', 'b')"""
 SPELT = {"timestamp with time zone": "timestamptz"}
 
-#: Functions that the package has no use for (its commands and its page read views, or make the id themselves), and those
-#: of which core knows.
+#: Functions that the package has no use for (its commands and its page read views, or make the id themselves), and
+#: those of which core knows.
 OF_OTHERS = {
     *("check_invariants", "finish_recovery", "new_run_id", "next_ready", "record_recovery"),
     *("protocol", "require_bucket", "shard_map"),

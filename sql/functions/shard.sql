@@ -44,17 +44,35 @@ as $$
 $$;
 comment on function tidebase_private.in_bucket(text, integer) is 'A generated id, moved into a bucket.';
 
--- The triggers call it for what is in a bucket of another database: their conditions have looked. Their argument is the column.
+-- Before a row is made that belongs into a bucket, and, where some have moved, before one is changed. The arguments are the
+-- column that says which bucket, and what is owned: a condition of the trigger would be planned anew at each statement, and a
+-- transaction at a higher level of isolation would find in the settings what was owned some time ago.
 create or replace function tidebase_private.refuse_elsewhere()
 returns trigger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  place text := to_jsonb(new) ->> tg_argv[0];
-  is_queue boolean := tg_argv[0] = 'queue';
-  bucket integer := case when is_queue then tidebase_private.bucket_of_queue(place) else tidebase_private.bucket_of(place) end;
+  is_queue constant boolean := tg_argv[0] = 'queue';
+  owned constant text := tg_argv[1];
+  place text;
+  bucket integer;
 begin
+  if is_queue then
+    place := new.queue;
+    bucket := tidebase_private.bucket_of_queue(place);
+  elsif tg_argv[0] = 'thread_id' then
+    place := new.thread_id;
+    bucket := tidebase_private.bucket_of(place);
+  else
+    place := new.run_id;
+    bucket := tidebase_private.bucket_of(place);
+  end if;
+  if substr(owned, (bucket & (length(owned) - 1)) + 1, 1) = '1' then
+    return new;
+  elsif tg_op = 'UPDATE' then
+    perform tidebase_private.raise_moved(bucket, place);
+  end if;
   perform tidebase_private.raise('55000',
     format('%s %L belongs to another database: its bucket is %s', replace(tg_argv[0], '_id', ''), left(place, 255), bucket),
     jsonb_build_object(tg_argv[0], left(place, 255), 'bucket', bucket),
@@ -64,21 +82,7 @@ begin
 end
 $$;
 comment on function tidebase_private.refuse_elsewhere() is
-  'Raises 55000: a run, a thread, or what belongs to a queue, is not in a bucket of this database.';
-
--- The trigger on heads calls it for a run that is here still, and whose bucket went to another database. Each call under a
--- lease changes the head of its run.
-create or replace function tidebase_private.refuse_moved()
-returns trigger
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform tidebase_private.raise_moved(tidebase_private.bucket_of(new.run_id), new.run_id);
-  return null;
-end
-$$;
-comment on function tidebase_private.refuse_moved() is 'Raises 40001: the run went to another database with its bucket.';
+  'Raises 55000: a run, a thread, or what belongs to a queue, is not in a bucket of this database; and 40001 where a run is changed that went to another database with its bucket.';
 
 create or replace function tidebase_private.raise_moved(bucket integer, run_id text default null)
 returns void
@@ -101,8 +105,10 @@ returns boolean
 language plpgsql stable security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
+declare
+  owned text := (select s.value from tidebase_private.settings s where s.name = 'buckets');
 begin
-  if bucket is null or not tidebase_private.owns_bucket(bucket) then
+  if bucket is null or substr(owned, (bucket & (length(owned) - 1)) + 1, 1) = '0' then
     perform tidebase_private.raise_moved(bucket);
   end if;
   return true;
@@ -178,7 +184,7 @@ begin
     return;
   elsif exists (select from tidebase.run_heads h where not tidebase_private.owns_bucket(tidebase_private.bucket_of(h.run_id))) then
     execute format('create or replace trigger refuse_moved before update on tidebase.run_heads for each row
-      when (%s) execute function tidebase_private.refuse_moved()', tidebase_private.elsewhere(owned, 'bucket_of', 'run_id'));
+      execute function tidebase_private.refuse_elsewhere(%L, %L)', 'run_id', owned);
   elsif is_watched then
     drop trigger refuse_moved on tidebase.run_heads;
   end if;
@@ -186,16 +192,6 @@ end
 $$;
 comment on function tidebase_private.watch_for_moved(text, boolean) is
   'From when a bucket with runs went to another database to when they are deleted here, a trigger refuses (40001) what would change them.';
-
--- What is owned stands in the condition itself: a transaction that looks at the tables as they were some time ago, at a higher
--- level of isolation, would find there what was owned then.
-create or replace function tidebase_private.elsewhere(owned text, looked_up text, column_name text)
-returns text
-language sql immutable
-as $$
-  select format('substr(%L, (tidebase_private.%I(new.%I) & %s) + 1, 1) = %L', owned, looked_up, column_name, length(owned) - 1, '0');
-$$;
-comment on function tidebase_private.elsewhere(text, text, text) is 'The condition of a trigger on what is in a bucket of another database.';
 
 create or replace function tidebase_private.own_buckets(owned text)
 returns void
@@ -210,14 +206,13 @@ begin
     perform tidebase_private.raise_invalid('owned', 'must be a digit, 0 or 1, for each of 1, 2, 4 ... 65536 partitions');
   end if;
   for made in
-    select t.name, t.of_column, case t.of_column when 'queue' then 'bucket_of_queue' else 'bucket_of' end as looked_up
+    select t.name, t.of_column
     from (values ('runs', 'run_id'), ('threads', 'thread_id'), ('queues', 'queue'), ('queue_entries', 'queue'), ('schedules', 'queue')) t (name, of_column)
   loop
     execute format('drop trigger if exists refuse_elsewhere on tidebase.%I', made.name);
     if owned is not null then
       execute format('create trigger refuse_elsewhere before insert on tidebase.%I for each row
-        when (%s) execute function tidebase_private.refuse_elsewhere(%L)',
-        made.name, tidebase_private.elsewhere(owned, made.looked_up, made.of_column), made.of_column);
+        execute function tidebase_private.refuse_elsewhere(%L, %L)', made.name, made.of_column, owned);
     end if;
   end loop;
   delete from tidebase_private.settings s where s.name = 'buckets';

@@ -28,7 +28,8 @@ class Call(Generic[R]):
     Attributes:
         held: whether it is part of the work under a lease, which would be lost with it.
         places: the run that it is about, and what must lie beside it; none where it is about several, or about none.
-        fenced: whether it changes the head of that run, under a lease: where the run is not, it changes nothing.
+        fenced: whether it makes that run, or changes its head under a lease: where the run is another database's, that
+            is refused anyway.
     """
 
     query: str
@@ -87,7 +88,7 @@ class Function(Generic[R]):
         self._held = "token" in parameters and name != "release_run"
         self._places = [] if name in _ABOUT_SEVERAL else [place for place in _PLACES if place in parameters]
         self._is_enqueued = name == "enqueue_run"
-        self._is_fenced = self._held and self._places == ["run_id"]
+        self._is_fenced = name == "create_run" or (self._held and self._places == ["run_id"])
         self._times = [name for name, kind in parameters.items() if kind == "timestamptz"]
         self._queries: dict[tuple[str, ...], str] = {}
 

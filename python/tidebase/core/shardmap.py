@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -74,16 +73,16 @@ def way_to(place: str, router: str) -> str:
     return make_conninfo("", **{**ours, **said})
 
 
-def bucket_at(places: Iterable[Any]) -> int | None:
+def bucket_at(places: tuple[Any, ...]) -> int | None:
     """The bucket in which all of that lies; None where it is several, or none."""
+    if len(places) == 1 and type(places[0]) is str:  # nearly always
+        return bucket_of(places[0])
     buckets = {bucket_of(place) if isinstance(place, str) else -1 for place in places}
     return buckets.pop() if len(buckets) == 1 and -1 not in buckets else None
 
 
 def guarded(call: Call[R], bucket: int) -> Call[R]:
-    """The same call, which the shard refuses (40001) unless it has the bucket. One that is fenced the shard refuses by
-    itself: it changes the head of its run, which is not there, or may not be changed.
-    """
+    """The same call, which the shard refuses (40001) unless it has the bucket; one that is fenced it refuses anyway."""
     if call.fenced:
         return call
     return replace(call, query=_guarded(call.query), parameters=(*call.parameters, str(bucket)))

@@ -118,7 +118,7 @@ class Shards(Database):
 
     def home(self, run_id: str) -> Shard:
         """The database of a run, or of one that would have this id."""
-        return self._at(self._surely_known().place_of(bucket_of(run_id)))
+        return self._surely_at(bucket_of(run_id))
 
     def bound(self, connection: Connection) -> Shard:
         """A shard, by a connection of the caller's."""
@@ -129,7 +129,7 @@ class Shards(Database):
         bucket = bucket_at(joint.alone.places)
         if bucket is None:
             return super().together(joint)
-        shard = self._at(self._surely_known().place_of(bucket))
+        shard = self._surely_at(bucket)
         return shard.together(joint)
 
     def close(self) -> None:
@@ -172,6 +172,12 @@ class Shards(Database):
         """Also while the shards, or the router, are told what is whose."""
         return super()._may_repeat(error) or refused_bucket(error) is not None
 
+    def _surely_at(self, bucket: int) -> Shard:
+        if self._map is None:
+            self._surely(self._known)
+        known = self._known()
+        return self._at(known.place_of(bucket))
+
     def _at(self, place: str) -> Shard:
         try:
             return self._shards[place]
@@ -187,10 +193,6 @@ class Shards(Database):
         if bell.heard_of is not known:
             bell.moved(known)
         return known
-
-    def _surely_known(self) -> ShardMap:
-        """The same; in passing trouble it is tried again."""
-        return self._surely(self._known) if self._map is None else self._known()
 
     def _looked_up(self, known: ShardMap) -> ShardMap:
         """The map as the router has it now; this one where the router does not answer."""

@@ -119,7 +119,7 @@ class AsyncShards(AsyncDatabase):
 
     async def home(self, run_id: str) -> AsyncShard:
         """The database of a run, or of one that would have this id."""
-        return self._at((await self._surely_known()).place_of(bucket_of(run_id)))
+        return await self._surely_at(bucket_of(run_id))
 
     def bound(self, connection: AsyncConnection) -> AsyncShard:
         """A shard, by a connection of the caller's."""
@@ -130,7 +130,7 @@ class AsyncShards(AsyncDatabase):
         bucket = bucket_at(joint.alone.places)
         if bucket is None:
             return await super().together(joint)
-        shard = self._at((await self._surely_known()).place_of(bucket))
+        shard = await self._surely_at(bucket)
         return await shard.together(joint)
 
     async def close(self) -> None:
@@ -173,6 +173,12 @@ class AsyncShards(AsyncDatabase):
         """Also while the shards, or the router, are told what is whose."""
         return super()._may_repeat(error) or refused_bucket(error) is not None
 
+    async def _surely_at(self, bucket: int) -> AsyncShard:
+        if self._map is None:
+            await self._surely(self._known)
+        known = await self._known()
+        return self._at(known.place_of(bucket))
+
     def _at(self, place: str) -> AsyncShard:
         try:
             return self._shards[place]
@@ -188,10 +194,6 @@ class AsyncShards(AsyncDatabase):
         if bell.heard_of is not known:
             bell.moved(known)
         return known
-
-    async def _surely_known(self) -> ShardMap:
-        """The same; in passing trouble it is tried again."""
-        return await (self._surely(self._known) if self._map is None else self._known())
 
     async def _looked_up(self, known: ShardMap) -> ShardMap:
         """The map as the router has it now; this one where the router does not answer."""
