@@ -64,6 +64,30 @@ select ok((tidebase.reconcile()).runs >= 0, 'it fires');
 select is((select count(*) from tidebase.runs where run_id like 'sched:s:%{queue:' || pg_temp.queue(0) || '}' and tidebase_private.bucket_of(run_id) = tidebase_private.bucket_of_queue(pg_temp.queue(0))), 1::bigint,
   'the run of a fire time lies beside its queue, as its id says');
 
+-- who calls a shard by a map
+select ok(tidebase.require_bucket(2), 'a bucket of its own may be asked for');
+select throws_ok('select tidebase.require_bucket(3)', '40001', 'bucket 3 belongs to another database', 'one of another database may not');
+select throws_ok('select tidebase.require_bucket(null)', '40001', null, 'nor none');
+select is((select count(*) from tidebase.shard_map()), 0::bigint, 'only a router has a map');
+select is((select count(*) from generate_series(1, 50) where tidebase_private.owns_bucket(tidebase_private.bucket_of(tidebase.create_run('wf')))), 50::bigint,
+  'an id that is made here is of a bucket that is owned');
+
+-- what has moved
+create temp table moving as select min(n) as run_id from pg_temp.names(0) n;
+select is((select outcome from moving, tidebase.acquire_run(run_id, 'h')), 'granted', 'a run is at work');
+select is((select count(*) from pg_trigger where tgname = 'refuse_moved'), 0::bigint, 'nothing looks at it');
+select lives_ok($$select tidebase_private.own_buckets('0100')$$, 'its bucket goes to another database');
+select throws_ok(format('select tidebase.%s', call), '40001', format('run %L belongs to another database: its bucket %s went there', run_id, tidebase_private.bucket_of(run_id)),
+  format('and refused is %s', call))
+from moving, unnest(array[format('append_event(%L, 1, %L)', run_id, 'e'), format('record_step(%L, 1, %L, %L, %L)', run_id, 's', '1', '2'),
+  format('renew_lease(%L, 1)', run_id), format('complete_run(%L, 1)', run_id), format('cancel_run(%L)', run_id)]) call;
+select ok((tidebase.reconcile()).runs >= 0, 'who looks after runs is not held up by it');
+select lives_ok($$select tidebase_private.own_buckets('0101')$$, 'the trigger stays while it is here');
+select is((select count(*) from pg_trigger where tgname = 'refuse_moved'), 1::bigint, 'as it must');
+select lives_ok($$select tidebase_private.own_buckets('1111')$$, 'it comes back');
+select is((select count(*) from pg_trigger where tgname = 'refuse_moved'), 0::bigint, 'and nothing is looked at any more');
+select ok((select tidebase.append_event(run_id, 1, 'e') > 0 from moving), 'it goes on');
+
 -- alone again
 select lives_ok('select tidebase_private.own_buckets(null)', 'it may be alone again');
 select is((select count(*) from pg_trigger where tgname = 'refuse_elsewhere'), 0::bigint, 'then nothing is looked up');

@@ -26,8 +26,12 @@ from pg_proc p,
 where p.pronamespace = 'tidebase'::regnamespace and p.proname = %s and coalesce(a.mode, 'i') in ('i', 'b')"""
 SPELT = {"timestamp with time zone": "timestamptz"}
 
-#: Functions that the package has no use for: its commands and its page read views, or make the id themselves.
-OF_OTHERS = {"check_invariants", "finish_recovery", "new_run_id", "next_ready", "record_recovery", "protocol"}
+#: Functions that the package has no use for (its commands and its page read views, or make the id themselves), and
+#: those of which core knows.
+OF_OTHERS = {
+    *("check_invariants", "finish_recovery", "new_run_id", "next_ready", "record_recovery"),
+    *("protocol", "require_bucket", "shard_map"),
+}
 
 Db = psycopg.Connection[Any]
 

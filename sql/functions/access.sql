@@ -280,7 +280,7 @@ returns integer
 language sql immutable security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
-  select 9;
+  select 10;
 $$;
 comment on function tidebase.protocol() is
   'The protocol between packages and the schema: raised when a function that packages call has come, has gone, or answers otherwise. An older or newer package works as long as it calls nothing that differs.';

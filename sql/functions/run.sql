@@ -64,7 +64,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
-  id text := coalesce(run_id, new_run_id());
+  id text := coalesce(run_id, tidebase_private.own_run_id());
   existing runs;
   head run_heads;
   made timestamptz;

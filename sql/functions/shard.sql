@@ -44,17 +44,35 @@ as $$
 $$;
 comment on function tidebase_private.in_bucket(text, integer) is 'A generated id, moved into a bucket.';
 
--- The triggers call it for what is in a bucket of another database: their conditions have looked. Their argument is the column.
+-- Before a row is made that belongs into a bucket, and, where some have moved, before one is changed. The arguments are the
+-- column that says which bucket, and what is owned: a condition of the trigger would be planned anew at each statement, and a
+-- transaction at a higher level of isolation would find in the settings what was owned some time ago.
 create or replace function tidebase_private.refuse_elsewhere()
 returns trigger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  place text := to_jsonb(new) ->> tg_argv[0];
-  is_queue boolean := tg_argv[0] = 'queue';
-  bucket integer := case when is_queue then tidebase_private.bucket_of_queue(place) else tidebase_private.bucket_of(place) end;
+  is_queue constant boolean := tg_argv[0] = 'queue';
+  owned constant text := tg_argv[1];
+  place text;
+  bucket integer;
 begin
+  if is_queue then
+    place := new.queue;
+    bucket := tidebase_private.bucket_of_queue(place);
+  elsif tg_argv[0] = 'thread_id' then
+    place := new.thread_id;
+    bucket := tidebase_private.bucket_of(place);
+  else
+    place := new.run_id;
+    bucket := tidebase_private.bucket_of(place);
+  end if;
+  if substr(owned, (bucket & (length(owned) - 1)) + 1, 1) = '1' then
+    return new;
+  elsif tg_op = 'UPDATE' then
+    perform tidebase_private.raise_moved(bucket, place);
+  end if;
   perform tidebase_private.raise('55000',
     format('%s %L belongs to another database: its bucket is %s', replace(tg_argv[0], '_id', ''), left(place, 255), bucket),
     jsonb_build_object(tg_argv[0], left(place, 255), 'bucket', bucket),
@@ -64,7 +82,116 @@ begin
 end
 $$;
 comment on function tidebase_private.refuse_elsewhere() is
-  'Raises 55000: a run, a thread, or what belongs to a queue, is not in a bucket of this database.';
+  'Raises 55000: a run, a thread, or what belongs to a queue, is not in a bucket of this database; and 40001 where a run is changed that went to another database with its bucket.';
+
+create or replace function tidebase_private.raise_moved(bucket integer, run_id text default null)
+returns void
+language plpgsql volatile
+as $$
+begin
+  perform tidebase_private.raise('40001',
+    case when run_id is null then format('bucket %s belongs to another database', bucket)
+      else format('run %L belongs to another database: its bucket %s went there', left(run_id, 255), bucket) end,
+    jsonb_strip_nulls(jsonb_build_object('run_id', left(run_id, 255), 'bucket', bucket)),
+    'Read the map of the router again (tidebase.shard_map), and call the database that has the bucket now.');
+end
+$$;
+comment on function tidebase_private.raise_moved(integer, text) is 'Raises 40001: a bucket belongs to another database.';
+
+-- Who has the map of a router and calls a shard by it says in the same statement which bucket it looks for there: what it
+-- reads, or begins, is then that of the database whose it is. What is done under a lease the lease fences.
+create or replace function tidebase.require_bucket(bucket integer)
+returns boolean
+language plpgsql stable security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  owned text := (select s.value from tidebase_private.settings s where s.name = 'buckets');
+begin
+  if bucket is null or substr(owned, (bucket & (length(owned) - 1)) + 1, 1) = '0' then
+    perform tidebase_private.raise_moved(bucket);
+  end if;
+  return true;
+end
+$$;
+comment on function tidebase.require_bucket(integer) is
+  'True where the database owns a bucket of runs, as one that is no shard owns all. For who calls a shard by the map of its router (shard_map): a condition of the statement that makes a call, with the bucket of the run. Errors: 40001 where the bucket belongs to another database: read the map again.';
+
+-- The strings are those of the servers of PL/Proxy, which everybody may read in pg_foreign_server. The user and the password
+-- that the router has at the shards are not among them: whoever comes to a shard comes as himself.
+create or replace function tidebase.shard_map()
+returns table (epoch bigint, shard text, conninfo text, owned text)
+language plpgsql stable security definer rows 8
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  return query
+    select (m.map ->> 'epoch')::bigint, s.shard ->> 'name', s.shard ->> 'conninfo', (
+      select string_agg(case when o.owner::integer = s.place - 1 then '1' else '0' end, '' order by o.place)
+      from jsonb_array_elements_text(m.map -> 'owners') with ordinality o (owner, place))
+    from (select t.value::jsonb as map from tidebase_private.settings t where t.name = 'router') m
+    cross join jsonb_array_elements(m.map -> 'shards') with ordinality s (shard, place)
+    order by s.place;
+end
+$$;
+comment on function tidebase.shard_map() is
+  'Of a router: its shards, each with where it is (a connection string without user and password), and what it owns: a digit for each partition, 1 where it is owned. The partition of a run is its bucket (the last four hexadecimal digits of a generated id, else the first 16 bits of the SHA-256 of the id, or of what stands in its first {braces}) modulo their number. epoch: grows with each change. No rows from a database that is no router.';
+
+create or replace function tidebase_private.own_run_id()
+returns text
+language plpgsql volatile
+as $$
+declare
+  id text := tidebase.new_run_id();
+  owned text := (select s.value from tidebase_private.settings s where s.name = 'buckets');
+  partition integer := (
+    select d.n - 1 from generate_series(1, length(owned)) d (n) where substr(owned, d.n, 1) = '1' order by random() limit 1);
+begin
+  if partition is null then
+    return id;
+  end if;
+  return tidebase_private.in_bucket(id, tidebase_private.bucket_of(id) & ~(length(owned) - 1) | partition);
+end
+$$;
+comment on function tidebase_private.own_run_id() is 'A fresh id, in a bucket of this database.';
+
+create or replace function tidebase_private.loses_buckets(owned text)
+returns boolean
+language plpgsql stable
+as $$
+declare
+  former text := coalesce((select s.value from tidebase_private.settings s where s.name = 'buckets'), '1');
+begin
+  return exists (
+    select from generate_series(0, greatest(length(owned), length(former)) - 1) n
+    where substr(owned, (n & (length(owned) - 1)) + 1, 1) = '0' and substr(former, (n & (length(former) - 1)) + 1, 1) = '1');
+end
+$$;
+comment on function tidebase_private.loses_buckets(text) is 'Whether the database owns a bucket now that it would not own any more.';
+
+-- What has moved is looked for only where it may be there. To make the trigger waits for those who are writing heads now, so
+-- whoever reads heads from then on reads all that was ever written here.
+create or replace function tidebase_private.watch_for_moved(owned text, loses boolean)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+declare
+  is_watched boolean := exists (
+    select from pg_trigger t where t.tgrelid = 'tidebase.run_heads'::regclass and t.tgname = 'refuse_moved');
+begin
+  if not loses and not is_watched then
+    return;
+  elsif exists (select from tidebase.run_heads h where not tidebase_private.owns_bucket(tidebase_private.bucket_of(h.run_id))) then
+    execute format('create or replace trigger refuse_moved before update on tidebase.run_heads for each row
+      execute function tidebase_private.refuse_elsewhere(%L, %L)', 'run_id', owned);
+  elsif is_watched then
+    drop trigger refuse_moved on tidebase.run_heads;
+  end if;
+end
+$$;
+comment on function tidebase_private.watch_for_moved(text, boolean) is
+  'From when a bucket with runs went to another database to when they are deleted here, a trigger refuses (40001) what would change them.';
 
 create or replace function tidebase_private.own_buckets(owned text)
 returns void
@@ -73,24 +200,28 @@ set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
   made record;
+  loses boolean := tidebase_private.loses_buckets(coalesce(owned, '1'));
 begin
   if owned !~ '^[01]+$' or length(owned) > 65536 or length(owned) & (length(owned) - 1) <> 0 then
     perform tidebase_private.raise_invalid('owned', 'must be a digit, 0 or 1, for each of 1, 2, 4 ... 65536 partitions');
   end if;
   for made in
-    select t.name, t.of_column, case t.of_column when 'queue' then 'bucket_of_queue' else 'bucket_of' end as looked_up
+    select t.name, t.of_column
     from (values ('runs', 'run_id'), ('threads', 'thread_id'), ('queues', 'queue'), ('queue_entries', 'queue'), ('schedules', 'queue')) t (name, of_column)
   loop
     execute format('drop trigger if exists refuse_elsewhere on tidebase.%I', made.name);
     if owned is not null then
       execute format('create trigger refuse_elsewhere before insert on tidebase.%I for each row
-        when (not tidebase_private.owns_bucket(tidebase_private.%I(new.%I))) execute function tidebase_private.refuse_elsewhere(%L)',
-        made.name, made.looked_up, made.of_column, made.of_column);
+        execute function tidebase_private.refuse_elsewhere(%L, %L)', made.name, made.of_column, owned);
     end if;
   end loop;
   delete from tidebase_private.settings s where s.name = 'buckets';
   insert into tidebase_private.settings (name, value) select 'buckets', owned where owned is not null;
+  perform tidebase_private.watch_for_moved(owned, loses);
 end
 $$;
 comment on function tidebase_private.own_buckets(text) is
-  'Says which buckets the database owns: a digit (1: owned) for each of a power of two of partitions; NULL: all. Runs, threads and queues of others are refused from then on. Called by who owns the schema. Errors: TB002.';
+  'Says which buckets the database owns: a digit (1: owned) for each of a power of two of partitions; NULL: all. Runs, threads and queues of others are refused from then on, and so is what would change a run that is here and went to another one (40001). Called by who owns the schema. Errors: TB002.';
+
+select tidebase_private.allow('function tidebase.require_bucket', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.shard_map', 'worker', 'approver', 'operator', 'reader');

@@ -24,10 +24,12 @@ import psycopg
 from tidebase import Tidebase
 from tidebase.core import local
 
-from . import client, lists, peers, queues, report, server, steps, threads
+from . import client, lists, peers, queues, report, routers, server, steps, threads
 from .harness import SCENARIOS, Bench, Row
 
-assert client and lists and peers and queues and server and steps and threads  # each registers its scenarios
+assert (
+    client and lists and peers and queues and routers and server and steps and threads
+)  # each registers its scenarios
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:

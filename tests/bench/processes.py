@@ -17,7 +17,7 @@ def together(url: str, work: str, processes: int, count: int) -> float:
     """The rate at which so many processes do it ``count`` times each.
 
     Args:
-        work: ``insert`` or ``steps``.
+        work: ``insert``, ``steps``, or ``direct steps``: those of a router's shards.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes + 1)
@@ -39,11 +39,15 @@ def _insert(url: str, barrier: Any, count: int) -> None:
         rate(count, lambda: insert(connection, count))
 
 
-def _steps(url: str, barrier: Any, count: int) -> None:
-    with Tidebase(url) as tide, tide.runs.attach("bench") as session:
+def _steps(url: str, barrier: Any, count: int, direct: bool = False) -> None:
+    with Tidebase(url, direct=direct) as tide, tide.runs.attach("bench") as session:
         steps(session, 10)
         barrier.wait(120)
         rate(count, lambda: steps(session, count, 10))
 
 
-WORK = {"insert": _insert, "steps": _steps}
+def _direct_steps(url: str, barrier: Any, count: int) -> None:
+    _steps(url, barrier, count, direct=True)
+
+
+WORK = {"insert": _insert, "steps": _steps, "direct steps": _direct_steps}

@@ -201,3 +201,6 @@ select s.run_id, s.name, s.status, s.output, s.duration is null from tidebase.st
 select g.run_id, g.name, g.status, g.decided_by, g.actor from tidebase.gate_overview g order by 1, 2
 select e.name, e.edge_type from tidebase.run_edges e where e.run_id = 'r1' order by 1
 select q.queue, q.concurrency, q.lease from tidebase.queue_overview q order by 1
+select tidebase.require_bucket(65535)
+select tidebase.require_bucket(null)
+select m.shard from tidebase.shard_map() m where m.shard = 'no such'

@@ -65,7 +65,8 @@ class Runs:
         Raises:
             InputMismatch: the id belongs to another workflow, or to another input.
         """
-        return self.get(self._database.execute(workflow.create(workflow_name, run_id, input, options)))
+        call = workflow.create(workflow_name, run_id, input, options, is_repeated=not self._database.joined)
+        return self.get(self._database.execute(call))
 
     def get(self, run_id: str) -> RunInfo:
         """One run. Raises RunNotFound."""

@@ -71,7 +71,8 @@ class AsyncRuns:
         Raises:
             InputMismatch: the id belongs to another workflow, or to another input.
         """
-        return await self.get(await self._database.execute(workflow.create(workflow_name, run_id, input, options)))
+        call = workflow.create(workflow_name, run_id, input, options, is_repeated=not self._database.joined)
+        return await self.get(await self._database.execute(call))
 
     async def get(self, run_id: str) -> RunInfo:
         """One run. Raises RunNotFound."""

@@ -14,6 +14,7 @@ from ..core.database import Database, Pool
 from ..core.errors import LeaseLostError, RunCancelledError, RunNeedsReview, RunSuspendedError, TidebaseError
 from ..core.flow import Flow, drive
 from ..core.sessions import Connection
+from ..core.shards import Shards
 from ..core.sources import require_psycopg
 from ..domain import calls, push, workflow
 from ..domain.calls import Difference, Enqueuing, Measurement, Reconciliation
@@ -57,6 +58,9 @@ class Tidebase(Face[Database]):
             and says nothing about the outside is on its way while the next one is executed already, and whatever others
             can see waits for it; a crash repeats the last 64 of those at most. See :mod:`tidebase.core.behind`. Not
             with a connection of yours.
+        direct: the database is a router of several: what concerns one run goes straight to the database that has it, as
+            the same user, and only the rest through the router; see :mod:`tidebase.core.shards`. Needs a connection
+            string.
     """
 
     def __init__(
@@ -70,8 +74,10 @@ class Tidebase(Face[Database]):
         reconnect_s: float = 30.0,
         tracer: Tracer | None = None,
         checkpoints: Checkpointing = "each",
+        direct: bool = False,
     ) -> None:
-        self._database = Database(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
+        kind = Shards if direct else Database
+        self._database = kind(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._here = Here(lambda: Heartbeats(self._database))
         self._registry = Registry()
         self.holder: str = holder or new_holder()
@@ -90,6 +96,13 @@ class Tidebase(Face[Database]):
     def url(self) -> str:
         """The connection string in use."""
         return self._database.url
+
+    def url_of(self, run_id: str) -> str:
+        """The connection string of the database that has a run, or would have one with this id: with ``direct`` that
+        of its shard, for tables of your own beside it, else :attr:`url`. A queue and what belongs to it is where the
+        id ``{queue:NAME}`` would be.
+        """
+        return self._database.home(run_id).url
 
     @property
     def _heartbeats(self) -> Heartbeats:
@@ -260,9 +273,10 @@ class Tidebase(Face[Database]):
 
         Raises:
             InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below. At the
-                first call: the database is a router of several, whose calls commit there.
+                first call: the database is a router of several, whose calls commit there; with ``direct``, a run is
+                not in the database of the connection.
         """
-        return Bound(connection)
+        return Bound(connection, self._database)
 
     def migrate(self, *, role_prefix: str | None = None) -> MigrationReport:
         """Installs the schema or brings it up to date; says what was done. See :mod:`tidebase.schema.migrations`."""
@@ -311,9 +325,10 @@ class Tidebase(Face[Database]):
 class Bound:
     """``tide.bind(connection)``: what may be part of the caller's transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, database: Database | None = None) -> None:
         require_psycopg(connection, psycopg.Connection)
-        self._database = Database(connection, joined=True)
+        joined = Database(connection, joined=True) if database is None else database.bound(connection)
+        self._database = joined
         self.runs: Runs = Runs(self._database)
 
     def enqueue(

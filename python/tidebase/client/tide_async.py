@@ -19,6 +19,7 @@ from ..core.errors import (
 )
 from ..core.flow import Flow, drive_async
 from ..core.sessions import AsyncConnection
+from ..core.shards_async import AsyncShards
 from ..core.sources import require_psycopg
 from ..domain import calls, push, workflow
 from ..domain.calls import Difference, Enqueuing, Measurement, Reconciliation
@@ -68,6 +69,9 @@ class AsyncTidebase(Face[AsyncDatabase]):
             and says nothing about the outside is on its way while the next one is executed already, and whatever others
             can see waits for it; a crash repeats the last 64 of those at most. See :mod:`tidebase.core.behind`. Not
             with a connection of yours.
+        direct: the database is a router of several: what concerns one run goes straight to the database that has it, as
+            the same user, and only the rest through the router; see :mod:`tidebase.core.shards`. Needs a connection
+            string.
     """
 
     def __init__(
@@ -81,8 +85,10 @@ class AsyncTidebase(Face[AsyncDatabase]):
         reconnect_s: float = 30.0,
         tracer: Tracer | None = None,
         checkpoints: Checkpointing = "each",
+        direct: bool = False,
     ) -> None:
-        self._database = AsyncDatabase(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
+        kind = AsyncShards if direct else AsyncDatabase
+        self._database = kind(database, pool_size=pool_size, reconnect_s=reconnect_s, lease_s=lease_s)
         self._here = Here(lambda: AsyncHeartbeats(self._database))
         self._registry = Registry()
         self.holder: str = holder or new_holder()
@@ -101,6 +107,13 @@ class AsyncTidebase(Face[AsyncDatabase]):
     def url(self) -> str:
         """The connection string in use."""
         return self._database.url
+
+    async def url_of(self, run_id: str) -> str:
+        """The connection string of the database that has a run, or would have one with this id: with ``direct`` that
+        of its shard, for tables of your own beside it, else :attr:`url`. A queue and what belongs to it is where the
+        id ``{queue:NAME}`` would be.
+        """
+        return (await self._database.home(run_id)).url
 
     @property
     def _heartbeats(self) -> AsyncHeartbeats:
@@ -277,9 +290,10 @@ class AsyncTidebase(Face[AsyncDatabase]):
 
         Raises:
             InvalidArgument: it is not a psycopg connection; of SQLAlchemy's and Django's, pass the one below. At the
-                first call: the database is a router of several, whose calls commit there.
+                first call: the database is a router of several, whose calls commit there; with ``direct``, a run is
+                not in the database of the connection.
         """
-        return AsyncBound(connection)
+        return AsyncBound(connection, self._database)
 
     async def migrate(self, *, role_prefix: str | None = None) -> MigrationReport:
         """Installs the schema or brings it up to date; says what was done. See :mod:`tidebase.schema.migrations`."""
@@ -331,9 +345,10 @@ class AsyncTidebase(Face[AsyncDatabase]):
 class AsyncBound:
     """``tide.bind(connection)``: what may be part of the caller's transaction."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, database: AsyncDatabase | None = None) -> None:
         require_psycopg(connection, psycopg.AsyncConnection)
-        self._database = AsyncDatabase(connection, joined=True)
+        joined = AsyncDatabase(connection, joined=True) if database is None else database.bound(connection)
+        self._database = joined
         self.runs: AsyncRuns = AsyncRuns(self._database)
 
     async def enqueue(

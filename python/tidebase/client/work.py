@@ -13,6 +13,7 @@ from ..core import codec
 from ..core.database import Database
 from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, interruption
 from ..core.flow import Flow, drive, nothing, one
+from ..core.line import require_no_router
 from ..core.sessions import Connection
 from ..domain import calls, child, gate, state, workflow
 from ..domain.calls import Channel, Snapshot, StateVersion, UsageTotal
@@ -428,7 +429,8 @@ class Run:
                 nothing. ``retries`` need the function; they and ``timeout_s`` cannot be said of your own transaction.
 
         Raises:
-            InvalidArgument: an option, or the connection, cannot be honoured; or the database is a router of several.
+            InvalidArgument: an option, or the connection, cannot be honoured; or the database is a router of several,
+                and ``direct`` was not said.
             NotSerializable, StepOutputDecodeError, StepTimeout: all of it was rolled back.
         """
         trial = Trial(self._hold, self._checkpoints, name, function, options, connection is not None)
@@ -436,23 +438,25 @@ class Run:
 
     @contextmanager
     def _block(self, trial: Trial, given: Any) -> Iterator[SyncTransaction]:
-        self._database.require_no_router()
-        joined = self._join(given)
+        home = self._database.home(self._hold.run_id)
+        home.require_no_router()
+        joined = self._join(home, given)
         stored = self._do(trial.begin())
+        home = self._database.home(self._hold.run_id)
         if stored is not None:
             yield SyncTransaction(None, trial.stored(stored))
             return
         transaction, sent, settled = (SyncTransaction(None), False, None)
         try:
             with self._hold.executing(trial.name):
-                with self._scope(trial, joined) as connection:
+                with self._scope(home, trial, joined) as connection:
                     transaction = SyncTransaction(connection)
                     yield transaction
                     if joined is not None:
                         joined.flush()
                     call, settled = trial.completion(transaction.result)
                     sent = True
-                    self._database.execute_on(connection, call)
+                    home.execute_on(connection, call)
         except Interruption as error:
             inner = self._interruption(error)
             if inner is error:
@@ -482,28 +486,30 @@ class Run:
                     raise
             self._do(trial.pause())
 
-    def _join(self, given: Any) -> Joined | None:
+    def _join(self, home: Database, given: Any) -> Joined | None:
         """The caller's transaction, if there is one, which can be joined. Nothing has been begun yet."""
         if given is None:
             return None
         joined = join(given)
-        if self._database.is_single(joined.connection):
+        if home.is_single(joined.connection):
             raise InvalidArgument("connection must be left out: there is no other one")
-        require_room(self._database.execute_on(joined.connection, standing()))
+        require_room(home.execute_on(joined.connection, standing()))
+        if home is not self._database:  # it may lead to the router in front of them
+            require_no_router(joined.connection)
         return joined
 
     @contextmanager
-    def _scope(self, trial: Trial, joined: Joined | None) -> Iterator[Connection]:
+    def _scope(self, home: Database, trial: Trial, joined: Joined | None) -> Iterator[Connection]:
         """The transaction; in one of the caller's a savepoint, so that a block that fails leaves nothing."""
         if joined is None:
-            with self._database.transaction() as connection:
+            with home.transaction() as connection:
                 limit = trial.limit()
                 if limit is not None:
-                    self._database.execute_on(connection, limit)
+                    home.execute_on(connection, limit)
                 yield connection
             return
         connection = joined.connection
-        require_sight(self._database.execute_on(connection, sight(self._hold, trial.name)), trial.name)
+        require_sight(home.execute_on(connection, sight(self._hold, trial.name)), trial.name)
         with connection.transaction(), joined.nested():  # the first one refuses to be committed from inside
             yield connection
 

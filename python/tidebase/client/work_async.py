@@ -12,6 +12,7 @@ from ..core import codec
 from ..core.database_async import AsyncDatabase
 from ..core.errors import Interruption, InvalidArgument, RunSuspendedError, interruption
 from ..core.flow import Flow, drive_async, nothing, one
+from ..core.line_async import require_no_router
 from ..core.sessions import AsyncConnection
 from ..domain import calls, child, gate, state, workflow
 from ..domain.calls import Channel, Snapshot, StateVersion, UsageTotal
@@ -448,7 +449,8 @@ class AsyncRun:
                 nothing. ``retries`` need the function; they and ``timeout_s`` cannot be said of your own transaction.
 
         Raises:
-            InvalidArgument: an option, or the connection, cannot be honoured; or the database is a router of several.
+            InvalidArgument: an option, or the connection, cannot be honoured; or the database is a router of several,
+                and ``direct`` was not said.
             NotSerializable, StepOutputDecodeError, StepTimeout: all of it was rolled back.
         """
         trial = Trial(self._hold, self._checkpoints, name, function, options, connection is not None)
@@ -456,23 +458,25 @@ class AsyncRun:
 
     @asynccontextmanager
     async def _block(self, trial: Trial, given: Any) -> AsyncIterator[AsyncTransaction]:
-        await self._database.require_no_router()
-        joined = await self._join(given)
+        home = await self._database.home(self._hold.run_id)
+        await home.require_no_router()
+        joined = await self._join(home, given)
         stored = await self._do(trial.begin())
+        home = await self._database.home(self._hold.run_id)
         if stored is not None:
             yield AsyncTransaction(None, trial.stored(stored))
             return
         transaction, sent, settled = AsyncTransaction(None), False, None
         try:
             with self._hold.executing(trial.name):
-                async with self._scope(trial, joined) as connection:
+                async with self._scope(home, trial, joined) as connection:
                     transaction = AsyncTransaction(connection)
                     yield transaction
                     if joined is not None:
                         await joined.flush()
                     call, settled = trial.completion(transaction.result)
                     sent = True
-                    await self._database.execute_on(connection, call)
+                    await home.execute_on(connection, call)
         except Interruption as error:
             inner = self._interruption(error)
             if inner is error:
@@ -502,28 +506,32 @@ class AsyncRun:
                     raise
             await self._do(trial.pause())
 
-    async def _join(self, given: Any) -> AsyncJoined | None:
+    async def _join(self, home: AsyncDatabase, given: Any) -> AsyncJoined | None:
         """The caller's transaction, if there is one, which can be joined. Nothing has been begun yet."""
         if given is None:
             return None
         joined = await join_async(given)
-        if self._database.is_single(joined.connection):
+        if home.is_single(joined.connection):
             raise InvalidArgument("connection must be left out: there is no other one")
-        require_room(await self._database.execute_on(joined.connection, standing()))
+        require_room(await home.execute_on(joined.connection, standing()))
+        if home is not self._database:  # it may lead to the router in front of them
+            await require_no_router(joined.connection)
         return joined
 
     @asynccontextmanager
-    async def _scope(self, trial: Trial, joined: AsyncJoined | None) -> AsyncIterator[AsyncConnection]:
+    async def _scope(
+        self, home: AsyncDatabase, trial: Trial, joined: AsyncJoined | None
+    ) -> AsyncIterator[AsyncConnection]:
         """The transaction; in one of the caller's a savepoint, so that a block that fails leaves nothing."""
         if joined is None:
-            async with self._database.transaction() as connection:
+            async with home.transaction() as connection:
                 limit = trial.limit()
                 if limit is not None:
-                    await self._database.execute_on(connection, limit)
+                    await home.execute_on(connection, limit)
                 yield connection
             return
         connection = joined.connection
-        require_sight(await self._database.execute_on(connection, sight(self._hold, trial.name)), trial.name)
+        require_sight(await home.execute_on(connection, sight(self._hold, trial.name)), trial.name)
         async with connection.transaction(), joined.nested():  # the first one refuses to be committed from inside
             yield connection
 

@@ -50,6 +50,7 @@ class Base(Generic[C]):
         self._inherited = False
         self._is_direct = False  # until it is seen that no pooler stands between
         self._is_apart = False  # until it is seen that it is no router
+        self._is_known = False  # that a database is there: a user has said so, who may be wrong
         inherit(self)
 
     def begin_anew(self) -> None:
@@ -140,12 +141,13 @@ def translate(error: BaseException) -> BaseException:
     return error
 
 
-def unconnected(error: psycopg.Error, url: str, lease_s: float) -> Exception:
+def unconnected(error: psycopg.Error, url: str, lease_s: float, is_known: bool) -> Exception:
     """The error to raise: psycopg's own, upon which the call is made again, where there is a server, which starts or
-    stops just now (PostgreSQL manual, section 34.1, PQping).
+    stops just now (PostgreSQL manual, section 34.1, PQping), or is known to be there, and does not answer.
     """
+    passing = (Ping.REJECT, Ping.NO_RESPONSE) if is_known else (Ping.REJECT,)
     is_address = isinstance(error, psycopg.OperationalError)  # else it is no connection string
-    if is_address and PGconn.ping(with_limits(url, lease_s).encode()) == Ping.REJECT:
+    if is_address and PGconn.ping(with_limits(url, lease_s).encode()) in passing:
         return error
     return DatabaseUnavailable(
         f"cannot connect to the database: {str(error).strip()}",

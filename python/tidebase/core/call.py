@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, NewType, TypeVar, get_type_hints
 
 from . import codec
 from .options import require_zone
+from .places import place_of_queue
 
 R = TypeVar("R")
 #: JSON text that has not been decoded.
@@ -26,12 +27,17 @@ class Call(Generic[R]):
 
     Attributes:
         held: whether it is part of the work under a lease, which would be lost with it.
+        places: the run that it is about, and what must lie beside it; none where it is about several, or about none.
+        fenced: whether it makes that run, or changes its head under a lease: where the run is another database's, that
+            is refused anyway.
     """
 
     query: str
     parameters: tuple[Any, ...]
     read: Callable[[list[tuple[Any, ...]]], R]
     held: bool = False
+    places: tuple[Any, ...] = ()
+    fenced: bool = False
 
 
 def columns(row: type[Any]) -> str:
@@ -62,6 +68,13 @@ def _hints(row: type[Any]) -> dict[str, Any]:
 _AS_TEXT = (Json, Json | None, Value)
 
 
+#: Parameters that name what a call is about, and what must lie beside that.
+_PLACES = ("run_id", "new_run_id", "thread_id", "source_thread_id", "target_thread_id")
+
+#: About more than what these parameters name: a schedule lies with its queue, and a run may be compared with any other.
+_ABOUT_SEVERAL = ("trigger_schedule", "diff_runs")
+
+
 class Function(Generic[R]):
     """A function of the schema: called with its parameters by name it makes a :class:`Call`; None means the default."""
 
@@ -73,6 +86,9 @@ class Function(Generic[R]):
         self._read = read
         self._parameters = parameters
         self._held = "token" in parameters and name != "release_run"
+        self._places = [] if name in _ABOUT_SEVERAL else [place for place in _PLACES if place in parameters]
+        self._is_enqueued = name == "enqueue_run"
+        self._is_fenced = name == "create_run" or (self._held and self._places == ["run_id"])
         self._times = [name for name, kind in parameters.items() if kind == "timestamptz"]
         self._queries: dict[tuple[str, ...], str] = {}
 
@@ -99,7 +115,14 @@ class Function(Generic[R]):
         if query is None:
             named = ", ".join(f"{name} => %s::{self._parameters[name]}" for name in given)
             query = self._queries[given] = self._select.format(f"tidebase.{self._name}({named})")
-        return Call(query, values, self._read, self._held)
+        return Call(query, values, self._read, self._held, self._placed(arguments), self._is_fenced)
+
+    def _placed(self, arguments: dict[str, Any]) -> tuple[Any, ...]:
+        if len(self._places) == 1 and not self._is_enqueued:  # nearly all
+            place = arguments.get(self._places[0])
+            return () if place is None else (place,)
+        places = tuple(arguments[name] for name in self._places if arguments.get(name) is not None)
+        return (*places, place_of_queue(arguments.get("queue") or "default")) if self._is_enqueued else places
 
 
 def one(name: str, row: type[R], /, **parameters: str) -> Function[R]:
@@ -130,7 +153,8 @@ def rows_of(view: str, row: type[R], order: str, **where: Any) -> Call[list[R]]:
     condition = " and ".join(f"{name} = %s" for name in given) or "true"
     query = f"select {columns(row)} from tidebase.{view} where {condition} order by {order}"
     read = reader(row)
-    return Call(query, tuple(given.values()), lambda rows: list(map(read, rows)))
+    places = (given["run_id"],) if "run_id" in given else ()
+    return Call(query, tuple(given.values()), lambda rows: list(map(read, rows)), places=places)
 
 
 @dataclass(frozen=True)

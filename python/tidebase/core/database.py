@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TypeVar, cast
 
@@ -175,6 +175,18 @@ class Database(Base[Connection], Side):
             self.execute(LOOK)
             self._is_apart = True
 
+    def home(self, run_id: str) -> Database:
+        """The database that has the run, where there are several."""
+        return self
+
+    def bound(self, connection: Connection) -> Database:
+        """The same over the caller's connection, and in the caller's transaction."""
+        return Database(connection, joined=True)
+
+    def ringing(self, names: Iterable[str] | None) -> Sequence[Database]:
+        """Where the bell rings for these runs and queues; None: for any."""
+        return (self,)
+
     def line(self) -> Line:
         """A connection outside the pool, for what must not wait for one of the pool's."""
         return Line(self.aside, self._instead_of_a_line)
@@ -335,7 +347,7 @@ class _Here(Place):
         with self.lock:
             if self.pool is None:
                 with self._failure.shared(asked):
-                    pooled = _looked_at(database.url, database._lease_s)
+                    pooled = _looked_at(database.url, database._lease_s, database._is_known)
                 database._is_direct = not pooled
                 pool = OwnPool(
                     ours(database.url, database._lease_s),
@@ -356,14 +368,14 @@ class _Here(Place):
         connection.execute(LIMITED, session_limits(self._database._lease_s))
 
 
-def _looked_at(url: str, lease_s: float) -> bool:
+def _looked_at(url: str, lease_s: float, is_known: bool) -> bool:
     """Whether a pooler stands between; over a first connection outside the pool: a wrong password or name is told at
     once, not after the pool's timeout.
     """
     try:
         first = connect_aside(url, lease_s)
     except psycopg.Error as error:
-        raise elsewhere(unconnected, error, url, lease_s) from error
+        raise elsewhere(unconnected, error, url, lease_s, is_known) from error
     with first as connection:
         tell_if_read_only(connection)
         row = connection.execute("select pg_backend_pid()").fetchone()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeVar, cast
 
@@ -190,6 +190,18 @@ class AsyncDatabase(Base[AsyncConnection], Side):
             await self.execute(LOOK)
             self._is_apart = True
 
+    async def home(self, run_id: str) -> AsyncDatabase:
+        """The database that has the run, where there are several."""
+        return self
+
+    def bound(self, connection: AsyncConnection) -> AsyncDatabase:
+        """The same over the caller's connection, and in the caller's transaction."""
+        return AsyncDatabase(connection, joined=True)
+
+    def ringing(self, names: Iterable[str] | None) -> Sequence[AsyncDatabase]:
+        """Where the bell rings for these runs and queues; None: for any."""
+        return (self,)
+
     def line(self) -> AsyncLine:
         """A connection outside the pool, for what must not wait for one of the pool's."""
         return AsyncLine(self.aside, self._instead_of_a_line)
@@ -357,7 +369,7 @@ class _Here(Place):
         async with self.lock:
             if self.pool is None:
                 with self._failure.shared(asked):
-                    pooled = await _looked_at(database.url, database._lease_s)
+                    pooled = await _looked_at(database.url, database._lease_s, database._is_known)
                 database._is_direct = not pooled
                 pool = OwnPool(
                     ours(database.url, database._lease_s),
@@ -378,14 +390,14 @@ class _Here(Place):
         await connection.execute(LIMITED, session_limits(self._database._lease_s))
 
 
-async def _looked_at(url: str, lease_s: float) -> bool:
+async def _looked_at(url: str, lease_s: float, is_known: bool) -> bool:
     """Whether a pooler stands between; over a first connection outside the pool: a wrong password or name is told at
     once, not after the pool's timeout.
     """
     try:
         first = await connect_aside(url, lease_s)
     except psycopg.Error as error:
-        raise await elsewhere(unconnected, error, url, lease_s) from error
+        raise await elsewhere(unconnected, error, url, lease_s, is_known) from error
     async with first as connection:
         tell_if_read_only(connection)
         row = await (await connection.execute("select pg_backend_pid()")).fetchone()

@@ -1,5 +1,5 @@
 # Made by python/tools/faces.py out of doorbell_async.py: change that, and run `make faces`.
-"""The doorbell: one connection a process that listens for news of the runs somebody waits for.
+"""The doorbell: one connection a process, to each database, that listens for news of the runs somebody waits for.
 
 A notification only ends a wait early. Whoever waits looks again by itself every now and then, so a doorbell that is out
 of order (a lost connection, a pooler that drops LISTEN) costs a moment, never an answer.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,19 @@ _REST_S = 5.0
 
 
 class Doorbell:
-    """Wakes threads that wait for a run."""
+    """Wakes threads that wait for a run.
+
+    Attributes:
+        heard_of: by which map of several databases it listens.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: dict[str, set[Event]] = defaultdict(set)
         self._overhearing: set[Callable[[str], object]] = set()
         self._lock = Lock()
-        self._listener: Task | None = None
-        self._closed = Event()
+        self._listeners: dict[Database, tuple[Task, Event]] = {}
+        self.heard_of: object = None
 
     @contextmanager
     def listening(self, *run_ids: str) -> Iterator[Event]:
@@ -72,22 +76,41 @@ class Doorbell:
         with self.listening(run_id) as rung:
             ring(rung, seconds)
 
+    def moved(self, heard_of: object) -> None:
+        """Runs may be in other databases than before: it listens there."""
+        with self._lock:
+            self.heard_of = heard_of
+            self._end(self._listeners.keys() - set(self._database.ringing(None)))
+            if self._waiting or self._overhearing:
+                self._begin()
+
     def close(self) -> None:
         """Stops listening; who waits next listens again."""
         with self._lock:
-            self._closed.set()
-            stop(self._listener)
-            self._closed, self._listener = (Event(), None)
+            self._end(set(self._listeners))
+
+    # What follows is done under the lock.
 
     def _begin(self) -> None:
-        """Somebody listens from now on. The caller has the lock."""
-        if not is_alive(self._listener) and self._database.has_connections:
-            self._listener = spawn(self._listen, self._closed, name="tidebase-doorbell")
+        """Somebody listens from now on."""
+        if not self._database.has_connections:
+            return
+        for database in self._database.ringing(None if self._overhearing else self._waiting):
+            listener, closed = self._listeners.get(database, (None, Event()))
+            if not is_alive(listener):
+                task = spawn(self._listen, database, closed, name="tidebase-doorbell")
+                self._listeners[database] = (task, closed)
 
-    def _listen(self, closed: Event) -> None:
+    def _end(self, databases: Collection[Database]) -> None:
+        for database in databases:
+            listener, closed = self._listeners.pop(database)
+            closed.set()
+            stop(listener)
+
+    def _listen(self, database: Database, closed: Event) -> None:
         while not closed.is_set():
             try:
-                with self._database.listener() as connection:
+                with database.listener() as connection:
                     connection.execute(f"listen {CHANNEL}")  # a constant
                     while not closed.is_set():
                         for notification in connection.notifies(timeout=GLANCE_S):

@@ -11,7 +11,7 @@ from .errors import NotEntitled, TidebaseError
 
 #: The protocol between package and schema that this package speaks. It is the schema's when a function that is called
 #: here has come, has gone, or answers otherwise: see tidebase.protocol().
-PROTOCOL = 9
+PROTOCOL = 10
 
 #: The errors about which the database can say more.
 EXPLAINED = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -87,4 +87,4 @@ def with_channels(call: Call[R], channels: Sequence[dict[str, Any]] | None) -> C
           from jsonb_to_recordset(%s::jsonb) as c (type text, url text, secret text, events text[])) as channels
         from ({call.query} offset 0) as made (run_id)"""
     parameters = (codec.encode(list(channels)), *call.parameters)
-    return Call(query, parameters, lambda rows: call.read([row[:-1] for row in rows]), call.held)
+    return replace(call, query=query, parameters=parameters, read=lambda rows: call.read([row[:-1] for row in rows]))

@@ -140,7 +140,7 @@ def sight(hold: Hold, name: str) -> Call[bool]:
         "select exists (select from tidebase.step_timeline"
         " where run_id = %s and name = %s and lease_token = %s and status = 'running')"
     )
-    return Call(query, (hold.run_id, name, hold.token), lambda rows: bool(rows[0][0]))
+    return Call(query, (hold.run_id, name, hold.token), lambda rows: bool(rows[0][0]), places=(hold.run_id,))
 
 
 def require_sight(sees: bool, name: str) -> None:

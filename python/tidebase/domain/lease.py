@@ -100,7 +100,7 @@ def keep_lease(run_id: str, token: int, ttl: timedelta) -> Call[datetime | None]
         select tidebase.renew_lease(run_id, %s::bigint,
           greatest(%s::interval, least(lease_expires_at - statement_timestamp(), '1 day'::interval)))
         from tidebase.run_overview where run_id = %s"""
-    return Call(query, (token, ttl, run_id), lambda rows: rows[0][0] if rows else None)
+    return Call(query, (token, ttl, run_id), lambda rows: rows[0][0] if rows else None, places=(run_id,))
 
 
 def run_attempts(run_id: str) -> Call[list[Attempt]]:

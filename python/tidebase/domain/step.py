@@ -193,7 +193,7 @@ def latest_steps(run_id: str, max: int) -> Call[list[StepInfo]]:
     read = reader(StepInfo)
     latest = "select * from tidebase.step_timeline where run_id = %s order by started_at desc, name desc limit %s"
     query = f"select {columns(StepInfo)} from ({latest}) latest order by started_at, name"
-    return Call(query, (run_id, max), lambda rows: list(map(read, rows)))
+    return Call(query, (run_id, max), lambda rows: list(map(read, rows)), places=(run_id,))
 
 
 def step_named(run_id: str, name: str) -> Call[list[StepInfo]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -32,6 +30,7 @@ from ..core.errors import (
 from ..core.flow import Flow, Invoke, Surely
 from ..core.mark import Answer
 from ..core.options import check
+from ..core.places import bucket_of, place_of_queue
 from ..core.tracing import Trace
 from .acquire import acquire
 from .lease import (
@@ -136,21 +135,6 @@ class Worker(Protocol):
     def _leave(self, hold: Hold) -> None: ...
 
 
-_GENERATED = re.compile(r"run_[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-def bucket_of(run_id: str) -> int:
-    """The bucket of a run, as ``tidebase_private.bucket_of`` in the database has it: the last four digits of a
-    generated id, else the first 16 bits of the SHA-256 of the id, or of what stands in its first {braces}.
-    """
-    if _GENERATED.fullmatch(run_id):
-        return int(run_id[-4:], 16)
-    tag = re.search(r"\{([^}]*)\}", run_id)
-    return int.from_bytes(
-        hashlib.sha256((tag[1] if tag and tag[1] else run_id).encode(errors="surrogatepass")).digest()[:2], "big"
-    )
-
-
 def new_run_id(beside: str | None = None) -> str:
     """A fresh id: ``run_`` and a UUIDv7 (RFC 9562, section 5.7), made here so that creating a run can be repeated.
 
@@ -167,17 +151,21 @@ def new_run_id(beside: str | None = None) -> str:
 
 def new_id_in(queue: str) -> str:
     """A fresh id for a run of a queue: in the queue's bucket, since the two lie together."""
-    return new_run_id(beside=f"{{queue:{queue}}}")
+    return new_run_id(beside=place_of_queue(queue))
 
 
-def create(workflow: str, run_id: str | None, input: Any, options: RunOptions) -> Call[str]:
-    """The call that makes a run, or finds it again."""
+def create(workflow: str, run_id: str | None, input: Any, options: RunOptions, is_repeated: bool = True) -> Call[str]:
+    """The call that makes a run, or finds it again.
+
+    Args:
+        is_repeated: it is made again where its answer was lost; else the database may make the id.
+    """
     check(RunOptions, options, "a run")
     metadata = options.get("metadata")
     delay = options.get("retry_delay_s")
     return create_run(
         workflow=workflow,
-        run_id=new_run_id() if run_id is None else run_id,
+        run_id=new_run_id() if run_id is None and is_repeated else run_id,
         input=None if input is None else codec.encode(input),
         metadata=None if metadata is None else codec.encode(metadata),
         deadline=options.get("deadline"),

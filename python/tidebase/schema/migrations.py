@@ -722,9 +722,10 @@ def _note(connection: psycopg.Connection[Any]) -> None:
 
 def _drop_functions(connection: psycopg.Connection[Any]) -> None:
     """Drops views first, then functions: a function may return rows of a view, so CASCADE settles what hangs on it."""
-    for table in ("runs", "threads", "queues", "queue_entries", "schedules"):  # of a shard: their function goes
+    for table in ("runs", "run_heads", "threads", "queues", "queue_entries", "schedules"):  # of a shard
         if connection.execute("select to_regclass(%s) is not null", [f"tidebase.{table}"]).fetchone() == (True,):
             connection.execute(f"drop trigger if exists refuse_elsewhere on tidebase.{table}")
+            connection.execute(f"drop trigger if exists refuse_moved on tidebase.{table}")
     for schema in ("tidebase", "tidebase_private"):
         views = connection.execute("select viewname from pg_views where schemaname = %s", [schema]).fetchall()
         for (view,) in views:
