@@ -24,10 +24,10 @@ import psycopg
 from tidebase import Tidebase
 from tidebase.core import local
 
-from . import client, lists, peers, queues, report, server, steps, threads
+from . import client, lists, peers, queues, report, server, steps, studio, threads
 from .harness import SCENARIOS, Bench, Row
 
-assert client and lists and peers and queues and server and steps and threads  # each registers its scenarios
+assert client and lists and peers and queues and server and steps and studio and threads  # each registers its scenarios
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -57,6 +57,7 @@ LAST = (
     "enqueue many",
     "many wait",
     "lists",
+    "a page of runs",
     "wal and disk",
     "growth",
     "heads",
