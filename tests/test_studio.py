@@ -23,6 +23,7 @@ from tidebase import Tidebase
 from tidebase.cli import main
 from tidebase.server import Key, create_app, runlist
 from tidebase.server.auth import Keyring
+from tidebase.server.overview import Found
 from tidebase.studio.pages import FOLDER, files
 
 from .probes.support import Connection, call, value, values
@@ -342,8 +343,8 @@ async def test_a_list_is_told_as_it_changes_and_asked_for_once(
             while not all(watched.found is not None for watched in lists._watched.values()):
                 await asyncio.sleep(0.01)
             call(db, "create_run", workflow="w", run_id="b")
-            (watched,) = [one for one in lists._watched.values() if one.found and hasattr(one.found[0], "run_id")]
-            while len(watched.found) < 2:
+            (watched,) = [one for one in lists._watched.values() if isinstance(one.found, Found)]
+            while len(watched.found.runs) < 2:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0)
             call(db, "cancel_run", run_id="a")
@@ -358,6 +359,38 @@ async def test_a_list_is_told_as_it_changes_and_asked_for_once(
             assert (await client.get("/overview/runs/events?status=odd")).status_code == 400
             monkeypatch.setattr(runlist, "MOST", 0)
             assert (await client.get("/overview/runs/events")).status_code == 503
+
+
+async def test_what_lies_deeper_than_a_list_looks_is_not_said_to_be_gone(
+    database: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runlist, "EFFORT", 4)
+    for n in range(3):
+        call(db, "create_run", workflow="w", run_id=f"w-{n}")
+    with running(database) as server:
+        base = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        lists = server.config.app.state.lists  # type: ignore[union-attr]
+        async with client_of(base) as client:
+            task = asyncio.create_task(messages(client, "/overview/runs/events?matching=w-", 3))
+            while not any(isinstance(watched.found, Found) for watched in lists._watched.values()):
+                await asyncio.sleep(0.01)
+            (watched,) = [one for one in lists._watched.values() if isinstance(one.found, Found)]
+            for n in range(2):
+                call(db, "create_run", workflow="w", run_id=f"other-{n}")
+            # w-0 is the fifth now.
+            while len(watched.found.runs) > 2:
+                await asyncio.sleep(0.01)
+            call(db, "cancel_run", run_id="w-2")
+            while watched.found.runs[0].status != "cancelled":
+                await asyncio.sleep(0.01)
+            call(db, "create_run", workflow="w", run_id="w-3")
+            (first, shown), (_, changed), (_, came) = await task
+            assert first == "list" and [run["runId"] for run in shown["runs"]] == ["w-2", "w-1", "w-0"]
+            assert shown["since"] is None
+            assert [run["runId"] for run in changed["runs"]] == ["w-2"] and changed["gone"] == []
+            assert [run["runId"] for run in came["runs"]] == ["w-3"] and came["gone"] == []
+            ((_, shown),) = await messages(client, "/overview/runs/events?matching=w-", 1)
+            assert shown["since"]["runId"] == "w-2"
 
 
 async def test_who_only_reads_writes_nothing(database: str, db: Connection, tide: Tidebase) -> None:

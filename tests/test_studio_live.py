@@ -12,10 +12,11 @@ from playwright.async_api import expect
 
 from tidebase import Tidebase
 
+from .conftest import long
 from .probes.support import Connection, call, connect, grant, new_run, poll, value, values
 from .probes.workers import process
-from .support.patience import PATIENCE_S
-from .support.studio_browser import CHROMIUM, Relay, Visit, address, chromium, visit
+from .support.patience import PATIENCE_S, moments
+from .support.studio_browser import CHROMIUM, Relay, Visit, address, chromium, visit, weigh
 from .support.studio_worker import work
 from .test_gateway import running
 
@@ -305,3 +306,105 @@ async def test_pages_that_nobody_looks_at_keep_no_connection(database: str, db: 
             await first.page.evaluate("window.hide(false)")
             await in_order(first, db, "r")
             await first.well()
+
+
+def happen(db: Connection, run_id: str, token: int, events: int) -> None:
+    """So many events, a fifth of them of steps, by hundreds at most."""
+    for first in range(0, events, 100):
+        some = min(100, events - first)
+        with db.transaction():
+            db.execute(
+                "select tidebase.append_event(%s, %s, 'agent.said', jsonb_build_object('text', repeat('word ', 40)))"
+                " from generate_series(1, %s)",
+                [run_id, token, some - some // 5],
+            )
+            db.execute(
+                "select tidebase.record_step(%s, %s, format('step %%s', gen_random_uuid()), '1', to_jsonb(n))"
+                " from generate_series(1, %s) n",
+                [run_id, token, some // 5],
+            )
+
+
+@long
+async def test_a_page_keeps_so_much_and_no_more_however_much_happens(database: str, db: Connection) -> None:
+    """The newest 5,000 events of a run and 1,000 of its steps. An event is some 500 bytes of the heap: were the later
+    ones kept beside them, that would be six megabytes. What is under way comes on top at any moment, so it is looked at
+    again.
+    """
+    token = grant(db, new_run(db, run_id="r"))
+    with running(database) as server:
+        async with chromium() as browser:
+            log, timeline = [await visit(browser, address(server)) for _ in range(2)]
+            await log.go("runs/r?tab=log")
+            await timeline.go("runs/r")
+
+            async def logged(events: int) -> None:
+                await asyncio.to_thread(happen, db, "r", token, events)
+                last = value(db, "select last_seq from tidebase.run_heads where run_id = 'r'")
+                await expect(log.page.locator(".event .seq").last).to_have_text(str(last))
+
+            async def shown(events: int) -> None:
+                await logged(events)
+                for _ in range(12):  # and a few now and then: what is kept of one drawing could keep the one before
+                    await logged(10)
+                last = value(db, "select last_seq from tidebase.run_heads where run_id = 'r'")
+                await expect(log.page.get_by_text(f"5,000 of {last:,}")).to_be_visible()
+                steps = value(db, "select steps_completed from tidebase.run_heads where run_id = 'r'")
+                await expect(timeline.page.locator(".facts").first).to_contain_text(f"steps{steps:,}")
+                await expect(timeline.page.get_by_text("The newest 250 of 1,001")).to_be_visible()
+
+            await shown(6000)
+            before = [min([await weigh(seen.page) for _ in range(3)]) for seen in (log, timeline)]
+            await shown(12_000)
+            for seen, least in zip((log, timeline), before, strict=True):
+                weight = await weigh(seen.page)
+                for _ in moments():
+                    if weight.heap < least.heap + 2_000_000 and weight.nodes < least.nodes + 500:
+                        break
+                    weight = await weigh(seen.page)
+                else:
+                    raise AssertionError(f"it keeps {weight}, and kept {least}")
+            # Who wants more of them sees them, and may put up with that.
+            await timeline.button("Show all").click()
+            await expect(timeline.page.locator(".labels .label")).to_have_count(1001)
+            await log.button("Older").click()
+            await expect(log.page.locator(".event")).to_have_count(800)
+            for seen in (log, timeline):
+                await seen.well()
+
+
+async def test_a_list_is_whole_however_many_come_at_once(database: str, db: Connection) -> None:
+    """A list is told of a hundred at a time, and keeps two thousand where nobody looks at more."""
+
+    def create(many: int, of: str) -> None:
+        db.execute("select tidebase.create_run('w', run_id => %s || n) from generate_series(1, %s) n", [of, many])
+
+    create(2300, "old-")
+    with running(database) as server:
+        async with chromium() as browser:
+            seen = await visit(browser, address(server))
+            await seen.go("runs")
+            await expect(seen.page.locator(".live")).to_have_text("live")
+            scroll, space = seen.page.locator(".scroll"), seen.page.locator(".space")
+
+            async def to_the_end(runs: int) -> None:
+                """As one who scrolls on for as long as more comes."""
+                end = seen.page.get_by_text(f"{runs:,} runs, that is all.")
+                while not await end.is_visible():
+                    await scroll.evaluate("(box) => { box.scrollTop = box.scrollHeight; }")
+                await expect(space).to_have_css("height", f"{36 * runs}px")
+
+            await to_the_end(2300)
+            create(1, "at the end-")  # what is looked at stays
+            await expect(seen.page.locator(".pill")).to_have_text("1 new")
+            await expect(space).to_have_css("height", f"{36 * 2300}px")
+            await scroll.evaluate("(box) => { box.scrollTop = 0; }")
+            await expect(space).to_have_css("height", f"{36 * 2000}px")
+            await expect(seen.page.get_by_role("row", name="at the end-1")).to_be_visible()
+            await to_the_end(2301)
+
+            await scroll.evaluate("(box) => { box.scrollTop = 0; }")
+            create(700, "new-")
+            await expect(space).to_have_css("height", f"{36 * 100}px")
+            await to_the_end(3001)
+            await seen.well()

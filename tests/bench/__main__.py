@@ -24,12 +24,11 @@ import psycopg
 from tidebase import Tidebase
 from tidebase.core import local
 
-from . import client, lists, peers, queues, report, routers, server, steps, threads
+from . import client, lists, peers, queues, report, routers, server, steps, studio, threads
 from .harness import SCENARIOS, Bench, Row
 
-assert (
-    client and lists and peers and queues and routers and server and steps and threads
-)  # each registers its scenarios
+# Each registers its scenarios.
+assert client and lists and peers and queues and routers and server and steps and studio and threads
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -59,6 +58,7 @@ LAST = (
     "enqueue many",
     "many wait",
     "lists",
+    "a page of runs",
     "wal and disk",
     "growth",
     "heads",

@@ -159,3 +159,22 @@ class Relay:
                     writer.write(data)
                     await writer.drain()
         writer.close()
+
+
+@dataclass(frozen=True, order=True)
+class Weight:
+    """What a page keeps: bytes of its heap once all garbage is collected, and nodes of its documents."""
+
+    heap: int
+    nodes: int
+
+
+async def weigh(page: Page) -> Weight:
+    session = await page.context.new_cdp_session(page)
+    await session.send("HeapProfiler.enable")
+    for _ in range(3):  # what is let go in the one round may let go of more
+        await session.send("HeapProfiler.collectGarbage")
+    heap = await session.send("Runtime.getHeapUsage")
+    counters = await session.send("Memory.getDOMCounters")
+    await session.detach()
+    return Weight(int(heap["usedSize"]), int(counters["nodes"]))

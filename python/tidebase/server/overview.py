@@ -134,14 +134,29 @@ def listed(run_ids: list[str]) -> Call[list[ListedRun]]:
     return Call(query, (run_ids,), lambda rows: list(map(_read, rows)))
 
 
-def searched(given: dict[str, Any]) -> Call[list[ListedRun]]:
+@dataclass(frozen=True)
+class Found:
+    """What a search found; ``since``: the run behind which it has not looked, by when and as what it was created."""
+
+    runs: list[ListedRun]
+    since: tuple[datetime, str] | None
+
+
+def searched(given: dict[str, Any]) -> Call[Found]:
     """What a search finds, in one statement."""
     found = calls.search_runs(**given)
     source = found.query.partition(" from ")[2]
     query = f"""
-        select {_COLUMNS} from {source} p cross join lateral unnest(p.run_ids) i (found_id)
-        join tidebase.run_overview o on o.run_id = i.found_id order by o.created_at desc, o.run_id desc"""
-    return Call(query, found.parameters, lambda rows: list(map(_read, rows)))
+        select {_COLUMNS}, p.next_created_at, p.next_run_id from {source} p
+        left join lateral unnest(p.run_ids) i (found_id) on true
+        left join tidebase.run_overview o on o.run_id = i.found_id
+        order by o.created_at desc, o.run_id desc"""
+
+    def read(rows: list[tuple[Any, ...]]) -> Found:
+        (since,) = {row[-2:] for row in rows}
+        return Found([_read(row[:-2]) for row in rows if row[0] is not None], since if since[0] else None)
+
+    return Call(query, found.parameters, read)
 
 
 def filters(query: dict[str, str]) -> dict[str, Any]:

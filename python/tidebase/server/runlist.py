@@ -1,8 +1,9 @@
 """``GET /overview/runs/events``: a list of runs as it changes, as server-sent events.
 
-The first message, ``list``, has the newest runs that a filter finds; ``change`` has those that came or changed since,
-and in ``gone`` the ids of those that fit no more; ``counts`` says how many there are in each status. Who connects again
-begins with ``list``. With ``?alive=1`` there is an ``alive`` where nothing was told for a while.
+The first message, ``list``, has the newest runs that a filter finds among the newest of all, and in ``since`` the
+oldest of those that were looked at (null: all were); ``change`` has those that came or changed after that, and in
+``gone`` the ids of those that fit no more; ``counts`` says how many there are in each status. Who connects again begins
+with ``list``. With ``?alive=1`` there is an ``alive`` where nothing was told for a while.
 
 The doorbell rings for who watches one run, and ringing for all would cost every worker. So the database is asked every
 second, only while somebody looks, once for all who look at the same list, and more rarely where the answer takes long.
@@ -26,8 +27,9 @@ from ..core._tasks import to_its_end
 from ..core.database_async import AsyncDatabase
 from ..domain import calls
 from ..domain.calls import Call, RunCount
+from . import shapes
 from .events import HEARTBEAT_S, RETRY_MS, STALLED_S, ping
-from .overview import ListedRun, filters, searched, told
+from .overview import Found, ListedRun, filters, searched, told
 from .refusal import Refused
 
 R = TypeVar("R")
@@ -124,7 +126,7 @@ class Lists:
                 if self._watched.get(key) is watched:
                     del self._watched[key]
 
-    async def messages(self, call: Call[list[ListedRun]]) -> AsyncIterator[ServerSentEvent]:
+    async def messages(self, call: Call[Found]) -> AsyncIterator[ServerSentEvent]:
         """What is told about a list."""
         yield ServerSentEvent(retry=RETRY_MS, comment="a list follows")
         with self.watching(call) as runs, self.watching(calls.count_runs(), COUNTS_S) as counts:
@@ -156,22 +158,23 @@ async def _into(queue: asyncio.Queue[ServerSentEvent | Exception], messages: Asy
         await queue.put(error)
 
 
-async def _of_runs(watched: Watched[list[ListedRun]]) -> AsyncIterator[ServerSentEvent]:
+async def _of_runs(watched: Watched[Found]) -> AsyncIterator[ServerSentEvent]:
     before: dict[str, ListedRun] | None = None
-    async for rows in watched.changes():
-        now = {row.run_id: row for row in rows}
+    async for found in watched.changes():
+        now = {row.run_id: row for row in found.runs}
         if before is None:
-            yield _message("list", {"runs": [told(row) for row in rows], "window": WINDOW})
+            since = found.since and {"createdAt": shapes.moment(found.since[0]), "runId": found.since[1]}
+            yield _message("list", {"runs": [told(row) for row in found.runs], "window": WINDOW, "since": since})
         else:
-            # What is older than the oldest was only pushed out by newer ones; below a full window nothing is known.
-            oldest = (rows[-1].created_at, rows[-1].run_id) if len(rows) == WINDOW else None
+            # What is older than all that was looked at was only pushed out by newer ones: it may fit as before.
             gone = [
                 run_id
                 for run_id, row in before.items()
-                if run_id not in now and (oldest is None or (row.created_at, row.run_id) > oldest)
+                if run_id not in now and (found.since is None or (row.created_at, row.run_id) > found.since)
             ]
-            changed = [told(row) for row in rows if before.get(row.run_id) != row]
-            yield _message("change", {"runs": changed, "gone": gone})
+            changed = [told(row) for row in found.runs if before.get(row.run_id) != row]
+            if changed or gone:
+                yield _message("change", {"runs": changed, "gone": gone})
         before = now
 
 

@@ -16,7 +16,7 @@ export function Who() {
   const person = useValue(me)?.name;
   const [name, set] = useState(remembered("actor", ""));
   if (person) return html`<p class="hint">The log will say that it was <strong><${Text} text=${person} /></strong>.</p>`;
-  return html`<${TextField} label="Your name" value=${name} maxlength="200" hint="The key is nobody’s in particular: the log will say that it was you." onInput=${(/** @type {string} */ text) => { set(text); remember("actor", text.trim()); }} />`;
+  return html`<${TextField} label="Your name" value=${name} maxlength="200" hint="The key is nobody’s in particular: the log will say that it was you." onInput=${(text) => { set(text); remember("actor", text.trim()); }} />`;
 }
 
 /** Several, one after the other; what could not be done is told. @param {string[]} ids @param {(id: string) => Promise<any>} act @param {string} done */
@@ -201,7 +201,7 @@ export function Gate({ gate, done, heading = "h3", runLink = false }) {
   const [decision, choose] = useState("");
   const [comment, setComment] = useState("");
   const [busy, work] = useState(false);
-  const [error, fail] = useState(/** @type {any} */ (null));
+  const [error, fail] = useState(null);
   const schema = gate.responseSchema;
   const start = gate.options.includes("edited") && decision === "edited" && !schema ? gate.data : undefined;
   const [answer, setAnswer] = useState(/** @type {any} */ ({ value: start, problems: [] }));
@@ -262,17 +262,17 @@ function starting(given, data, edited) {
 export function JsonField({ label, value, onChange, hint = null, rows = 6 }) {
   const [text, set] = useState(JSON.stringify(value ?? null, null, 2));
   const { error } = parsed(text);
-  return html`<${TextField} label=${label} area mono rows=${rows} value=${text} hint=${hint} error=${error} onInput=${(/** @type {string} */ typed) => { set(typed); const read = parsed(typed); onChange(read.value, read.error); }} />`;
+  return html`<${TextField} label=${label} area mono rows=${rows} value=${text} hint=${hint} error=${error} onInput=${(typed) => { set(typed); const read = parsed(typed); onChange(read.value, read.error); }} />`;
 }
 
 /** A step of which nobody knows whether it took effect. */
 export function Review({ review, done, heading = "h3", runLink = false }) {
   const time = useValue(now);
   const [decision, choose] = useState("");
-  const [output, setOutput] = useState(/** @type {any} */ ({ value: null, error: null }));
+  const [output, setOutput] = useState({ value: null, error: null });
   const [reason, setReason] = useState("");
   const [busy, work] = useState(false);
-  const [error, fail] = useState(/** @type {any} */ (null));
+  const [error, fail] = useState(null);
   const may_decide = may("approver") || may("operator");
   const decide = async () => {
     if (busy) return;

@@ -45,7 +45,6 @@ async function ask(method, where, body, abort = undefined) {
   try {
     response = await fetch(new URL(where, BASE), {
       method,
-      credentials: "same-origin",
       headers: body === undefined ? {} : { "content-type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
       signal: abort ?? (method === "GET" ? AbortSignal.timeout(SILENT) : null),

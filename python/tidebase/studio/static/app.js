@@ -10,7 +10,7 @@ import { Inbox, inbox, watchInbox } from "./inbox.js";
 import { Health, Queues, Schedules, Workers } from "./ops.js";
 import { Compare } from "./compare.js";
 
-const VIEWS = /** @type {[string, string, string][]} */ ([["runs", "Runs", "r"], ["inbox", "Inbox", "i"], ["queues", "Queues", "q"], ["schedules", "Schedules", "s"], ["workers", "Workers", "w"], ["health", "Health", "h"], ["compare", "Compare", "c"], ["file", "Look at a file", "f"]]);
+const VIEWS = [["runs", "Runs", "r"], ["inbox", "Inbox", "i"], ["queues", "Queues", "q"], ["schedules", "Schedules", "s"], ["workers", "Workers", "w"], ["health", "Health", "h"], ["compare", "Compare", "c"], ["file", "Look at a file", "f"]];
 
 const theme = signal(remembered("theme", "auto"));
 
@@ -28,7 +28,7 @@ paint(theme.value);
 function SignIn() {
   const [key, set] = useState("");
   const [busy, work] = useState(false);
-  const [error, fail] = useState(/** @type {any} */ (null));
+  const [error, fail] = useState(null);
   useTitle("Sign in");
   const submit = async (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -52,13 +52,13 @@ function Shell() {
   const who = useValue(me), waiting = useValue(inbox), there = useValue(online), colours = useValue(theme);
   const view = path[0] ?? "runs";
   const number = waiting ? waiting.gates.length + waiting.reviews.length : 0;
-  const main = useRef(/** @type {any} */ (null));
+  const main = useRef(null);
   const first = useRef(true);
   const where = path.join("/");
   useEffect(() => { if (first.current) first.current = false; else main.current?.focus({ preventScroll: true }); scrollTo(0, 0); document.querySelector(".side nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }); }, [where]);
   useEffect(watchInbox, []);
   return html`<div class="shell">
-    <a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => { event.preventDefault(); main.current.focus(); }}>To the content</a>
+    <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); main.current.focus(); }}>To the content</a>
     <header class="side">
       <a class="brand" href=${link(["runs"])}><img src="icon.svg" alt="" width="22" height="22" /><span>Tidebase <b>Studio</b></span></a>
       <nav aria-label="Studio"><ul>${VIEWS.map(([name, word]) => html`<li key=${name} class=${["compare", "file"].includes(name) ? "minor" : ""}><a href=${link([name])} aria-current=${view === name ? "page" : undefined}>${word}${name === "inbox" ? html`<span class="badge num ${number ? "" : "hidden"}" aria-label=${`${number} wait`}>${number}${waiting?.next ? "+" : ""}</span>` : ""}</a></li>`)}</ul></nav>
@@ -100,10 +100,10 @@ function Guarded({ children }) {
 
 // -- keys
 
-const KEYS = /** @type {[string, string][]} */ ([
+const KEYS = [
   ["?", "these keys"], ["Ctrl K  or  ⌘ K", "go to a view, or a run by its id"], ["/", "search the list"], ["j  k", "next and previous: run, step, question"], ["Enter", "open the run"], ["x", "pick the run"],
   ["g then r i q s w h", "go to Runs, Inbox, Queues, Schedules, Workers, Health"], ["Esc", "close"],
-]);
+];
 
 function Help() {
   return html`<div class="question"><h2 id="dialog-title">Keys</h2><dl class="keys">${KEYS.map(([key, what]) => html`<div key=${key}><dt><kbd>${key}</kbd></dt><dd>${what}</dd></div>`)}</dl><div class="actions end"><${Button} kind="primary" onClick=${close} autofocus>Close<//></div></div>`;
@@ -132,7 +132,7 @@ function Palette() {
   return html`<div class="palette"><h2 id="dialog-title" class="visually-hidden">Go to</h2>
     <input type="text" role="combobox" aria-label="Go to a view, or search runs" aria-expanded="true" aria-controls="palette-list" aria-activedescendant=${rows[n] ? `palette-${n}` : undefined} autocomplete="off" spellcheck="false" placeholder="A view, or a run …" value=${text} autofocus dir="auto"
       onInput=${(event) => { set(event.currentTarget.value); move(0); }}
-      onKeyDown=${(/** @type {KeyboardEvent} */ event) => {
+      onKeyDown=${(event) => {
         if (event.key === "ArrowDown") { event.preventDefault(); move(Math.min(n + 1, rows.length - 1)); }
         if (event.key === "ArrowUp") { event.preventDefault(); move(Math.max(n - 1, 0)); }
         if (event.key === "Enter" && rows[n]) { event.preventDefault(); choose(rows[n]); }
@@ -166,7 +166,7 @@ addEventListener("keydown", (event) => {
 
 function App() {
   const who = useValue(me);
-  const [error, fail] = useState(/** @type {any} */ (null));
+  const [error, fail] = useState(null);
   const begin = async () => {
     fail(null);
     const { ticket } = place.value.query;

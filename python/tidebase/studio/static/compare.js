@@ -3,8 +3,7 @@
 import { go, html, link, useState } from "./core.js";
 import { get, path } from "./api.js";
 import { brief, count, duration, money, times } from "./format.js";
-import { Diff } from "./diff.js";
-import { Ago, Empty, Facts, Json, Loaded, Status, Text, useRead, useTitle } from "./ui.js";
+import { Ago, Diff, Empty, Facts, Json, Loaded, Status, Text, useRead, useTitle } from "./ui.js";
 
 const SAID = /** @type {Record<string, string>} */ ({ missing: "only on the left", added: "only on the right", input: "begun with another input", value: "another value" });
 

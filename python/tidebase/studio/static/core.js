@@ -13,7 +13,7 @@ class Signal {
   /** @param {T} value */
   constructor(value) {
     this.now = value;
-    this.told = /** @type {Set<() => void>} */ (new Set());
+    this.told = new Set();
   }
 
   get value() { return this.now; }
@@ -50,6 +50,12 @@ export function useValue(source) {
   }, [source]);
   return shown;
 }
+
+/** A component, drawn again only when one of these is another one: a drawing that useMemo keeps would keep all around it. @param {...string} names */
+export const still = (/** @type {any} */ component, ...names) => /** @this {any} */ function (/** @type {any} */ props) {
+  this.shouldComponentUpdate = (/** @type {any} */ next) => names.some((name) => next[name] !== props[name]);
+  return html`<${component} ...${props} />`;
+};
 
 /** What stands in the hash: `#/runs/ID?tab=log` is `{path: ["runs", "ID"], query: {tab: "log"}}`. */
 function read() {
@@ -140,4 +146,4 @@ export function tell(text, kind = "done") {
 }
 
 /** The dialog that is open: an element, or null. */
-export const dialog = signal(/** @type {any} */ (null));
+export const dialog = signal(null);

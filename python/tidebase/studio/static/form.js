@@ -340,7 +340,7 @@ function ordered(schema) {
 
 /** @param {{schema: any, start?: any, onChange: (answer: Answer) => void}} props */
 export function Form({ schema, start, onChange }) {
-  const [draft, set] = useState(/** @type {any} */ (undefined));
+  const [draft, set] = useState(undefined);
   // Too many fields are none that anybody would fill in.
   const [form] = useState(() => (fields(schema, schema) > MANY ? { title: schema.title, description: schema.description } : schema));
   const shown = draft === undefined ? draftOf(form, start, schema) : draft;
@@ -369,7 +369,7 @@ function Part({ given, root, refs = [], depth = 0, draft, onDraft, name, require
     case "object": {
       const needed = schema.required ?? [];
       const parts = ordered(schema).map(([key, inner]) => html`<${Part} key=${key} ...${inside} given=${inner} name=${key} required=${needed.includes(key)} draft=${draft.fields.get(key)} onDraft=${(value) => onDraft({ ...draft, fields: new Map(draft.fields).set(key, value) })} />`);
-      const others = draft.others !== null && html`<${TextField} label=${`${name ? `${label(part, name)}: other` : "Other"} fields, as JSON`} area mono rows="3" value=${draft.others} onInput=${(/** @type {string} */ text) => onDraft({ ...draft, others: text })} />`;
+      const others = draft.others !== null && html`<${TextField} label=${`${name ? `${label(part, name)}: other` : "Other"} fields, as JSON`} area mono rows="3" value=${draft.others} onInput=${(text) => onDraft({ ...draft, others: text })} />`;
       return name ? html`<fieldset class="nested"><legend>${called}</legend>${hint && html`<p class="hint">${hint}</p>`}${parts}${others}</fieldset>` : html`${parts}${others}`;
     }
     case "array": return html`<fieldset class="nested"><legend>${called}</legend>${hint && html`<p class="hint">${hint}</p>`}
@@ -379,7 +379,7 @@ function Part({ given, root, refs = [], depth = 0, draft, onDraft, name, require
     case "variants": {
       const variants = part.variants ?? [], n = Number(draft.pick);
       return html`<fieldset class="nested"><legend>${called}</legend>
-        <${Choice} label="Which" hint=${hint} value=${draft.pick} onChange=${(/** @type {string} */ pick) => onDraft({ pick, drafts: draft.drafts.map((old, /** @type {number} */ m) => (String(m) === pick && old === undefined ? draftOf(variants[m], undefined, root, part.refs, depth + 1) : old)) })} options=${[["", "–"], ...variants.map((one, m) => [String(m), kindOf(one, root, part.refs, m)])]} />
+        <${Choice} label="Which" hint=${hint} value=${draft.pick} onChange=${(pick) => onDraft({ pick, drafts: draft.drafts.map((old, /** @type {number} */ m) => (String(m) === pick && old === undefined ? draftOf(variants[m], undefined, root, part.refs, depth + 1) : old)) })} options=${[["", "–"], ...variants.map((one, m) => [String(m), kindOf(one, root, part.refs, m)])]} />
         ${draft.pick !== "" && html`<${Part} key=${draft.pick} ...${inside} given=${variants[n]} name=${kindOf(variants[n], root, part.refs, n)} required draft=${draft.drafts[n]} onDraft=${(value) => onDraft({ ...draft, drafts: draft.drafts.map((old, /** @type {number} */ m) => (m === n ? value : old)) })} />`}
       </fieldset>`;
     }

@@ -64,7 +64,7 @@ export function Inbox() {
   useEffect(() => {
     const keys = (event) => {
       if (event.detail !== "j" && event.detail !== "k") return;
-      const cards = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".ask")]);
+      const cards = [...document.querySelectorAll(".ask")];
       const n = cards.findIndex((card) => card.contains(document.activeElement));
       const next = cards[Math.max(0, Math.min(n + (event.detail === "j" ? 1 : -1), cards.length - 1))];
       const focus = /** @type {HTMLElement | null} */ (next?.querySelector("input, button, a, summary"));

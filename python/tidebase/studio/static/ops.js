@@ -55,8 +55,8 @@ function Queue({ queue, done, operator }) {
 
 function QueueDialog({ queue, done }) {
   const [name, setName] = useState(queue?.queue ?? "");
-  const [form, set] = useState(/** @type {Record<string, string>} */ (Object.fromEntries(["concurrency", "keyConcurrency", "rate", "ratePeriodS", "keyRate", "leaseS", "maxAttempts", "retryDelayS"].map((key) => [key, queue?.[key] === null || queue?.[key] === undefined ? "" : String(queue[key])]))));
-  const field = (/** @type {string} */ key, /** @type {string} */ label, /** @type {string} */ hint = "") => html`<${TextField} label=${label} hint=${hint} inputmode="decimal" value=${form[key]} error=${form[key] && !(Number(form[key]) > 0) ? "It must be a number." : null} onInput=${(/** @type {string} */ text) => set({ ...form, [key]: text })} />`;
+  const [form, set] = useState(Object.fromEntries(["concurrency", "keyConcurrency", "rate", "ratePeriodS", "keyRate", "leaseS", "maxAttempts", "retryDelayS"].map((key) => [key, queue?.[key] === null || queue?.[key] === undefined ? "" : String(queue[key])])));
+  const field = (/** @type {string} */ key, /** @type {string} */ label, /** @type {string} */ hint = "") => html`<${TextField} label=${label} hint=${hint} inputmode="decimal" value=${form[key]} error=${form[key] && !(Number(form[key]) > 0) ? "It must be a number." : null} onInput=${(text) => set({ ...form, [key]: text })} />`;
   const wrong = !name.trim() || Object.values(form).some((text) => text && !(Number(text) > 0));
   return html`<${Question} title=${queue ? `Limits of ${brief(queue.queue, 60)}` : "A new queue"} action="Set the limits" disabled=${wrong} onDo=${async () => {
     await put(path`queues/${name.trim()}/limits`, Object.fromEntries(Object.entries(form).map(([key, text]) => [key, amount(text)])));
@@ -106,10 +106,10 @@ function DeleteSchedule({ schedule, done }) {
 
 function ScheduleDialog({ schedule, done }) {
   const [name, setName] = useState(schedule?.name ?? "");
-  const [s, set] = useState(/** @type {any} */ (schedule ?? { workflow: "", cron: "0 8 * * *", everyS: null, input: null, queue: "default", timezone: ZONE, overlap: "allow", catchUp: "last", catchUpWindowS: 86400, jitterS: 0, enabled: true, key: null, priority: 0, maxAttempts: null, metadata: {} }));
+  const [s, set] = useState(schedule ?? { workflow: "", cron: "0 8 * * *", everyS: null, input: null, queue: "default", timezone: ZONE, overlap: "allow", catchUp: "last", catchUpWindowS: 86400, jitterS: 0, enabled: true, key: null, priority: 0, maxAttempts: null, metadata: {} });
   const [by, choose] = useState(schedule && !schedule.cron ? "every" : "cron");
   const [every, setEvery] = useState(String(schedule?.everyS ?? 3600));
-  const [problem, setProblem] = useState(/** @type {string | null} */ (null));
+  const [problem, setProblem] = useState(null);
   const fires = useRead(() => (by === "cron" && s.cron.trim() ? get("overview/fires", { cron: s.cron, timezone: s.timezone }) : Promise.resolve({ fires: [] })), [by, s.cron, s.timezone]);
   const change = (/** @type {string} */ key) => (value) => set({ ...s, [key]: value });
   const wrong = !name.trim() || !s.workflow.trim() || problem !== null || (by === "cron" ? Boolean(fires.error) : !(Number(every) >= 1));
@@ -149,7 +149,7 @@ export function Health() {
       const order = ["problem", "note", "ok"];
       const number = (/** @type {string} */ level) => findings.filter((finding) => finding.level === level).length;
       return html`<p class="verdict" data-level=${order.find(number)}><strong>${number("problem") ? times(number("problem"), "problem") : number("note") ? `No problem, ${times(number("note"), "note")}` : "All is well"}</strong> <span class="muted">What <code>tidebase doctor</code> says.</span></p>
-      <ul class="findings">${[...findings].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level)).map((finding, /** @type {number} */ n) => html`<li key=${n} data-level=${finding.level}><span class="level">${finding.level}</span><div><strong>${visible(finding.check)}</strong> <span><${Text} text=${finding.text} /></span>${finding.advice && html`<p class="muted">${visible(finding.advice)}</p>`}</div></li>`)}</ul>`;
+      <ul class="findings">${[...findings].sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level)).map((finding, n) => html`<li key=${n} data-level=${finding.level}><span class="level">${finding.level}</span><div><strong>${visible(finding.check)}</strong> <span><${Text} text=${finding.text} /></span>${finding.advice && html`<p class="muted">${visible(finding.advice)}</p>`}</div></li>`)}</ul>`;
     }}<//>
   </section>`;
 }

@@ -1,6 +1,6 @@
 // One run: what it is at, when what happened, its log as it grows, and what may be done.
 
-import { change, go, html, link, now, place, signal, tell, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
+import { change, go, html, link, now, place, signal, still, tell, useEffect, useLayoutEffect, useRef, useState, useValue } from "./core.js";
 import { follow, get, may, path } from "./api.js";
 import { Gate, Review, RunActions, ForkDialog } from "./actions.js";
 import { brief, clock, count, duration, moment, money, times, visible } from "./format.js";
@@ -26,6 +26,7 @@ export class Watched {
     this.stop = () => {};
     this.timer = 0;
     this.hurries = false;
+    this.rest = 0;
     this.frame = 0;
     this.reading = false;
     this.closed = false;
@@ -51,7 +52,7 @@ export class Watched {
     this.hurries = false;
     try {
       const data = await get(path`overview/runs/${this.id}`);
-      if (!this.closed) { this.data.value = data; this.error.value = null; }
+      if (!this.closed) this.draw(() => { this.data.value = data; this.error.value = null; });
     } catch (error) {
       this.error.value = error;
     }
@@ -66,7 +67,7 @@ export class Watched {
     if (this.closed || this.hurries) return;
     this.hurries = wait === SOON;
     clearTimeout(this.timer);
-    if (!this.reading) this.timer = setTimeout(() => { this.hurries = false; if (document.hidden) this.soon(ALIVE); else this.read(); }, wait);
+    if (!this.reading) this.timer = setTimeout(() => { this.hurries = false; if (document.hidden) this.soon(ALIVE); else this.read(); }, Math.max(wait, this.rest));
   }
 
   take(event) {
@@ -78,9 +79,16 @@ export class Watched {
       const all = [...this.events.value, ...this.incoming];
       this.incoming = [];
       if (all.length > KEPT) this.older.value = true;
-      this.events.value = all.slice(-KEPT);
+      this.draw(() => { this.events.value = all.slice(-KEPT); });
       this.soon();
-    }, 50);
+    }, Math.max(50, this.rest));
+  }
+
+  /** Shows something else; the more that takes, the longer it is left as it is: for people there are other things to do than to look. @param {() => void} change */
+  draw(change) {
+    const begun = performance.now();
+    change();
+    requestAnimationFrame(() => setTimeout(() => { this.rest = Math.min(4 * (performance.now() - begun), 1000); }));
   }
 
   async readOlder() {
@@ -100,11 +108,11 @@ export class Watched {
 
 const isOver = (run) => ["completed", "failed", "cancelled"].includes(run.status);
 
-const TABS = /** @type {[string, string][]} */ ([["", "Timeline"], ["log", "Log"], ["state", "State"], ["children", "Children"], ["usage", "Usage"], ["deliveries", "Recovery"], ["data", "Data"]]);
+const TABS = [["", "Timeline"], ["log", "Log"], ["state", "State"], ["children", "Children"], ["usage", "Usage"], ["deliveries", "Recovery"], ["data", "Data"]];
 
 /** @param {{id: string}} props */
 export function Run({ id }) {
-  const [watched, set] = useState(/** @type {Watched | null} */ (null));
+  const [watched, set] = useState(null);
   useEffect(() => {
     const made = new Watched(id);
     set(made);
@@ -133,7 +141,7 @@ export function Page({ data, events: watched, live, error, query, done, id, file
   const tab = TABS.some(([name]) => name === query.tab) ? query.tab : "";
   const events = useValue(watched.events);
   const href = (/** @type {string} */ name) => link(file ? ["file"] : ["runs", id], { tab: name });
-  const tabs = TABS.map(([name, word]) => /** @type {[string, string, number?]} */ ([name, word, name === "children" ? data.children.length : name === "deliveries" ? data.recoveries.length + data.channels.length : undefined]));
+  const tabs = TABS.map(([name, word]) => [name, word, name === "children" ? data.children.length : name === "deliveries" ? data.recoveries.length + data.channels.length : undefined]);
   const Tab = /** @type {Record<string, any>} */ ({ "": Timeline, log: Log, state: States, children: Children, usage: Usage, deliveries: Deliveries, data: Data })[tab] ?? Timeline;
   return html`<section class="page run-page ${tab === "log" ? "filled" : ""}" aria-labelledby="page-title">
     <${Head} data=${data} live=${live} done=${done} watched=${watched} file=${file} />
@@ -248,7 +256,7 @@ function GateDetail({ gate, ballots }) {
 
 // -- the log
 
-const GROUPS = /** @type {[string, string][]} */ ([["", "all"], ["run.", "run"], ["step.", "steps"], ["gate.|timer.", "gates and timers"], ["state.|snapshot.", "state"], ["usage.|budget.", "usage"], ["own", "its own"]]);
+const GROUPS = [["", "all"], ["run.", "run"], ["step.", "steps"], ["gate.|timer.", "gates and timers"], ["state.|snapshot.", "state"], ["usage.|budget.", "usage"], ["own", "its own"]];
 const SYSTEM = /^(run|step|gate|timer|state|snapshot|usage|budget|recovery)\./;
 
 function Log({ data, events, watched, query, file }) {
@@ -256,7 +264,7 @@ function Log({ data, events, watched, query, file }) {
   const [busy, work] = useState(false);
   const [shown, more] = useState(400);
   const [sticks, stick] = useState(true);
-  const box = useRef(/** @type {any} */ (null));
+  const box = useRef(null);
   const group = query.kind ?? "", text = (query.find ?? "").toLowerCase();
   const fits = (event) => (!group || (group === "own" ? !SYSTEM.test(event.type) : group.split("|").some((/** @type {string} */ prefix) => event.type.startsWith(prefix))))
     && (!text || `${event.seq} ${event.type} ${say(event)}`.toLowerCase().includes(text));
@@ -286,18 +294,18 @@ function Log({ data, events, watched, query, file }) {
     <div class="log-rows" ref=${box} tabindex="0" role="log" aria-label="Events" aria-live="off" onScroll=${(event) => { const { scrollTop, scrollHeight, clientHeight } = event.currentTarget; const low = scrollHeight - scrollTop - clientHeight < 24; if (sticks && !low) stick(false); }}>
       ${(all.length > rows.length || older) && html`<p class="foot"><${Button} kind="small" busy=${busy} onClick=${back}>Older<//></p>`}
       ${!rows.length && html`<p class="foot muted">${events.length ? "Nothing fits." : "No events yet."}</p>`}
-      ${rows.map((event) => html`<${Event} key=${event.seq} event=${event} data=${data} file=${file} />`)}
+      ${rows.map((event) => html`<${Event} key=${event.seq} event=${event} watched=${watched} file=${file} />`)}
     </div>
   </div>`;
 }
 
-function Event({ event, data, file }) {
+const Event = still(({ event, watched, file }) => {
   const [opened, set] = useState(false);
   return html`<details class="event kind-${kindOf(event.type)}" onToggle=${(toggled) => set(toggled.currentTarget.open)}>
     <summary><span class="num muted seq">${event.seq}</span><time class="num muted" datetime=${event.createdAt} title=${moment(event.createdAt)}>${clock(event.createdAt)}</time><span class="type">${visible(event.type)}</span><span class="said"><bdi>${say(event)}</bdi></span></summary>
-    ${opened && html`<div class="event-body"><${Json} value=${event.payload} open=${1} />${!file && may("operator") && html`<${Button} kind="small" onClick=${() => open(html`<${ForkDialog} data=${data} seq=${event.seq} />`)}>Fork from here<//>`}</div>`}
+    ${opened && html`<div class="event-body"><${Json} value=${event.payload} open=${1} />${!file && may("operator") && html`<${Button} kind="small" onClick=${() => open(html`<${ForkDialog} data=${watched.data.value} seq=${event.seq} />`)}>Fork from here<//>`}</div>`}
   </details>`;
-}
+}, "event");
 
 // -- children, usage, deliveries, data
 

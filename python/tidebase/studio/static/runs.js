@@ -6,9 +6,9 @@ import { brief, count, times, visible } from "./format.js";
 import { Ago, Button, Empty, open, Question, Reading, Status, STATUSES, Text, TextField, Trouble, useSize, useTitle, WORDS } from "./ui.js";
 import { BulkDialog, cancelMany, metadataOf, moveMany, resumeMany, seconds } from "./actions.js";
 
-const PAGE = 200, SPARE = 8, FINAL = ["completed", "cancelled"];
+const PAGE = 200, SPARE = 8, KEPT = 2000, FINAL = ["completed", "cancelled"];
 
-export const AGES = /** @type {[string, string][]} */ ([["", "any age"], ["15m", "last 15 minutes"], ["1h", "last hour"], ["24h", "last day"], ["7d", "last week"], ["-1h", "older than an hour"], ["-24h", "older than a day"], ["-7d", "older than a week"]]);
+export const AGES = [["", "any age"], ["15m", "last 15 minutes"], ["1h", "last hour"], ["24h", "last day"], ["7d", "last week"], ["-1h", "older than an hour"], ["-24h", "older than a day"], ["-7d", "older than a week"]];
 /** Metadata as the API takes it: what cannot be read is sent as it is, and refused there. @param {string} text */
 function metadataIn(text) {
   try { return JSON.stringify(metadataOf(text)); } catch { return text; }
@@ -33,16 +33,21 @@ export function counted(all) {
   counts.value = Object.fromEntries(all.map((one) => [one.status, one]));
 }
 
+/** Nothing waits to be let in. @type {{fresh: any[], gone: Set<string>, anew: boolean}} */
+const NONE = { fresh: [], gone: new Set(), anew: false };
+
 /** The rows of one list, and how they come. */
 class List {
   /** @param {Record<string, any>} filters */
   constructor(filters) {
     this.filters = filters;
     this.rows = signal(/** @type {any[]} */ ([]));
-    this.state = signal({ ready: false, live: "", more: false, busy: false, examined: 0, error: /** @type {any} */ (null) });
-    this.held = signal(/** @type {{fresh: any[], gone: Set<string>}} */ ({ fresh: [], gone: new Set() }));
+    this.state = signal({ ready: false, live: "", more: false, busy: false, examined: 0, error: null });
+    this.held = signal(NONE);
+    this.window = Infinity;
+    this.followed = Infinity;
     this.hold = false;
-    this.next = /** @type {any} */ (null);
+    this.next = null;
     this.stop = () => {};
     this.closed = false;
     this.#first();
@@ -98,42 +103,40 @@ class List {
     this.stop();
   }
 
-  // What a stream begins with: where it does not join what is known, too much has come since, and the list begins anew.
-  #window(/** @type {{runs: any[], window: number}} */ { runs, window }) {
-    const rows = this.rows.value;
-    const known = new Map(rows.map((row, n) => [row.runId, n]));
-    if (rows.length && runs.length === window && !runs.some((run) => known.has(run.runId))) {
-      this.rows.value = [];
-      this.#page({}, () => []);
-      return;
-    }
+  // What a stream begins with: of what it has looked at, what it does not name is gone.
+  #window({ runs, window, since }) {
     const there = new Set(runs.map((run) => run.runId));
-    const end = runs.length === window ? known.get(runs[runs.length - 1].runId) ?? rows.length : rows.length;
-    this.#change(runs, runs.length ? rows.slice(0, end).filter((row) => !there.has(row.runId)).map((row) => row.runId) : rows.map((row) => row.runId));
+    this.window = window;
+    this.followed = since && runs.length < window ? 0 : window;
+    this.#change(runs, this.rows.value.filter((row) => !there.has(row.runId) && !(row.createdAt <= since?.createdAt)).map((row) => row.runId));
   }
 
   #change(/** @type {any[]} */ runs, /** @type {string[]} */ gone) {
     const held = this.held.value;
-    const news = new Map(runs.map((run) => [run.runId, run]));
-    const away = new Set([...held.gone, ...gone]);
-    for (const id of news.keys()) away.delete(id);
+    const news = new Map(runs.map((run) => [run.runId, run])), left = new Set(gone);
     const rows = this.rows.value.map((row) => news.get(row.runId) ?? row);
-    const known = new Set(rows.map((row) => row.runId));
-    const old = held.fresh.map((row) => news.get(row.runId) ?? row).filter((row) => !away.has(row.runId));
-    const waiting = new Set(old.map((row) => row.runId));
-    const fresh = [...runs.filter((run) => !known.has(run.runId) && !waiting.has(run.runId)), ...old];
+    const old = held.fresh.map((row) => news.get(row.runId) ?? row).filter((row) => !left.has(row.runId));
+    const known = new Set(rows.map((row) => row.runId)), all = new Set([...known, ...old.map((row) => row.runId)]);
+    const added = runs.filter((run) => !all.has(run.runId));
+    // Where it does not join what is known, too much has come since: the list begins anew.
+    const anew = added.length >= this.window, fresh = anew ? added : [...added, ...old];
     this.rows.value = rows;
-    this.held.value = { fresh, gone: away };
+    this.held.value = { fresh: fresh.slice(0, KEPT), gone: new Set([...held.gone, ...gone].filter((id) => known.has(id) && !news.has(id))), anew: held.anew || anew || fresh.length > KEPT };
     if (!this.hold) this.release();
   }
 
-  /** Lets in what came while somebody was about to click. */
+  /** Lets in what came while somebody was about to click. The oldest go, as long as nobody looks at them: they are read again where somebody does. */
   release() {
-    const { fresh, gone } = this.held.value;
-    if (!fresh.length && !gone.size) return 0;
-    this.rows.value = [...fresh, ...this.rows.value.filter((row) => !gone.has(row.runId))];
-    this.held.value = { fresh: [], gone: new Set() };
-    return fresh.length;
+    const { fresh, gone, anew } = this.held.value;
+    if (!fresh.length && !gone.size) return;
+    this.held.value = NONE;
+    const all = anew ? fresh : [...fresh, ...this.rows.value.filter((row) => !gone.has(row.runId))];
+    const rows = this.hold ? all : all.slice(0, KEPT);
+    if (anew || rows.length < all.length) {
+      this.next = { before: rows[rows.length - 1].runId };
+      this.#set({ more: true });
+    }
+    this.rows.value = rows;
   }
 
   /** Looks at rows that the stream does not follow. @param {any[]} shown */
@@ -164,7 +167,7 @@ export function Runs() {
     if (list.state.value.live === "away") list.follow();
     return () => { if (!list.closed && list.state.value.live !== "paused") { list.stop(); list.state.value = { ...list.state.value, live: "away" }; } };
   }, [list]);
-  const [picked, pick] = useState(/** @type {Set<string>} */ (new Set()));
+  const [picked, pick] = useState(new Set());
   useEffect(() => pick(new Set()), [list]);
   return html`<section class="page list-page" aria-labelledby="page-title">
     <header class="page-head"><h1 id="page-title">Runs</h1><${Live} list=${list} /></header>
@@ -213,7 +216,7 @@ function Filters({ query }) {
       <select aria-label="Saved views" value="" onChange=${(event) => {
         const chosen = event.currentTarget.value;
         event.currentTarget.value = "";
-        if (chosen === "+") open(html`<${SaveView} here=${here} done=${(/** @type {[string, string][]} */ saved) => keep(saved)} />`);
+        if (chosen === "+") open(html`<${SaveView} here=${here} done=${(saved) => keep(saved)} />`);
         else if (chosen === "-") { const left = views.filter(([, where]) => where !== here); remember("views", left); keep(left); }
         else if (chosen) location.hash = `#/runs?${chosen.slice(1)}`;
       }}>
@@ -276,14 +279,14 @@ function ManyDialog({ title, rows, act, done, danger = false, queue = false }) {
 
 function Rows({ list, picked, pick, query }) {
   const rows = useValue(list.rows), state = useValue(list.state), held = useValue(list.held);
-  const box = useRef(/** @type {any} */ (null));
+  const box = useRef(null);
   const { width, height } = useSize(box);
   const [top, scrolled] = useState(kept.top);
   const tall = width > 0 && width < 720 ? 68 : 36;
   const first = Math.max(Math.floor(top / tall) - SPARE, 0);
   const last = Math.min(Math.ceil((top + height) / tall) + SPARE, rows.length);
   const at = query.at ?? "";
-  const before = useRef(/** @type {string | undefined} */ (undefined));
+  const before = useRef(undefined);
 
   useLayoutEffect(() => { box.current.scrollTop = kept.top; scrolled(kept.top); before.current = undefined; }, [list]);
   // What came in above moves nothing of what is looked at.
@@ -300,7 +303,7 @@ function Rows({ list, picked, pick, query }) {
   useEffect(() => {
     const timer = setInterval(() => {
       const { first, last, rows } = seen.current;
-      if (!document.hidden && last > 100 && list.state.value.live !== "paused") list.refresh(rows.slice(Math.max(first, 100), last));
+      if (!document.hidden && last > list.followed && list.state.value.live !== "paused") list.refresh(rows.slice(Math.max(first, list.followed), last));
     }, 5000);
     return () => clearInterval(timer);
   }, [list]);

@@ -2,9 +2,8 @@
 
 import { change, html, useState } from "./core.js";
 import { get, path } from "./api.js";
-import { Diff } from "./diff.js";
 import { brief, count, moment } from "./format.js";
-import { Button, Empty, Facts, Json, Loaded, Text, useRead } from "./ui.js";
+import { Button, Diff, Empty, Facts, Json, Loaded, Text, useRead } from "./ui.js";
 
 export function States({ data, events, query, file }) {
   const newest = events.reduce((/** @type {number} */ last, event) => (/^(state|snapshot)\./.test(event.type) ? event.seq : last), 0);
@@ -13,7 +12,7 @@ export function States({ data, events, query, file }) {
 }
 
 function Shown({ page, run, query }) {
-  const [older, more] = useState(/** @type {{versions: any[], next: string | null} | null} */ (null));
+  const [older, more] = useState(null);
   const [busy, work] = useState(false);
   const all = [...(older?.versions ?? []), ...page.stateVersions];
   if (!all.length) return html`<${Empty} title="No state" text="What run.state.set writes shows here, with every version of it." />`;

@@ -57,7 +57,7 @@ export function Reading() {
  */
 export function useRead(read, key, every = 0) {
   const [state, set] = useState(/** @type {any} */ ({ data: null, error: null, key: null }));
-  const latest = useRef(/** @type {any} */ (null));
+  const latest = useRef(null);
   const [turn, again] = useState(0);
   const name = JSON.stringify(key);
   useEffect(() => {
@@ -77,7 +77,7 @@ export function useRead(read, key, every = 0) {
     return () => { current = false; clearTimeout(timer); };
   }, [name, turn]);
   const fits = state.key === name;
-  return { data: fits ? state.data : null, error: fits ? state.error : null, again: () => again((/** @type {number} */ n) => n + 1), set: (data) => set({ data, error: null, key: name }) };
+  return { data: fits ? state.data : null, error: fits ? state.error : null, again: () => again((n) => n + 1), set: (data) => set({ data, error: null, key: name }) };
 }
 
 /** @param {{of: any, children: (data: any, again: () => void) => any}} props */
@@ -146,6 +146,39 @@ function Leaf({ value }) {
   return html`<span class="string" dir="auto">${visible(text)}</span>${value.length > text.length && html` <${Button} kind="small" onClick=${() => show(true)}>show all ${size(value.length)}<//>`}`;
 }
 
+// In what two values differ: the paths, and what stands there in either.
+
+/**
+ * @param {string} [at]
+ * @param {{path: string, kind: "added" | "removed" | "changed", one?: any, other?: any}[]} [found]
+ */
+function differences(one, other, at = "", found = []) {
+  if (found.length >= 500 || one === other) return found;
+  const object = (value) => value !== null && typeof value === "object";
+  if (object(one) && object(other) && Array.isArray(one) === Array.isArray(other)) {
+    const list = Array.isArray(one);
+    for (const key of new Set([...Object.keys(one), ...Object.keys(other)])) {
+      const path = list ? `${at}[${key}]` : /^[\p{L}_][\p{L}\p{N}_]*$/u.test(key) ? `${at}${at ? "." : ""}${key}` : `${at}[${JSON.stringify(key)}]`;
+      const here = Object.hasOwn(one, key), there = Object.hasOwn(other, key);
+      if (here && there) differences(one[key], other[key], path, found);
+      else found.push({ path, kind: there ? "added" : "removed", one: one[key], other: other[key] });
+    }
+  } else {
+    found.push({ path: at || "(all of it)", kind: "changed", one, other });
+  }
+  return found;
+}
+
+/** @param {{one: any, other: any}} props */
+export function Diff({ one, other }) {
+  const found = differences(one, other);
+  if (!found.length) return html`<p class="muted">They are alike.</p>`;
+  return html`<ul class="diff">${found.map(({ path, kind, one, other }) => html`<li key=${path} data-kind=${kind}>
+    <span class="diff-path mono"><bdi>${brief(path, 200)}</bdi></span>
+    <span class="diff-values">${kind !== "added" && html`<del><bdi>${brief(JSON.stringify(one), 400)}</bdi></del>`}${kind !== "removed" && html`<ins><bdi>${brief(JSON.stringify(other), 400)}</bdi></ins>`}</span>
+  </li>`)}</ul>${found.length >= 500 && html`<p class="muted">… and more.</p>`}`;
+}
+
 /** What is said beside a name. @param {{items: [string, any][]}} props */
 export function Facts({ items }) {
   return html`<dl class="facts">${items.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
@@ -162,7 +195,7 @@ export function close() {
 /** The dialog that is open: the browser keeps the focus inside, and Escape closes it, of which it tells later: the next one may be open by then. */
 export function Dialogs() {
   const content = useValue(dialog);
-  const box = useRef(/** @type {any} */ (null)), shown = useRef(/** @type {any} */ (null));
+  const box = useRef(null), shown = useRef(null);
   useLayoutEffect(() => {
     shown.current = content;
     if (content && !box.current.open) box.current.showModal();
@@ -178,7 +211,7 @@ export function Dialogs() {
  */
 export function Question({ title, action, kind = "primary", onDo, children, disabled = false, wide = false }) {
   const [busy, work] = useState(false);
-  const [error, fail] = useState(/** @type {any} */ (null));
+  const [error, fail] = useState(null);
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault();
     if (busy || disabled) return;
@@ -214,13 +247,13 @@ export function Field({ label, hint = null, error = null, children }) {
 
 export function TextField({ label, value, onInput, hint = null, error = null, area = false, type = "text", mono = false, ...rest }) {
   const given = { value, "class": mono ? "mono" : undefined, dir: "auto", onInput: (event) => onInput(event.currentTarget.value), "aria-invalid": error ? "true" : undefined, spellcheck: mono ? "false" : undefined, ...rest };
-  return html`<${Field} label=${label} hint=${hint} error=${error}>${(/** @type {string} */ id, /** @type {string} */ by) => area
+  return html`<${Field} label=${label} hint=${hint} error=${error}>${(id, by) => area
     ? html`<textarea id=${id} aria-describedby=${by} rows=${rest.rows ?? 4} ...${given}></textarea>`
     : html`<input id=${id} aria-describedby=${by} type=${type} autocomplete="off" ...${given} />`}<//>`;
 }
 
 export function Choice({ label, value, options, onChange, hint = null, ...rest }) {
-  return html`<${Field} label=${label} hint=${hint}>${(/** @type {string} */ id, /** @type {string} */ by) => html`<select id=${id} aria-describedby=${by} value=${value} onChange=${(event) => onChange(event.currentTarget.value)} ...${rest}>
+  return html`<${Field} label=${label} hint=${hint}>${(id, by) => html`<select id=${id} aria-describedby=${by} value=${value} onChange=${(event) => onChange(event.currentTarget.value)} ...${rest}>
     ${options.map((option) => { const [key, name] = Array.isArray(option) ? option : [option, option]; return html`<option key=${key} value=${key} selected=${key === value}>${name}</option>`; })}
   </select>`}<//>`;
 }

@@ -1,16 +1,11 @@
 // When what of a run happened: attempts with their holders, steps, gates, timers, children. What was executed is solid;
 // where an attempt took a result over, a mark stands at its beginning. Long waits are drawn shorter than they were.
 
-import { html, now, useRef, useState, useValue } from "./core.js";
-import { brief, clock, duration, moment, visible } from "./format.js";
-import { useSize, WORDS } from "./ui.js";
+import { html, now, still, useMemo, useRef, useState, useValue } from "./core.js";
+import { brief, clock, count, duration, moment, visible } from "./format.js";
+import { Button, useSize, WORDS } from "./ui.js";
 
-const ROW = 26, TOP = 24, LEAST = 3;
-
-/**
- * @typedef {{kind: string, key: string, name: string, status: string, start: number, end: number | null, id?: string,
- *   note?: string, replayed?: number[], earlier?: {start: number, end: number, status: string}[], token?: number, tries?: number}} Bar
- */
+const ROW = 26, TOP = 24, LEAST = 3, MANY = 250;
 
 /** @param {any[]} events @returns {Bar[]} */
 export function barsOf(data, events) {
@@ -90,30 +85,32 @@ function tick(ms) {
   return Math.max(...[1, 2, 5].map((factor) => factor * power).filter((size) => size <= most), power);
 }
 
-/** @param {{data: any, events: any[], chosen: string, choose: (bar: Bar) => void}} props */
-export function Waterfall({ data, events, chosen, choose }) {
-  const box = useRef(/** @type {any} */ (null));
+/** What events add to the rows is drawn with the next rows, which are read soon. @type {(props: {data: any, events: any[], chosen: string, choose: (bar: Bar) => void}) => any} */
+export const Waterfall = still(({ data, events, chosen, choose }) => {
+  const box = useRef(null);
   const { width } = useSize(box);
   const time = useValue(now);
   const [hovered, hover] = useState("");
-  const bars = barsOf(data, events);
+  const [most, show] = useState(MANY);
+  const all = useMemo(() => barsOf(data, events), [data]);
+  const cut = all.length - most;
+  const begin = cut > 0 ? Math.min(...all.slice(cut).filter((bar) => bar.kind !== "attempt").map((bar) => bar.start)) : Math.min(Date.parse(data.run.createdAt), ...all.map((bar) => bar.start));
+  const bars = all.filter((bar, n) => n >= cut || (bar.kind === "attempt" && (bar.end ?? Infinity) >= begin));
   const alive = !["completed", "failed", "cancelled"].includes(data.run.status);
   const ends = bars.flatMap((bar) => [bar.start, bar.end ?? 0]);
-  const begin = Math.min(Date.parse(data.run.createdAt), ...bars.map((bar) => bar.start));
   const end = Math.max(begin + 1, alive ? time : Date.parse(data.run.updatedAt), ...ends);
   const folds = foldsOf(bars, begin, end);
   const drawn = (/** @type {number} */ moment) => moment - begin - folds.reduce((out, fold) => out + (fold.end - fold.start - fold.shown) * Math.min(Math.max((moment - fold.start) / (fold.end - fold.start), 0), 1), 0);
   const room = Math.max(width - 64, 40);
-  const x = (/** @type {number} */ moment) => (drawn(moment) / drawn(end)) * room;
+  const x = (/** @type {number} */ moment) => Math.max((drawn(moment) / drawn(end)) * room, 0);
   const step = tick(drawn(end));
   const tall = TOP + bars.length * ROW + 6;
-  /** @type {{x: number, said: string}[]} */
-  const marks = [];
+  const marks = /** @type {{x: number, said: string}[]} */ ([]);
   for (const [from, to] of [[begin, folds[0]?.start ?? end], ...folds.map((fold, n) => [fold.end, folds[n + 1]?.start ?? end])]) {
     for (let n = from === begin ? 0 : 1; n * step <= to - from && marks.length < 40; n++) marks.push({ x: x(from + n * step), said: `${from === begin ? "" : "+"}${n ? duration(n * step).replace(/\.0+ /, " ") : "0"}` });
   }
   const roomy = marks.filter((mark, n) => n === 0 || mark.x - marks[n - 1].x > 44);
-  return html`<div class="timeline"><div class="waterfall">
+  return html`<div class="timeline">${cut > 0 && html`<p class="muted">The newest ${most} of ${count(all.length)}. <${Button} kind="small" onClick=${() => show(Infinity)}>Show all<//></p>`}<div class="waterfall">
     <div class="labels" style=${{ paddingTop: `${TOP}px` }}>${bars.map((bar) => html`<button key=${bar.key} type="button" class="label ${bar.kind} ${hovered === bar.key ? "hovered" : ""}" aria-pressed=${chosen === bar.key ? "true" : "false"} onClick=${() => choose(bar)} onMouseEnter=${() => hover(bar.key)} onMouseLeave=${() => hover("")} title=${`${bar.kind} ${brief(bar.name, 500)}: ${WORDS[bar.status] ?? brief(bar.status, 60)}, ${duration((bar.end ?? end) - bar.start)}`}>
       ${bar.kind !== "step" && html`<span class="kind">${bar.kind}</span>`}<bdi>${brief(bar.name, 120)}</bdi>${(bar.tries ?? 0) > 1 && html`<span class="tries num">×${bar.tries}</span>`}</button>`)}</div>
     <div class="chart" ref=${box}>
@@ -136,4 +133,4 @@ export function Waterfall({ data, events, chosen, choose }) {
     </div>
   </div>
   <p class="legend muted"><span><i class="key-solid" aria-hidden="true"></i>executed</span>${bars.some((bar) => bar.earlier?.length) && html`<span><i class="key-cut" aria-hidden="true"></i>an earlier try: failed, or cut off</span>`}<span><i class="key-replay" aria-hidden="true"></i>replayed: taken over, not executed</span>${folds.length > 0 && html`<span>⋯ waiting, drawn shorter</span>`}${data.cut.length > 0 && html`<span>only the newest ${data.cut.join(", ")} are shown</span>`}</p></div>`;
-}
+}, "data", "chosen");
