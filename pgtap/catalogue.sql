@@ -24,7 +24,7 @@ select set_eq($$select proname::text from pg_proc where pronamespace = 'tidebase
     list_channels,list_checkpoints,list_gates,list_inbox,list_runs,list_snapshots,list_state_versions,load_checkpoints,measure,merge_state,move_run,move_runs,new_run_id,
     next_fires,next_ready,open_gate,patch_state,pause_queue,protocol,prune_threads,purge_runs,put_checkpoint,put_checkpoint_writes,put_queue,
     put_schedule,read_events,ready_in,reconcile,record_recovery,record_step,record_steps,record_steps_of_runs,record_usage,recover_run,release_run,remove_channel,renew_lease,renew_leases,
-    resolve_review,restore_state,resume_queue,retry_channel,retry_runs,run_tree,save_state,search_runs,set_budget,set_state,start_timer,suspend_for_children,
+    require_bucket,resolve_review,restore_state,resume_queue,retry_channel,retry_runs,run_tree,save_state,search_runs,set_budget,set_state,shard_epoch,shard_map,start_timer,suspend_for_children,
     suspend_run,trigger_schedule,watch_run,withdraw_grant}'::text[], 'these are the functions');
 select is_empty($$select oid::regclass from pg_class where relnamespace in (select nsp from ours) and relkind not in ('r', 'v', 'c', 'i', 't')$$, 'there is nothing else: no sequence, above all');
 select is_empty($$select t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace in (select nsp from ours) and not t.tgisinternal$$, 'no trigger');
@@ -65,7 +65,7 @@ select set_eq(
   $$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 's'$$,
   '{check_invariants,count_runs,diff_runs,find_run,get_checkpoint,get_checkpoint_beyond,get_run,get_state,has_checkpoint,list_channels,list_checkpoints,list_gates,list_inbox,list_runs,
     list_snapshots,
-    list_state_versions,load_checkpoints,next_fires,next_ready,run_tree,search_runs}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
+    list_state_versions,load_checkpoints,next_fires,next_ready,require_bucket,run_tree,search_runs,shard_epoch,shard_map}'::text[], 'the readers are stable (a read of the log may have to wait for the disk)');
 select set_eq($$select p.proname::text from pg_proc p where p.pronamespace = 'tidebase'::regnamespace and p.provolatile = 'i'$$, '{protocol}'::text[], 'one is a constant, the rest is volatile');
 select is_empty($$select p.oid::regprocedure from pg_proc p where p.pronamespace in (select nsp from ours) and p.proparallel <> 'u'$$, 'and for one process');
 select is_empty(
@@ -94,7 +94,7 @@ create temp view sources as
   select p.oid::regprocedure::text as function, p.proname::text as name, regexp_replace(p.prosrc, '--[^\n]*', '', 'g') as source from pg_proc p where p.pronamespace in (select nsp from ours);
 select is_empty($$select function from sources where source ~* '\m(now\(\)|current_timestamp|transaction_timestamp|statement_timestamp|localtimestamp|current_date)'$$,
   'time is that of the moment, not of the transaction''s beginning');
-select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles,own_buckets}'::text[], 'SQL is put together only where roles and shards are set up');
+select set_eq($$select name from sources where source ~* '\mexecute\s+(format|''|[a-z_]+\s*;)'$$, '{apply_privileges,hand_over,install_roles,own_buckets,watch_for_moved}'::text[], 'SQL is put together only where roles and shards are set up');
 select set_eq($$select name from sources where source ~* '\mraise\s+(exception|sqlstate|'')'$$, '{raise}'::text[], 'errors are raised in one place');
 select is_empty($$select function from sources where replace(source, 'pg_advisory_xact_lock', '') ~* 'advisory'$$, 'nothing hangs on advisory locks of a session, which a pooler would lose');
 select set_eq($$select name from sources where source ~* 'advisory'$$, '{claim_runs}'::text[], 'nor on a hash: who repeats a claim waits for the first call, and so may who only has the same hash');
@@ -211,6 +211,7 @@ create temp table deliberate (function text, level text, message text, reason te
 insert into deliberate values
   ('tidebase_private.apply_privileges', 'security', 'text type variable is not sanitized', 'DDL: an object is named as the function files have recorded it, with its kind'),
   ('tidebase_private.hand_over', 'security', 'text type variable is not sanitized', 'DDL: an object is named by the catalogue, with its kind'),
+  ('tidebase_private.refuse_elsewhere', 'error', 'record "new" has no field "thread_id"', 'it is the trigger of several tables'),
   ('tidebase_private.choose_dead', 'performance', 'routine is marked as VOLATILE, should be STABLE', 'it locks rows');
 create function pg_temp.problems(out function text, out level text, out message text, out line text) returns setof record language plpgsql as $$
 begin

@@ -67,12 +67,17 @@ select is((select count(*) from tidebase.runs where run_id like 'sched:s:%{queue
 -- who calls a shard by a map
 select ok(tidebase.require_bucket(2), 'a bucket of its own may be asked for');
 select throws_ok('select tidebase.require_bucket(3)', '40001', 'bucket 3 belongs to another database', 'one of another database may not');
-select throws_ok('select tidebase.require_bucket(null)', '40001', null, 'nor none');
-select is((select count(*) from tidebase.shard_map()), 0::bigint, 'only a router has a map');
+select throws_ok(format('select tidebase.require_bucket(%s)', wrong), 'TB002', null, format('%s is none', wrong)) from unnest(array['null', '-1', '65536']) wrong;
+select is((tidebase.shard_map(), tidebase.shard_epoch()), (null::text[], null::bigint), 'only a router has a map');
 select is((select count(*) from generate_series(1, 50) where tidebase_private.owns_bucket(tidebase_private.bucket_of(tidebase.create_run('wf')))), 50::bigint,
   'an id that is made here is of a bucket that is owned');
 
 -- what has moved
+select ok(not tidebase_private.loses_buckets('1'), 'all is not less');
+select ok(not tidebase_private.loses_buckets('1010'), 'nor is the same, in more partitions');
+select ok(not tidebase_private.loses_buckets('1011'), 'nor more');
+select ok(tidebase_private.loses_buckets('1000'), 'less of more partitions is');
+select ok(tidebase_private.loses_buckets('0'), 'or nothing');
 create temp table moving as select min(n) as run_id from pg_temp.names(0) n;
 select is((select outcome from moving, tidebase.acquire_run(run_id, 'h')), 'granted', 'a run is at work');
 select is((select count(*) from pg_trigger where tgname = 'refuse_moved'), 0::bigint, 'nothing looks at it');

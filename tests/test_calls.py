@@ -30,7 +30,7 @@ SPELT = {"timestamp with time zone": "timestamptz"}
 #: those of which core knows.
 OF_OTHERS = {
     *("check_invariants", "finish_recovery", "new_run_id", "next_ready", "record_recovery"),
-    *("protocol", "require_bucket", "shard_map"),
+    *("protocol", "require_bucket", "shard_epoch", "shard_map"),
 }
 
 Db = psycopg.Connection[Any]

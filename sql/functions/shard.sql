@@ -108,34 +108,45 @@ as $$
 declare
   owned text := (select s.value from tidebase_private.settings s where s.name = 'buckets');
 begin
-  if bucket is null or substr(owned, (bucket & (length(owned) - 1)) + 1, 1) = '0' then
+  if bucket is null or bucket not between 0 and 65535 then
+    perform tidebase_private.raise_invalid('bucket', 'must be a number from 0 to 65535');
+  elsif substr(owned, (bucket & (length(owned) - 1)) + 1, 1) = '0' then
     perform tidebase_private.raise_moved(bucket);
   end if;
   return true;
 end
 $$;
 comment on function tidebase.require_bucket(integer) is
-  'True where the database owns a bucket of runs, as one that is no shard owns all. For who calls a shard by the map of its router (shard_map): a condition of the statement that makes a call, with the bucket of the run. Errors: 40001 where the bucket belongs to another database: read the map again.';
+  'True where the database owns a bucket of runs, as one that is no shard owns all. For who calls a shard by the map of its router (shard_map): a condition of the statement that makes a call, with the bucket of the run. Errors: TB002; and 40001 where the bucket belongs to another database: read the map again.';
 
 -- The strings are those of the servers of PL/Proxy, which everybody may read in pg_foreign_server. The user and the password
 -- that the router has at the shards are not among them: whoever comes to a shard comes as himself.
 create or replace function tidebase.shard_map()
-returns table (epoch bigint, shard text, conninfo text, owned text)
-language plpgsql stable security definer rows 8
+returns text[]
+language plpgsql stable security definer
 set search_path = pg_catalog, tidebase, pg_temp
 as $$
 begin
-  return query
-    select (m.map ->> 'epoch')::bigint, s.shard ->> 'name', s.shard ->> 'conninfo', (
-      select string_agg(case when o.owner::integer = s.place - 1 then '1' else '0' end, '' order by o.place)
-      from jsonb_array_elements_text(m.map -> 'owners') with ordinality o (owner, place))
+  return (
+    select array_agg(m.map -> 'shards' -> o.owner::integer ->> 'conninfo' order by o.place)
     from (select t.value::jsonb as map from tidebase_private.settings t where t.name = 'router') m
-    cross join jsonb_array_elements(m.map -> 'shards') with ordinality s (shard, place)
-    order by s.place;
+    cross join jsonb_array_elements_text(m.map -> 'owners') with ordinality o (owner, place));
 end
 $$;
 comment on function tidebase.shard_map() is
-  'Of a router: its shards, each with where it is (a connection string without user and password), and what it owns: a digit for each partition, 1 where it is owned. The partition of a run is its bucket (the last four hexadecimal digits of a generated id, else the first 16 bits of the SHA-256 of the id, or of what stands in its first {braces}) modulo their number. epoch: grows with each change. No rows from a database that is no router.';
+  'Of a router: where each partition is, as a connection string without user and password. The partition of a run is its bucket (the last four hexadecimal digits of a generated id, else the first 16 bits of the SHA-256 of the id, or of what stands in its first {braces}) modulo their number, a power of two; the first one is at [1]. NULL from a database that is no router. Read it together with shard_epoch.';
+
+create or replace function tidebase.shard_epoch()
+returns bigint
+language plpgsql stable security definer
+set search_path = pg_catalog, tidebase, pg_temp
+as $$
+begin
+  return (select (t.value::jsonb ->> 'epoch')::bigint from tidebase_private.settings t where t.name = 'router');
+end
+$$;
+comment on function tidebase.shard_epoch() is
+  'Of a router: the number of its map (shard_map), which grows with each change. NULL from a database that is no router.';
 
 create or replace function tidebase_private.own_run_id()
 returns text
@@ -163,8 +174,9 @@ declare
   former text := coalesce((select s.value from tidebase_private.settings s where s.name = 'buckets'), '1');
 begin
   return exists (
-    select from generate_series(0, greatest(length(owned), length(former)) - 1) n
-    where substr(owned, (n & (length(owned) - 1)) + 1, 1) = '0' and substr(former, (n & (length(former) - 1)) + 1, 1) = '1');
+    select from unnest(string_to_array(repeat(owned, greatest(length(former) / length(owned), 1)), null),
+      string_to_array(repeat(former, greatest(length(owned) / length(former), 1)), null)) d (owned, former)
+    where d.owned = '0' and d.former = '1');
 end
 $$;
 comment on function tidebase_private.loses_buckets(text) is 'Whether the database owns a bucket now that it would not own any more.';
@@ -200,11 +212,12 @@ set search_path = pg_catalog, tidebase, pg_temp
 as $$
 declare
   made record;
-  loses boolean := tidebase_private.loses_buckets(coalesce(owned, '1'));
+  loses boolean;
 begin
   if owned !~ '^[01]+$' or length(owned) > 65536 or length(owned) & (length(owned) - 1) <> 0 then
     perform tidebase_private.raise_invalid('owned', 'must be a digit, 0 or 1, for each of 1, 2, 4 ... 65536 partitions');
   end if;
+  loses := tidebase_private.loses_buckets(coalesce(owned, '1'));
   for made in
     select t.name, t.of_column
     from (values ('runs', 'run_id'), ('threads', 'thread_id'), ('queues', 'queue'), ('queue_entries', 'queue'), ('schedules', 'queue')) t (name, of_column)
@@ -225,3 +238,4 @@ comment on function tidebase_private.own_buckets(text) is
 
 select tidebase_private.allow('function tidebase.require_bucket', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.shard_map', 'worker', 'approver', 'operator', 'reader');
+select tidebase_private.allow('function tidebase.shard_epoch', 'worker', 'approver', 'operator', 'reader');

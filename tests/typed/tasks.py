@@ -64,6 +64,7 @@ from tidebase.schema.migrations import MigrationReport
 
 tide = AsyncTidebase("postgresql://localhost/agents", lease_s=30, holder="worker-1", code_version="2", pool_size=4)
 hasty = AsyncTidebase(checkpoints="behind")
+straight = AsyncTidebase("postgresql://router/agents", direct=True)
 
 
 @dataclass
@@ -263,6 +264,7 @@ async def way_in(connection: psycopg.AsyncConnection[Any]) -> None:
     assert_type(await AsyncBound(connection).enqueue_many([]), Sequence[Enqueuing])
     assert_type(AsyncBound(connection).runs, AsyncRuns)
     assert_type(tide.url, str)
+    assert_type(await tide.url_of("r"), str)
     assert_type(await tide.diff("r", "s"), Sequence[Difference])
     assert_type(await tide.reconcile(max=10), Reconciliation)
     assert_type(await tide.migrate(role_prefix="agents"), MigrationReport)

@@ -65,6 +65,7 @@ from tidebase.schema.migrations import MigrationReport
 
 tide = Tidebase("postgresql://localhost/agents", lease_s=30, holder="worker-1", code_version="2", pool_size=4)
 hasty = Tidebase(checkpoints="behind")
+straight = Tidebase("postgresql://router/agents", direct=True)
 
 
 @dataclass
@@ -252,6 +253,7 @@ def way_in(connection: psycopg.Connection[Any]) -> None:
     assert_type(Bound(connection).enqueue_many([]), Sequence[Enqueuing])
     assert_type(Bound(connection).runs, Runs)
     assert_type(tide.url, str)
+    assert_type(tide.url_of("r"), str)
     assert_type(tide.diff("r", "s"), Sequence[Difference])
     assert_type(tide.reconcile(max=10), Reconciliation)
     assert_type(tide.migrate(role_prefix="agents"), MigrationReport)

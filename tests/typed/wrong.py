@@ -101,6 +101,8 @@ def way_in() -> None:
     tide.gates.decide("r", "publish", True)  # refused
     Tidebase(lease=30)  # refused
     Tidebase(checkpoints="later")  # refused
+    Tidebase(direct="router")  # refused
+    tide.url_of(7)  # refused
     print(text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import psycopg
@@ -23,13 +23,17 @@ class ShardMap:
 
     Attributes:
         epoch: grows with each change.
-        places: where each shard is, as the router knows it: a connection string without user and password.
-        owners: the place of its shard, for each partition.
+        owners: where the shard of each partition is, as the router knows it: a connection string without user and
+            password.
     """
 
     epoch: int
-    places: tuple[str, ...]
     owners: tuple[str, ...]
+
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """Where the shards are."""
+        return tuple(dict.fromkeys(self.owners))
 
     def place_of(self, bucket: int) -> str:
         """Where a bucket is."""
@@ -37,24 +41,20 @@ class ShardMap:
 
 
 def _read(rows: list[tuple[Any, ...]]) -> ShardMap:
-    if not rows:
+    epoch, owners, encoding = rows[0]
+    if epoch is None:
         raise InvalidArgument(
             "direct=True is for a router of several databases, and this database is none",
             hint="Leave it out: there is nothing in between.",
         )
-    if rows[0][4] != "UTF8":  # a bucket is a hash of bytes
-        raise InvalidArgument(f"direct=True takes databases in UTF8, and these are in {rows[0][4]}")
-    owners = [""] * len(rows[0][3])
-    for _, _, place, owned, _ in rows:
-        for partition, digit in enumerate(owned):
-            if digit == "1":
-                owners[partition] = place
-    return ShardMap(rows[0][0], tuple(row[2] for row in rows), tuple(owners))
+    if encoding != "UTF8":  # a bucket is a hash of bytes
+        raise InvalidArgument(f"direct=True takes databases in UTF8, and these are in {encoding}")
+    return ShardMap(epoch, tuple(owners))
 
 
 #: Reads the map. Raises InvalidArgument where the database is no router.
 READ: Call[ShardMap] = Call(
-    "select epoch, shard, conninfo, owned, current_setting('server_encoding') from tidebase.shard_map()", (), _read
+    "select tidebase.shard_epoch(), tidebase.shard_map(), current_setting('server_encoding')", (), _read
 )
 
 #: What a shard says of where it is; all else, and above all who comes, is as for the router.

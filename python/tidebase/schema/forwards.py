@@ -16,7 +16,7 @@ import psycopg
 from ..core.errors import TidebaseError
 
 #: Stand in any database: they look at nothing in it, or at what it is itself.
-LOCAL = frozenset({"new_run_id", "next_fires", "protocol", "require_bucket", "shard_map"})
+LOCAL = frozenset({"new_run_id", "next_fires", "protocol", "require_bucket", "shard_epoch", "shard_map"})
 
 #: What of the arguments says where a call goes, by the name of the first one.
 PLACES = {
