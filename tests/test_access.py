@@ -167,6 +167,9 @@ SCENARIO: list[tuple[str, dict[str, Any]]] = [
     ("list_runs", {"workflow": "w {}"}),
     ("count_runs", {}),
     ("protocol", {}),
+    ("require_bucket", {"bucket": 7}),
+    ("shard_map", {}),
+    ("shard_epoch", {}),
     ("read_events", {"run_id": "{}"}),
     ("check_invariants", {"run_id": "{}"}),
     ("compact_run", {"run_id": "{}"}),
@@ -478,7 +481,8 @@ def test_each_functions_own_search_path_is_what_keeps_them_out(
             if "tidebase_owner" not in spies.caught() and not differs:
                 unharmed.append(function)
             db.execute(f"alter function {function} set search_path = {path}")  # type: ignore[arg-type]
-        assert unharmed == ["tidebase.protocol()"]  # a constant
+        # A constant, and what only a router has.
+        assert unharmed == ["tidebase.protocol()", "tidebase.shard_epoch()", "tidebase.shard_map()"]
         assert play(connection, "mended") == honest[0]
         assert spies.caught() == set()
 
