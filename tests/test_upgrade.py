@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,8 @@ from tidebase.schema import migrations
 
 from .conftest import first_on_every_version
 from .probes.support import Connection, value, values
-from .support.patience import PATIENCE_S
+from .support.gate import user
+from .support.patience import PATIENCE_S, moments
 from .support.upgrade import Load
 from .test_migrations import MIGRATIONS, connect, every_state, landed, last_state
 from .test_run import until
@@ -97,6 +99,23 @@ def test_the_guard_is_gone_when_the_upgrade_is_over(old: Connection) -> None:
     assert value(old, left) == 2
     assert migrations.migrate(old).is_current and value(old, left) == 0
     assert values(old, "select proname from pg_proc where proname = 'came_later'") == []
+
+
+def test_who_may_only_read_meets_the_guard_as_all_do(db: Connection, database: str) -> None:
+    query = "select status from tidebase.run_overview"
+    db.execute("select tidebase.create_run('w')")
+    with user(db, database, "reader") as url, connect(url) as reader:
+        with connect(database) as upgrade, upgrade.transaction():
+            migrations._send_back(upgrade)
+        for pause in moments():
+            try:
+                found = values(reader, query)
+                break
+            except psycopg.errors.SerializationFailure:
+                time.sleep(pause)
+        assert found == ["pending"]
+        migrations.migrate(db)
+        assert values(reader, query) == ["pending"]
 
 
 @pytest.fixture
