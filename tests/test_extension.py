@@ -133,7 +133,7 @@ def test_a_dump_takes_the_rows_along(server: Server, extended: str, database: st
             assert value(connection, "select count(*) from tidebase.check_invariants()") == 0
 
 
-@pytest.mark.parametrize("dump", LANDED, ids=state_of)
+@pytest.mark.parametrize("dump", [dump for dump in LANDED if state_of(dump)[:4] < NEWEST], ids=state_of)
 def test_what_an_earlier_package_made_is_taken_over_and_updated(
     server: Server, empty_database: str, database: str, dump: Path
 ) -> None:

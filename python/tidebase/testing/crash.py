@@ -270,10 +270,10 @@ def _committed(point: CrashPoint, trial: Any, joined: Any) -> None:
 
 def _scope(point: CrashPoint, original: Callable[..., AbstractContextManager[Any]]) -> Callable[..., Any]:
     @contextmanager
-    def scope(self: Run, trial: Any, joined: Any) -> Iterator[Any]:
+    def scope(self: Run, home: Any, trial: Any, joined: Any) -> Iterator[Any]:
         _committed(point, trial, joined)
         point.passing("before", trial.name)
-        with original(self, trial, joined) as connection:
+        with original(self, home, trial, joined) as connection:
             yield connection
         point.passing("after commit", trial.name)
 
@@ -282,10 +282,10 @@ def _scope(point: CrashPoint, original: Callable[..., AbstractContextManager[Any
 
 def _scope_async(point: CrashPoint, original: Callable[..., Any]) -> Callable[..., Any]:
     @asynccontextmanager
-    async def scope(self: AsyncRun, trial: Any, joined: Any) -> Any:
+    async def scope(self: AsyncRun, home: Any, trial: Any, joined: Any) -> Any:
         _committed(point, trial, joined)
         point.passing("before", trial.name)
-        async with original(self, trial, joined) as connection:
+        async with original(self, home, trial, joined) as connection:
             yield connection
         point.passing("after commit", trial.name)
 
