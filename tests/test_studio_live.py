@@ -79,7 +79,7 @@ async def in_order(log: Visit, db: Connection, run_id: str) -> None:
     """Each number of the log is shown once, in its place."""
     last = value(db, "select last_seq from tidebase.run_heads where run_id = %s", run_id)
     await expect(log.page.locator(".event .seq").last).to_have_text(str(last))
-    numbers = await log.page.locator(".event .seq").all_inner_texts()
+    numbers = await log.page.locator(".event .seq").all_text_contents()
     assert numbers == [str(n) for n in range(1, last + 1)]
 
 
@@ -230,7 +230,7 @@ async def test_a_view_is_saved_used_and_forgotten(database: str, db: Connection)
             await seen.page.reload()
             await expect(rows).to_have_count(3)
             told = ["Views", "What I gave up & <why>", "✓ Others", "Save this view …", "Forget this view"]
-            assert await views.locator("option").all_inner_texts() == told
+            assert await views.locator("option").all_text_contents() == told
 
             await views.select_option(label="What I gave up & <why>")
             await expect(rows).to_have_count(1)

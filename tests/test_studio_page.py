@@ -301,7 +301,7 @@ async def test_what_is_looked_at_lives_and_is_whole_after_a_break(
             await expect(log.page.locator(".run-title .status")).to_have_text("completed")
             last = value(db, "select last_seq from tidebase.run_heads where run_id = 'live'")
             await expect(log.page.locator(".event .seq").last).to_have_text(str(last))
-            numbers = await log.page.locator(".event .seq").all_inner_texts()
+            numbers = await log.page.locator(".event .seq").all_text_contents()
             assert numbers == [str(n) for n in range(1, last + 1)]
             await expect(runs.page.get_by_role("row", name="live")).to_contain_text("completed")
             await expect(runs.page.get_by_role("row", name="meanwhile")).to_contain_text("pending")
