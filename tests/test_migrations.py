@@ -184,6 +184,17 @@ def test_an_upgrade_can_be_taken_back_with_runs_in_the_middle_of_their_work(
     assert token == 2 if state < "0006" else token > 2
 
 
+def test_a_shard_refuses_what_is_not_its_own_also_after_a_rollback_and_an_upgrade(db: Connection) -> None:
+    """The triggers go with their function; what is owned is a setting, which stays."""
+    query = "select 'r' || n from generate_series(1, 99) n where tidebase_private.bucket_of('r' || n) & 1 = 1 limit 1"
+    elsewhere = value(db, query)
+    db.execute("select tidebase_private.own_buckets('10')")
+    assert attempt(db, "create_run", workflow="w", run_id=elsewhere)[0] == "55000"
+    migrations.rollback(db, to=MIGRATIONS[-2])
+    migrations.migrate(db)
+    assert attempt(db, "create_run", workflow="w", run_id=elsewhere)[0] == "55000"
+
+
 def test_a_rollback_of_everything_leaves_nothing(empty_database: str) -> None:
     with connect(empty_database) as connection:
         migrations.migrate(connection)

@@ -239,3 +239,6 @@ comment on function tidebase_private.own_buckets(text) is
 select tidebase_private.allow('function tidebase.require_bucket', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.shard_map', 'worker', 'approver', 'operator', 'reader');
 select tidebase_private.allow('function tidebase.shard_epoch', 'worker', 'approver', 'operator', 'reader');
+
+-- A shard keeps its word when its functions are made anew: its triggers may be of an earlier package, or gone with a rollback.
+select tidebase_private.own_buckets(s.value) from tidebase_private.settings s where s.name = 'buckets';
